@@ -1,0 +1,1 @@
+"""The decoder: a Llama-shaped model over the kernels, and its key/value cache."""
