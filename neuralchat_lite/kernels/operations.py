@@ -1,0 +1,113 @@
+"""The operations that a decoder is made of, as types: two implementations keep this contract.
+
+`native` is the C++ core; `reference` is the same in slow, obvious PyTorch, and the oracle of
+its tests. A decoder layer is five calls: three projections with what surrounds them fused in,
+one of them twice, and attention with rotary embedding and cache write fused in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from neuralchat_lite.kernels.layout import PackedMatrix
+
+ComputeDtype = Literal["bf16", "fp32", "int8"]
+COMPUTE_DTYPES: tuple[ComputeDtype, ...] = ("bf16", "fp32", "int8")
+KEY_BLOCK = 16  # positions whose keys lie side by side in the cache
+
+
+class Projection(Protocol):
+    """Matrices that share an input, stacked by output: q, k and v, or gate and up.
+
+    Made by `Kernels.projection`; what is inside belongs to the implementation.
+    """
+
+    rows: int  # of all matrices together
+    cols: int
+    nbytes: int  # that one product with a single row reads
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """x * weight / sqrt(mean(x ** 2) + eps) (Zhang and Sennrich, 2019)."""
+
+    weight: Tensor  # [cols] fp32
+    eps: float
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What attention needs to know of one layer."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int | None  # positions that a query sees, itself included; None: all
+    query_norm: RMSNorm | None = None  # over head_dim, before the rotary embedding
+    key_norm: RMSNorm | None = None
+
+    @property
+    def qkv_size(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+
+class LayerCache(Protocol):
+    """Keys and values of one layer. Position p lies in slot p % capacity.
+
+    keys:   [kv_heads, capacity / 16, head_dim, 16] bf16 or fp32, so that a product with 16
+            positions is made of whole vectors and needs no horizontal sum
+    values: [kv_heads, capacity, head_dim], same dtype
+    """
+
+    keys: Tensor
+    values: Tensor
+    capacity: int
+
+
+class Kernels(Protocol):
+    name: str
+
+    def projection(
+        self,
+        matrices: Sequence[PackedMatrix | Tensor],
+        biases: Sequence[Tensor | None],
+        compute_dtype: ComputeDtype,
+    ) -> Projection:
+        """Prepare matrices ([rows, cols] when not packed) for `linear`. Copies no weight."""
+
+    def linear(
+        self,
+        x: Tensor,
+        projection: Projection,
+        out: Tensor,
+        *,
+        norm: RMSNorm | None = None,
+        swiglu: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        """out [m, rows] (+)= f(x) @ weights.T + bias, all fp32.
+
+        f is the identity, `norm`, or with `swiglu` silu(x[:, :cols]) * x[:, cols:], where x is
+        [m, 2 * cols]. What precision the product has is the projection's compute_dtype.
+        """
+
+    def attention(
+        self,
+        qkv: Tensor,
+        cache: LayerCache,
+        start: int,
+        cos: Tensor,
+        sin: Tensor,
+        shape: AttentionShape,
+        out: Tensor,
+    ) -> None:
+        """Causal attention of m new positions start .. start + m - 1 over cache and themselves.
+
+        qkv: [m, (heads + 2 * kv_heads) * head_dim] fp32; cos, sin: [positions, head_dim / 2]
+        fp32, indexed by absolute position; out: [m, heads * head_dim] fp32. Writes the new keys
+        (rotated) and values into the cache.
+        """

@@ -1,0 +1,231 @@
+"""A Llama-shaped decoder, top to bottom: embedding, layers, norm, head.
+
+The weights are shared and never written; what changes lies in the `KVCache` that each
+conversation brings. So several conversations may run on one decoder from several threads: the
+native operations take turns, and nothing mixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.kernels.layout import PackedMatrix
+from neuralchat_lite.kernels.operations import (
+    COMPUTE_DTYPES,
+    AttentionShape,
+    ComputeDtype,
+    Kernels,
+    Projection,
+    RMSNorm,
+)
+from neuralchat_lite.model.kv_cache import PREFILL_BLOCK, KVCache
+from neuralchat_lite.model.rope import RotaryTable
+from neuralchat_lite.weights.architecture import Architecture
+
+# Keys and values are kept in what the activations are worth.
+CACHE_DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}
+
+
+class Weights(Protocol):
+    """Where a decoder's tensors come from: a checkpoint, or a quantized folder."""
+
+    architecture: Architecture
+
+    def weight(self, name: str) -> Tensor | PackedMatrix: ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    attention_norm: RMSNorm
+    qkv: Projection
+    attention: AttentionShape
+    output: Projection
+    mlp_norm: RMSNorm
+    gate_up: Projection
+    down: Projection
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.nbytes for p in (self.qkv, self.output, self.gate_up, self.down))
+
+
+class Decoder:
+    """Made by `load_decoder`."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        kernels: Kernels,
+        compute_dtype: ComputeDtype,
+        context_length: int,
+        embedding: Tensor,
+        layers: Sequence[Layer],
+        norm: RMSNorm,
+        head: Projection,
+    ) -> None:
+        self.architecture = architecture
+        self.kernels = kernels
+        self.compute_dtype = compute_dtype
+        self.context_length = context_length
+        self.embedding = embedding
+        self.layers = layers
+        self.norm = norm
+        self.head = head
+        self.rotary = RotaryTable(architecture)
+
+    def new_cache(self, capacity: int = 256) -> KVCache:
+        """An empty conversation with room for `capacity` positions; it grows when needed."""
+        return KVCache(
+            self.architecture,
+            CACHE_DTYPES[self.compute_dtype],
+            min(capacity, self.context_length),
+        )
+
+    def forward(
+        self, ids: Sequence[int] | Tensor, cache: KVCache, *, all_logits: bool = False
+    ) -> Tensor:
+        """Feed token ids after what the cache holds.
+
+        Returns the fp32 logits of the last token, [vocab], or of each, [len(ids), vocab], with
+        `all_logits`. Raises PromptError when there are no ids, when one is outside the
+        vocabulary, or when they don't fit into the context; the cache is then as before.
+        """
+        ids = torch.as_tensor(ids, dtype=torch.int64)
+        self.check(ids, cache)
+        cache.reserve(cache.length + len(ids))
+        logits = []
+        for block in ids.split(PREFILL_BLOCK):
+            x = self.run_layers(block, cache)
+            cache.length += len(block)
+            if all_logits:
+                logits.append(self.project_to_vocabulary(x))
+        return torch.cat(logits) if all_logits else self.project_to_vocabulary(x[-1:])[0]
+
+    def check(self, ids: Tensor, cache: KVCache) -> None:
+        if ids.ndim != 1 or len(ids) == 0:
+            raise PromptError(
+                f"token ids must be a non-empty list, got shape {tuple(ids.shape)}: "
+                "give at least one token"
+            )
+        if cache.length + len(ids) > self.context_length:
+            raise PromptError(
+                f"{cache.length} tokens in the cache and {len(ids)} new ones exceed the context "
+                f"of {self.context_length}: shorten the prompt, or load with a larger "
+                f"context_length (this model allows {self.architecture.max_positions})"
+            )
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.architecture.vocab_size:
+            raise PromptError(
+                f"token id {low if low < 0 else high} is outside the vocabulary of "
+                f"{self.architecture.vocab_size}: use the model's own tokenizer"
+            )
+
+    def run_layers(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """[m] ids -> [m, hidden] activations before the last norm."""
+        count, arch, kernels = len(ids), self.architecture, self.kernels
+        cos, sin = self.rotary.upto(cache.length + count)
+        x = self.embedding[ids].float()
+        qkv = x.new_empty((count, arch.query_size + 2 * arch.kv_size))
+        heads = x.new_empty((count, arch.query_size))
+        gate_up = x.new_empty((count, 2 * arch.intermediate_size))
+        for layer, kept in zip(self.layers, cache.layers, strict=True):
+            kernels.linear(x, layer.qkv, qkv, norm=layer.attention_norm)
+            kernels.attention(qkv, kept, cache.length, cos, sin, layer.attention, heads)
+            kernels.linear(heads, layer.output, x, accumulate=True)
+            kernels.linear(x, layer.gate_up, gate_up, norm=layer.mlp_norm)
+            kernels.linear(gate_up, layer.down, x, swiglu=True, accumulate=True)
+        return x
+
+    def project_to_vocabulary(self, x: Tensor) -> Tensor:
+        logits = x.new_empty((len(x), self.architecture.vocab_size))
+        self.kernels.linear(x, self.head, logits, norm=self.norm)
+        return logits
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that decoding one token reads: every matrix once."""
+        return sum(layer.nbytes for layer in self.layers) + self.head.nbytes
+
+    def bytes_per_token(self, context: int) -> int:
+        """Bytes that decoding one token at position `context` reads: weights, keys, values."""
+        arch, item = self.architecture, CACHE_DTYPES[self.compute_dtype].itemsize
+        seen = sum(min(context, window or context) for window in arch.windows)
+        return self.weight_bytes + 2 * seen * arch.kv_size * item
+
+
+def load_decoder(
+    weights: Weights,
+    *,
+    compute_dtype: str = "bf16",
+    context_length: int | None = None,
+    kernels: Kernels | None = None,
+) -> Decoder:
+    """Build a decoder over mapped weights, copying only norms and biases (to fp32).
+
+    compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
+    context_length: positions to allow; the model's own default when None
+    kernels: the native ones unless given
+    """
+    arch = weights.architecture
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ConfigError(f"compute_dtype must be one of {COMPUTE_DTYPES}, got {compute_dtype!r}")
+    if context_length is None:
+        context_length = arch.default_context
+    if not 1 <= context_length <= arch.max_positions:
+        raise ConfigError(
+            f"context_length must be between 1 and the model's {arch.max_positions} positions, "
+            f"got {context_length}"
+        )
+    if kernels is None:
+        from neuralchat_lite.kernels.native import NativeKernels
+
+        kernels = NativeKernels()
+
+    def tensor(name: str) -> Tensor:
+        found = weights.weight(name)
+        assert isinstance(found, Tensor), f"{name} must not be quantized"
+        return found
+
+    def norm(name: str) -> RMSNorm:
+        return RMSNorm(tensor(f"{name}.weight").float().contiguous(), arch.norm_eps)
+
+    def projection(block: str, names: Sequence[str], bias: bool) -> Projection:
+        matrices = [weights.weight(f"{block}.{name}.weight") for name in names]
+        biases = [tensor(f"{block}.{name}.bias") if bias else None for name in names]
+        return kernels.projection(matrices, biases, compute_dtype)
+
+    def layer(index: int) -> Layer:
+        block = f"model.layers.{index}"
+        return Layer(
+            attention_norm=norm(f"{block}.input_layernorm"),
+            qkv=projection(f"{block}.self_attn", ("q_proj", "k_proj", "v_proj"), arch.qkv_bias),
+            attention=AttentionShape(
+                arch.heads,
+                arch.kv_heads,
+                arch.head_dim,
+                arch.windows[index],
+                norm(f"{block}.self_attn.q_norm") if arch.qk_norm else None,
+                norm(f"{block}.self_attn.k_norm") if arch.qk_norm else None,
+            ),
+            output=projection(f"{block}.self_attn", ("o_proj",), arch.o_bias),
+            mlp_norm=norm(f"{block}.post_attention_layernorm"),
+            gate_up=projection(f"{block}.mlp", ("gate_proj", "up_proj"), arch.mlp_bias),
+            down=projection(f"{block}.mlp", ("down_proj",), arch.mlp_bias),
+        )
+
+    return Decoder(
+        arch,
+        kernels,
+        compute_dtype,
+        context_length,
+        embedding=tensor("model.embed_tokens.weight"),
+        layers=[layer(index) for index in range(arch.layers)],
+        norm=norm("model.norm"),
+        head=kernels.projection([weights.weight("lm_head.weight")], [None], compute_dtype),
+    )
