@@ -1,0 +1,96 @@
+// The Python face of the core: plain pointers and shapes, checked by kernels/native.py.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "cpu.h"
+#include "operations.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Address = uintptr_t;  // of memory that the caller keeps alive; 0: none
+
+template <class T>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+const std::map<std::string, ncl::WeightType> kWeightTypes = {
+    {"int4", ncl::WeightType::kInt4}, {"int8", ncl::WeightType::kInt8},
+    {"fp32", ncl::WeightType::kFp32}, {"bf16", ncl::WeightType::kBf16},
+    {"fp16", ncl::WeightType::kFp16},
+};
+const std::map<std::string, ncl::FloatType> kFloatTypes = {
+    {"fp32", ncl::FloatType::kFp32},
+    {"bf16", ncl::FloatType::kBf16},
+    {"fp16", ncl::FloatType::kFp16},
+};
+
+void add_matrix(ncl::Projection& projection, const std::string& type, int rows, int cols,
+                Address data, Address scales, const std::string& scale_type, Address zeros,
+                int blocks_per_group, Address bias) {
+  projection.parts.push_back({kWeightTypes.at(type), rows, cols, pointer<const uint8_t>(data),
+                              pointer<const void>(scales), kFloatTypes.at(scale_type),
+                              pointer<const int8_t>(zeros), blocks_per_group,
+                              pointer<const float>(bias)});
+  projection.rows += rows;
+  projection.cols = cols;
+}
+
+void linear(const ncl::Projection& projection, Address x, int rows, Address norm_weight, float eps,
+            bool swiglu, bool accumulate, Address out) {
+  ncl::linear({&projection, pointer<const float>(x), rows, pointer<const float>(norm_weight), eps,
+               swiglu, accumulate, pointer<float>(out)});
+}
+
+void attention(Address qkv, int count, int start, int heads, int kv_heads, int dim, int window,
+               Address keys, Address values, const std::string& cache_type, int capacity,
+               Address cos, Address sin, Address query_norm, Address key_norm, float eps,
+               Address out) {
+  ncl::attention({pointer<const float>(qkv), count, start, heads, kv_heads, dim, window,
+                  pointer<void>(keys), pointer<void>(values), kFloatTypes.at(cache_type), capacity,
+                  pointer<const float>(cos), pointer<const float>(sin),
+                  pointer<const float>(query_norm), pointer<const float>(key_norm), eps,
+                  pointer<float>(out)});
+}
+
+// (name, why it cannot run here or ""), best first.
+std::vector<std::tuple<std::string, std::string>> instruction_sets() {
+  std::vector<std::tuple<std::string, std::string>> names;
+  for (const auto& set : ncl::instruction_sets()) names.emplace_back(set.name, ncl::why_not(set));
+  return names;
+}
+
+void use_instruction_set(const std::string& name) {
+  for (const auto& set : ncl::instruction_sets()) {
+    if (set.name == name && ncl::why_not(set).empty()) return ncl::use_kernels(set.kernels());
+  }
+  throw nb::value_error(("instruction set cannot run here: " + name).c_str());
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "The C++ core. Use it through neuralchat_lite.kernels.native.";
+  const auto no_gil = nb::call_guard<nb::gil_scoped_release>();
+  nb::class_<ncl::Projection>(m, "Projection")
+      .def("__init__",
+           [](ncl::Projection* self, int limit) { new (self) ncl::Projection{{}, 0, 0, limit}; })
+      .def("add", &add_matrix);
+  m.def("linear", &linear, no_gil);
+  m.def("attention", &attention, no_gil);
+  m.def("measure_bandwidth", &ncl::measure_bandwidth, no_gil);
+  m.def("set_threads", &ncl::set_threads, no_gil);
+  m.def("threads", &ncl::threads, no_gil);
+  m.def("cpu_features", &ncl::cpu_features);
+  m.def("instruction_sets", &instruction_sets);
+  m.def("use_instruction_set", &use_instruction_set);
+}

@@ -1,0 +1,79 @@
+#include "thread_pool.h"
+
+#include <chrono>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ncl {
+namespace {
+
+// Longer than Python needs between two operations of a layer, shorter than anyone notices on an
+// idle machine.
+constexpr auto kSpinTime = std::chrono::microseconds(100);
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waits until `value` is no longer `old`: spinning first, then asleep.
+template <class T>
+void wait_for_change(const std::atomic<T>& value, T old) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  while (value.load(std::memory_order_acquire) == old) value.wait(old);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_ = true;
+  loop_.fetch_add(1, std::memory_order_release);
+  loop_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void ThreadPool::start(Call call, void* context, int items) {
+  call_ = call;
+  context_ = context;
+  items_ = items;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  loop_.fetch_add(1, std::memory_order_release);
+  loop_.notify_all();
+  work();
+  for (int busy; (busy = busy_.load(std::memory_order_acquire)) != 0;) wait_for_change(busy_, busy);
+}
+
+void ThreadPool::work() {
+  for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) {
+    call_(context_, item);
+  }
+}
+
+void ThreadPool::serve() {
+  // Loops are counted from the pool's birth, so that none started before this line is missed.
+  for (uint32_t seen = 0;;) {
+    wait_for_change(loop_, seen);
+    ++seen;
+    if (stopping_) return;
+    work();
+    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_all();
+  }
+}
+
+}  // namespace ncl

@@ -1,0 +1,50 @@
+// A pool for short parallel loops: workers spin a moment for the next loop before they sleep.
+//
+// Our own, and not OpenMP: torch brings an OpenMP runtime along, and the threads of two runtimes
+// spin against each other on the same cores (docs/design.md has the measurement).
+#pragma once
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+namespace ncl {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls body(item) for every item in [0, items), each once, on any thread. One loop at a time:
+  // the caller sees to that.
+  template <class Body>
+  void run(int items, Body&& body) {
+    if (items <= 1 || workers_.empty()) {
+      for (int item = 0; item < items; ++item) body(item);
+      return;
+    }
+    start([](void* context, int item) { (*static_cast<Body*>(context))(item); }, &body, items);
+  }
+
+ private:
+  using Call = void (*)(void* context, int item);
+
+  void start(Call call, void* context, int items);
+  void work();
+  void serve();
+
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  int items_ = 0;
+  bool stopping_ = false;
+  alignas(64) std::atomic<int> next_{0};       // item to take
+  alignas(64) std::atomic<int> busy_{0};       // workers that have not finished the loop
+  alignas(64) std::atomic<uint32_t> loop_{0};  // counts loops; workers wait for it to change
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace ncl

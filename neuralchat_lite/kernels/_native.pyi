@@ -1,0 +1,55 @@
+from collections.abc import Sequence
+
+class Projection:
+    def __init__(self, limit: int) -> None: ...
+    def add(
+        self,
+        type: str,
+        rows: int,
+        cols: int,
+        data: int,
+        scales: int,
+        scale_type: str,
+        zeros: int,
+        blocks_per_group: int,
+        bias: int,
+        /,
+    ) -> None: ...
+
+def linear(
+    projection: Projection,
+    x: int,
+    rows: int,
+    norm_weight: int,
+    eps: float,
+    swiglu: bool,
+    accumulate: bool,
+    out: int,
+    /,
+) -> None: ...
+def attention(
+    qkv: int,
+    count: int,
+    start: int,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    window: int,
+    keys: int,
+    values: int,
+    cache_type: str,
+    capacity: int,
+    cos: int,
+    sin: int,
+    query_norm: int,
+    key_norm: int,
+    eps: float,
+    out: int,
+    /,
+) -> None: ...
+def measure_bandwidth(bytes: int, passes: int, /) -> Sequence[float]: ...
+def set_threads(threads: int, /) -> None: ...
+def threads() -> int: ...
+def cpu_features() -> list[str]: ...
+def instruction_sets() -> list[tuple[str, str]]: ...
+def use_instruction_set(name: str, /) -> None: ...

@@ -1,0 +1,233 @@
+"""The C++ core behind typed calls: checks shapes and types, hands over pointers.
+
+The core is used from the first call on; importing this module starts no thread and chooses no
+instruction set. Its operations take turns, whatever thread they are called from.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.kernels import _native
+from neuralchat_lite.kernels.cpu import ISA_VARIABLE, Choice, choose_isa, default_threads
+from neuralchat_lite.kernels.layout import COLUMN_BLOCK, PackedMatrix
+from neuralchat_lite.kernels.operations import (
+    KEY_BLOCK,
+    AttentionShape,
+    ComputeDtype,
+    LayerCache,
+    Projection,
+    RMSNorm,
+)
+
+FLOAT_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+# The largest integer an activation becomes, per block of 32 columns; 0 keeps it in fp32. 16 bits
+# are far more than bf16's 8 significant ones, and on AVX2 they cost as much as 8.
+ACTIVATION_LIMIT: dict[ComputeDtype, int] = {"bf16": 32767, "int8": 127, "fp32": 0}
+
+_setup_lock = threading.Lock()
+_isa: Choice | None = None
+_threads: Choice | None = None
+
+
+def isa() -> Choice:
+    """The instruction set in use, and why. Chooses it at the first call."""
+    global _isa
+    with _setup_lock:
+        if _isa is None:
+            choice = choose_isa(dict(_native.instruction_sets()), os.environ.get(ISA_VARIABLE))
+            _native.use_instruction_set(choice.value)
+            _isa = choice
+        return _isa
+
+
+def use_isa(name: str) -> None:
+    """Switch every later operation of this process to `name`: for tests and comparisons."""
+    global _isa
+    choice = choose_isa(dict(_native.instruction_sets()), name)
+    with _setup_lock:
+        _native.use_instruction_set(choice.value)
+        _isa = Choice(choice.value, "forced by use_isa()")
+
+
+def usable_isas() -> list[str]:
+    """The instruction sets that this build has and this CPU runs, best first."""
+    return [name for name, why_not in _native.instruction_sets() if not why_not]
+
+
+def threads() -> Choice:
+    """How many threads the operations use, and why. Chooses at the first call."""
+    global _threads
+    with _setup_lock:
+        if _threads is None:
+            count, choice = default_threads()
+            _native.set_threads(count)
+            _threads = choice
+        return _threads
+
+
+def set_threads(count: int) -> None:
+    """Use so many threads from now on, in the whole process."""
+    global _threads
+    if count < 1:
+        raise ConfigError(f"threads must be at least 1, got {count}")
+    with _setup_lock:
+        _native.set_threads(count)
+        _threads = Choice(str(count), "asked for")
+
+
+def cpu_features() -> list[str]:
+    return list(_native.cpu_features())
+
+
+def measure_bandwidth(seconds: float = 1.0, size: int = 1 << 29) -> float:
+    """Median bandwidth of reading `size` bytes with all threads, in bytes/s.
+
+    Reads anonymous memory on huge pages, many times the caches, for about `seconds`.
+    """
+    isa(), threads()
+    start, passes = time.perf_counter(), list(_native.measure_bandwidth(size, 2))
+    while time.perf_counter() - start < seconds:
+        passes += _native.measure_bandwidth(size, 3)
+    return statistics.median(passes)
+
+
+@dataclass(frozen=True)
+class NativeProjection:
+    handle: _native.Projection
+    matrices: tuple[PackedMatrix | Tensor, ...]  # kept alive: the handle points into them
+    biases: tuple[Tensor | None, ...]
+    rows: int
+    cols: int
+    nbytes: int
+
+
+class NativeKernels:
+    def __init__(self) -> None:
+        self.name = f"native ({isa().value})"
+        threads()
+
+    def projection(
+        self,
+        matrices: Sequence[PackedMatrix | Tensor],
+        biases: Sequence[Tensor | None],
+        compute_dtype: ComputeDtype,
+    ) -> NativeProjection:
+        handle = _native.Projection(ACTIVATION_LIMIT[compute_dtype])
+        floats = tuple(None if bias is None else bias.float().contiguous() for bias in biases)
+        rows, cols = 0, matrix_shape(matrices[0])[1]
+        for matrix, bias in zip(matrices, floats, strict=True):
+            shape = matrix_shape(matrix)
+            assert shape[1] == cols and (bias is None or bias.shape == (shape[0],))
+            add = add_packed if isinstance(matrix, PackedMatrix) else add_dense
+            add(handle, matrix, 0 if bias is None else bias.data_ptr())
+            rows += shape[0]
+        nbytes = sum(matrix.nbytes for matrix in matrices)
+        return NativeProjection(handle, tuple(matrices), floats, rows, cols, nbytes)
+
+    def linear(
+        self,
+        x: Tensor,
+        projection: Projection,
+        out: Tensor,
+        *,
+        norm: RMSNorm | None = None,
+        swiglu: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        assert isinstance(projection, NativeProjection)
+        rows = len(x)
+        assert is_matrix(x, rows, projection.cols * (2 if swiglu else 1))
+        assert is_matrix(out, rows, projection.rows)
+        assert norm is None or norm.weight.shape == (projection.cols,)
+        _native.linear(
+            projection.handle,
+            x.data_ptr(),
+            rows,
+            0 if norm is None else norm.weight.data_ptr(),
+            0.0 if norm is None else norm.eps,
+            swiglu,
+            accumulate,
+            out.data_ptr(),
+        )
+
+    def attention(
+        self,
+        qkv: Tensor,
+        cache: LayerCache,
+        start: int,
+        cos: Tensor,
+        sin: Tensor,
+        shape: AttentionShape,
+        out: Tensor,
+    ) -> None:
+        count, end = len(qkv), start + len(qkv)
+        assert is_matrix(qkv, count, shape.qkv_size)
+        assert is_matrix(out, count, shape.heads * shape.head_dim)
+        assert len(cos) >= end and len(sin) >= end and cos.shape[1] == shape.head_dim // 2
+        # Every position that a new query sees needs a slot of its own.
+        seen = end if shape.window is None else min(end, shape.window + count - 1)
+        assert cache.capacity >= seen and cache.capacity % KEY_BLOCK == 0
+        assert cache.values.shape == (shape.kv_heads, cache.capacity, shape.head_dim)
+        query_norm, key_norm = shape.query_norm, shape.key_norm
+        _native.attention(
+            qkv.data_ptr(),
+            count,
+            start,
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            shape.window or 0,
+            cache.keys.data_ptr(),
+            cache.values.data_ptr(),
+            FLOAT_NAMES[cache.keys.dtype],
+            cache.capacity,
+            cos.data_ptr(),
+            sin.data_ptr(),
+            0 if query_norm is None else query_norm.weight.data_ptr(),
+            0 if key_norm is None else key_norm.weight.data_ptr(),
+            0.0 if query_norm is None else query_norm.eps,
+            out.data_ptr(),
+        )
+
+
+def is_matrix(x: Tensor, rows: int, cols: int) -> bool:
+    return x.shape == (rows, cols) and x.dtype == torch.float32 and x.is_contiguous()
+
+
+def matrix_shape(matrix: PackedMatrix | Tensor) -> tuple[int, int]:
+    if isinstance(matrix, PackedMatrix):
+        return matrix.rows, matrix.cols
+    return matrix.shape[0], matrix.shape[1]
+
+
+def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
+    assert isinstance(matrix, PackedMatrix)
+    tensors = (matrix.codes, matrix.scales, matrix.zeros)
+    assert all(t is None or t.is_contiguous() for t in tensors)
+    blocks = -(-matrix.cols // COLUMN_BLOCK)
+    handle.add(
+        matrix.weight_dtype,
+        matrix.rows,
+        matrix.cols,
+        matrix.codes.data_ptr(),
+        matrix.scales.data_ptr(),
+        FLOAT_NAMES[matrix.scales.dtype],
+        0 if matrix.zeros is None else matrix.zeros.data_ptr(),
+        blocks if matrix.group_size == -1 else matrix.group_size // COLUMN_BLOCK,
+        bias,
+    )
+
+
+def add_dense(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
+    assert isinstance(matrix, Tensor) and matrix.is_contiguous()
+    handle.add(FLOAT_NAMES[matrix.dtype], *matrix.shape, matrix.data_ptr(), 0, "fp32", 0, 1, bias)
