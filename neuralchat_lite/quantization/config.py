@@ -1,0 +1,291 @@
+"""Which bits a weight gets: one frozen configuration, checked when it is made.
+
+The names are those of intel-extension-for-transformers, so that a script of its users needs only
+another import. Every combination of the options is valid; a value that is not is refused at once,
+with the rule and the remedy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from neuralchat_lite.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+# Spellings of a value -> its one name here. torch dtypes are looked up by their printed name.
+INTEGER_WEIGHTS = {
+    "int4": "int4",
+    "int4_clip": "int4",
+    "int4_fullrange": "int4_fullrange",
+    "int8": "int8",
+    "torch.int8": "int8",
+}
+FLOATS = {
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "torch.bfloat16": "bf16",
+    "fp32": "fp32",
+    "float32": "fp32",
+    "torch.float32": "fp32",
+}
+HALF = {"fp16": "fp16", "float16": "fp16", "torch.float16": "fp16"}
+SPELLINGS: dict[str, dict[str, str]] = {
+    "weight_dtype": INTEGER_WEIGHTS,
+    "lm_head": INTEGER_WEIGHTS,
+    "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8"},
+    "scale_dtype": {**FLOATS, **HALF},
+    "scheme": {"sym": "sym", "asym": "asym"},
+    "algorithm": {"RTN": "RTN"},
+}
+DEFAULTS: dict[str, str] = {
+    "weight_dtype": "int4",
+    "compute_dtype": "bf16",
+    "scheme": "sym",
+    "scale_dtype": "fp16",
+    "algorithm": "RTN",
+    "lm_head": "int8",
+}
+GROUP_SIZES = (32, 64, 128, -1)
+
+FLOAT_WEIGHTS = "use weight_dtype='int4' (same size, better kernels)"
+LATER_ALGORITHMS = "is not implemented yet: use algorithm='RTN'"
+# Known names that cannot be had, and what to do instead.
+REFUSED_VALUES: dict[str, dict[str, str]] = {
+    option: {
+        name: f"is a float weight type, which has no kernel here: {FLOAT_WEIGHTS}"
+        for name in ("nf4", "fp4", "fp4_e2m1", "fp4_e2m1_bnb", "fp8", "fp8_e5m2", "fp8_e4m3")
+    }
+    for option in ("weight_dtype", "lm_head")
+} | {
+    "algorithm": {name: LATER_ALGORITHMS for name in ("GPTQ", "AWQ", "TEQ", "AUTOROUND")},
+    "compute_dtype": {
+        name: "has too small a range for activations: use compute_dtype='bf16'" for name in HALF
+    },
+}
+
+# Options of intel-extension-for-transformers that steer its engines and calibration: none of
+# them changes what is computed here.
+WITHOUT_EFFECT = frozenset(
+    (
+        "use_ggml",
+        "use_neural_speed",
+        "use_llm_runtime",
+        "low_bit_model",
+        "use_quant",
+        "use_gptq",
+        "use_autoround",
+        "use_double_quant",
+        "double_quant_scale_dtype",
+        "mse_range",
+        "tokenizer",
+        "calib_func",
+        "calib_dataset",
+        "calib_dataloader",
+        "calib_iters",
+        "calib_len",
+        "calib_padding",
+        "algorithm_args",
+        "quant_method",
+    )
+)
+# Values of them that ask for other weights than those that would come out, so they are refused.
+UNMET_PROMISES: dict[str, tuple[bool, str]] = {
+    "mse_range": (True, "searches clipping ranges, which is not implemented: leave it out"),
+    "use_double_quant": (True, "quantizes scales, which is not implemented: use scale_dtype"),
+    "use_gptq": (True, "reads GPTQ checkpoints, which is not implemented: use the original one"),
+    "use_autoround": (True, "reads AutoRound checkpoints: use the original checkpoint"),
+    "use_quant": (False, "means no quantization: load the model without a quantization config"),
+}
+RENAMED = {"llm_int8_skip_modules": "modules_to_not_convert"}
+
+
+@dataclass(frozen=True, init=False)
+class WeightOnlyQuantConfig:
+    """How the linear layers of a model are quantized, and how they are computed.
+
+    weight_dtype: "int4" (also "int4_clip": codes -7..7, scale absmax/7), "int4_fullrange"
+        (-8..7, absmax/8) or "int8" (-127..127, absmax/127). Asymmetric int4 has 16 levels
+        already, so both int4 names mean the same with scheme="asym".
+    compute_dtype: precision of the activations: "bf16", "fp32" or "int8"
+    group_size: input columns that share a scale: 32, 64, 128, or -1 for a whole row
+    scheme: "sym", or "asym" (levels spread from min(w, 0) to max(w, 0))
+    scale_dtype: "fp16", "bf16" or "fp32"
+    algorithm: "RTN" (round to nearest)
+    lm_head: weight_dtype of the output head
+    modules_to_not_convert: modules that keep the checkpoint's weights, by full name, by a
+        leading part ("model.layers.0") or by a trailing part ("lm_head", "mlp.down_proj")
+
+    torch dtypes are accepted for names of dtypes, and None for the default. Options of
+    intel-extension-for-transformers without an effect here are accepted with one warning.
+
+    Raises ConfigError for a value that is not listed here and for an unknown option.
+    """
+
+    weight_dtype: str
+    compute_dtype: str
+    group_size: int
+    scheme: str
+    scale_dtype: str
+    algorithm: str
+    lm_head: str
+    modules_to_not_convert: tuple[str, ...]
+
+    def __init__(
+        self,
+        weight_dtype: str | torch.dtype | None = None,
+        compute_dtype: str | torch.dtype | None = None,
+        group_size: int = 32,
+        scheme: str = "sym",
+        scale_dtype: str | torch.dtype | None = None,
+        algorithm: str = "RTN",
+        lm_head: str | torch.dtype | None = None,
+        modules_to_not_convert: tuple[str, ...] | list[str] | None = None,
+        **legacy: Any,
+    ) -> None:
+        named = {
+            "weight_dtype": weight_dtype,
+            "compute_dtype": compute_dtype,
+            "scheme": scheme,
+            "scale_dtype": scale_dtype,
+            "algorithm": algorithm,
+            "lm_head": lm_head,
+        }
+        skipped = accept_legacy(legacy)
+        if skipped is not None:
+            if modules_to_not_convert:
+                raise ConfigError(
+                    "llm_int8_skip_modules and modules_to_not_convert mean the same: give one"
+                )
+            modules_to_not_convert = skipped
+        # The class is frozen; this is its only assignment.
+        for option, value in named.items():
+            object.__setattr__(self, option, canonical(option, value))
+        object.__setattr__(self, "group_size", checked_group_size(group_size))
+        modules = checked_modules(modules_to_not_convert)
+        object.__setattr__(self, "modules_to_not_convert", modules)
+
+    def converts(self, module: str) -> bool:
+        """Whether the linear layer of this name is to be quantized."""
+        return not any(names(entry, module) for entry in self.modules_to_not_convert)
+
+    def dtype_of(self, module: str) -> str | None:
+        """The weight_dtype that a linear layer gets; None when it stays as it is."""
+        if not self.converts(module):
+            return None
+        return self.lm_head if module == "lm_head" else self.weight_dtype
+
+    def bytes_config(self) -> dict[str, Any]:
+        """The options that decide the quantized bytes, in one spelling each.
+
+        Two configurations with equal results share a cache entry: compute_dtype is chosen when
+        the model runs, and asymmetric int4 is the same by both of its names.
+        """
+        decisive = self.to_dict()
+        del decisive["compute_dtype"]
+        decisive["modules_to_not_convert"] = sorted(set(self.modules_to_not_convert))
+        if self.scheme == "asym":
+            for option in ("weight_dtype", "lm_head"):
+                decisive[option] = decisive[option].removesuffix("_fullrange")
+        return decisive
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self)
+        return fields | {"modules_to_not_convert": list(self.modules_to_not_convert)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> WeightOnlyQuantConfig:
+        """The inverse of `to_dict`. Raises ConfigError like the constructor."""
+        return cls(**options)
+
+    @classmethod
+    def from_json(cls, text: str) -> WeightOnlyQuantConfig:
+        """The inverse of `to_json`. Raises ConfigError for text that is no JSON object."""
+        try:
+            options = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"the quantization config is not JSON: {error}") from None
+        if not isinstance(options, dict):
+            raise ConfigError(
+                f"the quantization config is a {type(options).__name__}: expected a JSON object"
+            )
+        return cls.from_dict(options)
+
+
+def canonical(option: str, value: object) -> str:
+    """The one name of a value, from any of its spellings."""
+    if value is None:
+        return DEFAULTS[option]
+    name = str(value)
+    found = SPELLINGS[option].get(name)
+    if found is None and option == "algorithm":
+        name = name.upper()
+        found = SPELLINGS[option].get(name)
+    if found is not None:
+        return found
+    reason = REFUSED_VALUES.get(option, {}).get(name)
+    if reason is not None:
+        raise ConfigError(f"{option}={name!r} {reason}")
+    valid = [spelling for spelling in SPELLINGS[option] if not spelling.startswith("torch.")]
+    raise ConfigError(f"{option} must be one of {valid}, got {value!r}{suggestion(name, valid)}")
+
+
+def checked_group_size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in GROUP_SIZES:
+        raise ConfigError(
+            f"group_size must be 32, 64, 128 or -1 (a whole row), got {value!r}: "
+            "32 is the most accurate, 128 the smallest"
+        )
+    return value
+
+
+def checked_modules(value: object) -> tuple[str, ...]:
+    modules = () if value is None else value
+    if not isinstance(modules, (tuple, list)) or not all(
+        isinstance(name, str) and name for name in modules
+    ):
+        raise ConfigError(
+            f"modules_to_not_convert must be a list of module names such as ['lm_head'], "
+            f"got {value!r}"
+        )
+    return tuple(modules)
+
+
+def accept_legacy(options: Mapping[str, Any]) -> list[str] | None:
+    """Check options that are not ours; the value of llm_int8_skip_modules if it is among them."""
+    known = WITHOUT_EFFECT | RENAMED.keys()
+    fields = [field.name for field in dataclasses.fields(WeightOnlyQuantConfig)]
+    for option, value in options.items():
+        if option not in known:
+            raise ConfigError(
+                f"{option!r} is not an option{suggestion(option, [*fields, *sorted(known)])}: "
+                f"expected one of {fields}"
+            )
+        promise, reason = UNMET_PROMISES.get(option, (None, ""))
+        if promise is not None and value is promise:
+            raise ConfigError(f"{option}={value!r} {reason}")
+    idle = sorted(WITHOUT_EFFECT & options.keys())
+    if idle:
+        # Past accept_legacy and __init__, to the caller's line.
+        warnings.warn(f"these options have no effect here: {', '.join(idle)}", stacklevel=3)
+    return options.get("llm_int8_skip_modules")
+
+
+def suggestion(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def names(entry: str, module: str) -> bool:
+    """Whether an entry of modules_to_not_convert names this module, or something around it."""
+    return module == entry or module.endswith(f".{entry}") or module.startswith(f"{entry}.")
