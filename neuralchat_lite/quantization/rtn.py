@@ -1,0 +1,193 @@
+"""Round to nearest: every group of weights gets the scale of its largest one.
+
+A weight becomes `scale * (code - zero)`. The scale is rounded to the dtype in which it is stored
+before the codes are computed, so the codes are the nearest ones to the scale that a kernel reads.
+Rows are taken a few at a time: each temporary lies in the processor's cache, and a matrix of any
+size can be quantized piece by piece.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuralchat_lite.errors import CheckpointError, ConfigError
+from neuralchat_lite.kernels.layout import ROW_TILE, SCALE_DTYPES, SYMMETRIC_ZERO, group_count
+
+QUANTIZER = ("rtn", 1)  # the version counts changes of the codes that it yields
+
+SLAB_WEIGHTS = 1 << 18  # 1 MB of fp32: larger slabs fall out of the second-level cache
+NEGLIGIBLE = 2.0**-10  # of a tensor's largest weight, below the rounding of the other groups
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The codes of a weight type.
+
+    stored: its name in kernels/layout.py
+    symmetric: (lowest level, highest level, divisor of the absolute maximum)
+    asymmetric: (lowest code, highest code)
+    """
+
+    stored: str
+    symmetric: tuple[int, int, int]
+    asymmetric: tuple[int, int]
+
+
+LEVELS = {
+    "int4": Levels("int4", symmetric=(-7, 7, 7), asymmetric=(0, 15)),
+    "int4_fullrange": Levels("int4", symmetric=(-8, 7, 8), asymmetric=(0, 15)),
+    "int8": Levels("int8", symmetric=(-127, 127, 127), asymmetric=(-128, 127)),
+}
+
+
+@dataclass
+class QuantizedMatrix:
+    """Codes and scales in the order of the weights, before they are packed for the kernels.
+
+    codes:  [rows, cols] int8 (int4: 0..15, int8: -128..127)
+    scales: [rows, groups] fp16, bf16 or fp32
+    zeros:  [rows, groups] int8, or None when symmetric
+    underflows: groups so small that their scale cannot be stored; their weights are zero
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    underflows: int = 0
+
+
+def quantize_rtn(
+    weight: Tensor,
+    *,
+    weight_dtype: str,
+    group_size: int,
+    scheme: str,
+    scale_dtype: str,
+    name: str = "weight",
+) -> QuantizedMatrix:
+    """Quantize a [rows, cols] matrix of any float dtype; `name` is for messages.
+
+    Raises CheckpointError when a weight is NaN or infinite, ConfigError when a scale does not
+    fit scale_dtype.
+    """
+    slabs = list(
+        rtn_slabs(
+            weight,
+            weight_dtype=weight_dtype,
+            group_size=group_size,
+            scheme=scheme,
+            scale_dtype=scale_dtype,
+            name=name,
+        )
+    )
+    zeros = [slab.zeros for slab in slabs if slab.zeros is not None]
+    return QuantizedMatrix(
+        torch.cat([slab.codes for slab in slabs]),
+        torch.cat([slab.scales for slab in slabs]),
+        torch.cat(zeros) if zeros else None,
+        sum(slab.underflows for slab in slabs),
+    )
+
+
+def rtn_slabs(
+    weight: Tensor,
+    *,
+    weight_dtype: str,
+    group_size: int,
+    scheme: str,
+    scale_dtype: str,
+    name: str = "weight",
+) -> Iterator[QuantizedMatrix]:
+    """`quantize_rtn` a few row tiles at a time: the pieces, from the first row to the last."""
+    rows, cols = weight.shape
+    levels = LEVELS[weight_dtype]
+    groups = group_count(cols, group_size)
+    size = cols if group_size == -1 else group_size
+    ragged = groups * size - cols
+    step = max(SLAB_WEIGHTS // cols // ROW_TILE, 1) * ROW_TILE
+
+    @functools.cache
+    def largest() -> float:  # of the whole tensor; only needed when a scale underflows
+        return max(float(part.abs().amax()) for part in torch.split(weight, step))
+
+    for first in range(0, rows, step):
+        slab = weight[first : first + step].float()
+        if ragged:
+            slab = F.pad(slab, (0, ragged))  # zeros widen no group's range
+        grouped = slab.view(-1, groups, size)
+        if scheme == "asym":
+            low = grouped.amin(-1).clamp_(max=0)
+            high = grouped.amax(-1).clamp_(min=0)
+            wanted = (high - low) / (levels.asymmetric[1] - levels.asymmetric[0])
+            reach = torch.maximum(high, -low)
+        else:
+            reach = grouped.abs().amax(-1)
+            wanted = reach / levels.symmetric[2]
+        if not bool(reach.isfinite().all()):
+            raise not_finite(name, slab, first)
+        scales, lost = stored_scales(wanted, reach, scale_dtype, name)
+        if lost is not None and bool((reach[lost] > NEGLIGIBLE * largest()).any()):
+            raise ConfigError(
+                f"{name}: a group of weights up to {float(reach[lost].max()):.3g} needs a scale "
+                f"below the range of {scale_dtype}, beside weights up to {largest():.3g}: "
+                f"use scale_dtype={'fp32' if scale_dtype == 'bf16' else 'bf16'!r}"
+            )
+        # A lost or empty group has scale 0; dividing by infinity makes its codes zero.
+        divisor = scales.float()
+        divisor = torch.where(divisor > 0, divisor, torch.inf)
+        codes = (grouped / divisor.unsqueeze(-1)).round_()
+        zeros = None
+        if scheme == "asym":
+            lowest, highest = levels.asymmetric
+            zeros = (lowest - low / divisor).round_().clamp_(lowest, highest)
+            # An empty group gets the symmetric zero, as the padding of a matrix has.
+            zeros = torch.where(scales > 0, zeros, float(SYMMETRIC_ZERO[levels.stored]))
+            codes.add_(zeros.unsqueeze(-1)).clamp_(lowest, highest)
+            zeros = zeros.to(torch.int8)
+        else:
+            codes.clamp_(*levels.symmetric[:2]).add_(SYMMETRIC_ZERO[levels.stored])
+        codes = codes.to(torch.int8).view(-1, groups * size)[:, :cols]
+        yield QuantizedMatrix(codes, scales, zeros, 0 if lost is None else int(lost.sum()))
+
+
+def stored_scales(
+    wanted: Tensor, reach: Tensor, scale_dtype: str, name: str
+) -> tuple[Tensor, Tensor | None]:
+    """Scales in their stored dtype, and which of them are lost (None: none, the common case).
+
+    wanted, reach: [rows, groups] fp32, the exact scales and the largest weights
+    """
+    dtype = SCALE_DTYPES[scale_dtype]
+    info = torch.finfo(dtype)
+    scales = wanted.to(dtype)
+    if bool(scales.isinf().any()):
+        raise ConfigError(
+            f"{name}: a group needs the scale {float(wanted.max()):.3g}, above the largest of "
+            f"{scale_dtype} ({info.max:.3g}): use scale_dtype='bf16' or 'fp32'"
+        )
+    subnormal = wanted < info.smallest_normal
+    if not bool(subnormal.any()):
+        return scales, None
+    # Below the normal range steps are coarse. Rounding up keeps every weight within the codes,
+    # so the error stays half a step; rounding down would clip up to a third of a weight.
+    tiny = info.smallest_normal * info.eps
+    scales = torch.where(subnormal, ((wanted.double() / tiny).ceil() * tiny).to(dtype), scales)
+    lost = (wanted < tiny) & (reach > 0)
+    if not bool(lost.any()):
+        return scales, None
+    return torch.where(lost, torch.zeros_like(scales), scales), lost
+
+
+def not_finite(name: str, piece: Tensor, first: int) -> CheckpointError:
+    """The error for a piece of a tensor that starts at row `first`."""
+    row, *rest = place = (~piece.isfinite()).nonzero()[0].tolist()
+    return CheckpointError(
+        f"{name}{[first + row, *rest]} is {float(piece[tuple(place)])}: weights must be finite; "
+        "download the checkpoint again, or convert it without overflow (bf16 instead of fp16)"
+    )
