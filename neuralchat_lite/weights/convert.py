@@ -1,0 +1,348 @@
+"""From a checkpoint to a quantized folder, tensor by tensor, all or nothing.
+
+Everything is written to a temporary folder beside the destination, flushed to the disk and
+renamed, so at no moment is there half a model under the final name. Memory holds a few row tiles
+of one matrix and the scales, however large the model is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped,unused-ignore]
+import torch
+from torch import Tensor
+
+from neuralchat_lite.errors import CacheError, ConfigError
+from neuralchat_lite.kernels.layout import pack_codes, pack_groups
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
+from neuralchat_lite.quantization.rtn import LEVELS, QUANTIZER, not_finite, rtn_slabs
+from neuralchat_lite.weights.architecture import TensorSpec
+from neuralchat_lite.weights.checkpoint import Checkpoint, RandomCheckpoint, stored_name
+from neuralchat_lite.weights.identity import identify
+from neuralchat_lite.weights.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    QUANTIZATION,
+    SIDECARS,
+    WEIGHTS,
+    HashProgress,
+    creator,
+    stamp_of,
+    write_stamp,
+)
+from neuralchat_lite.weights.packed import METADATA, module_of, packed_tensors
+from neuralchat_lite.weights.safetensors_file import (
+    ALIGNMENT,
+    DTYPE_NAMES,
+    SafetensorsWriter,
+    StoredTensor,
+    build_header,
+)
+
+PIECE_BYTES = 1 << 23  # of tensors that are copied
+WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers
+Source = Checkpoint | RandomCheckpoint
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long operation is.
+
+    stage: "hash" (the source's files), "wait" (for another process), "quantize" or "verify"
+    name: the tensor or file being worked on
+    done, total: bytes
+    """
+
+    stage: str
+    name: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What quantizing takes.
+
+    disk_bytes: the size of the finished folder, exact to its two small JSON files
+    memory_bytes: the most that is held at a time, beyond mapped files
+    """
+
+    disk_bytes: int
+    memory_bytes: int
+
+    def require(self, folder: Path) -> None:
+        """Raise CacheError with the figures unless the machine has them. `folder` must exist."""
+        free = shutil.disk_usage(folder).free
+        if free < self.disk_bytes:
+            raise CacheError(
+                f"quantizing needs {gigabytes(self.disk_bytes)} in {folder}, {gigabytes(free)} "
+                "are free: make room, choose another output folder, or set NEURALCHAT_LITE_CACHE "
+                "to a larger disk"
+            )
+        available = psutil.virtual_memory().available
+        if available < self.memory_bytes:
+            raise CacheError(
+                f"quantizing needs {gigabytes(self.memory_bytes)} of memory, "
+                f"{gigabytes(available)} are available: close other programs"
+            )
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"
+
+
+def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
+    """The tensors that the quantized file will have, in order.
+
+    Raises ConfigError when modules_to_not_convert names something that the model does not have.
+    """
+    modules = sorted({module_of(spec) for spec in source.architecture.tensors()})
+    for entry in config.modules_to_not_convert:
+        if not any(names(entry, module) for module in modules):
+            last = [module.rpartition(".")[2] for module in modules]
+            raise ConfigError(
+                f"modules_to_not_convert names {entry!r}, which this model does not have"
+                f"{suggestion(entry, sorted({*modules, *last}))}: take it out, or use a name such "
+                f"as {modules[-1]!r}"
+            )
+    return packed_tensors(source.architecture, config, lambda name: DTYPE_NAMES[source.dtype(name)])
+
+
+def estimate(source: Source, config: WeightOnlyQuantConfig) -> Estimate:
+    """What quantizing a checkpoint takes. Raises ConfigError as `quantize_checkpoint` does."""
+    tensors = plan(source, config)
+    disk = len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
+    disk += sum(path.stat().st_size for path in sidecars(source))
+    disk += 1 << 16  # manifest and quantization config
+    # Scales and zeros wait until the codes before them are written, and are put together once.
+    scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith((".scales", ".zeros"))]
+    waiting = sum(count for count in scales if count % ALIGNMENT)  # for the end of the file
+    made = 0
+    if isinstance(source, RandomCheckpoint):  # a mapped checkpoint takes no memory of its own
+        made = max(
+            source.dtype(spec.name).itemsize * torch.Size(spec.shape).numel()
+            for spec in source.architecture.tensors()
+        )
+    return Estimate(disk, WORKING_MEMORY + made + waiting + 4 * max(scales, default=0))
+
+
+def sidecars(source: Source) -> list[Path]:
+    if source.folder is None:
+        return []
+    return [source.folder / name for name in SIDECARS if (source.folder / name).exists()]
+
+
+def quantize_checkpoint(
+    source: Source,
+    config: WeightOnlyQuantConfig,
+    out: Path | str,
+    *,
+    source_id: dict[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Quantize a checkpoint into the folder `out`, which must be new or empty; returns it.
+
+    source_id: what `identity.identify` says of the source; found out when not given
+
+    Raises CacheError when the folder cannot be written or memory or disk do not suffice,
+    CheckpointError for weights that are not finite, ConfigError for a config that does not fit
+    the model. In each case, and when interrupted, `out` is as it was before.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CacheError(
+            f"{out} exists and is not an empty folder: choose another one, or remove it first"
+        )
+    if source_id is None:
+        source_id = identify(source, progress=hashing(progress))
+    prefix = f".tmp-{out.name}-"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in out.parent.glob(f"{prefix}*"):  # of a process that was killed
+            pid = leftover.name.removeprefix(prefix)
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(leftover, ignore_errors=True)
+    except OSError as error:
+        raise unwritable(out, error) from None
+    temporary = out.parent / f"{prefix}{os.getpid()}"
+    write_whole(source, config, temporary, out, source_id=source_id, progress=progress)
+    return out
+
+
+def write_whole(
+    source: Source,
+    config: WeightOnlyQuantConfig,
+    temporary: Path,
+    out: Path,
+    *,
+    source_id: dict[str, Any],
+    key: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> None:
+    """Write the folder `temporary` and rename it to `out`; whatever fails, remove it."""
+    estimate(source, config).require(out.parent)
+    try:
+        temporary.mkdir()
+        write_folder(source, config, temporary, source_id, key, progress)
+        temporary.rename(out)
+        flush_folder(out.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, CacheError):
+            raise unwritable(out, error) from error
+        raise
+
+
+def unwritable(out: Path, error: OSError) -> CacheError:
+    return CacheError(
+        f"{out} cannot be written ({error.strerror or error}): make room or check permissions, "
+        "set NEURALCHAT_LITE_CACHE to another folder, or quantize to a folder of your choice "
+        "(`neuralchat-lite quantize MODEL -o FOLDER`)"
+    )
+
+
+def write_folder(
+    source: Source,
+    config: WeightOnlyQuantConfig,
+    folder: Path,
+    source_id: dict[str, Any],
+    key: str | None,
+    progress: ProgressCallback | None,
+) -> None:
+    files: dict[str, dict[str, Any]] = {}
+
+    def write(name: str, data: bytes) -> None:
+        path = folder / name
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+    for path in sidecars(source):
+        write(path.name, path.read_bytes())
+    if isinstance(source, RandomCheckpoint):
+        write("config.json", json.dumps(source.config, indent=2).encode())
+    write(QUANTIZATION, config.to_json().encode())
+    tensors = plan(source, config)
+    with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
+        underflows = write_tensors(source, config, writer, progress)
+        digest, size = writer.finish()
+    files[WEIGHTS] = {"sha256": digest, "size": size}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "created_by": creator(),
+        "source": source_id,
+        "adapters": [],
+        "quantizer": {"name": QUANTIZER[0], "version": QUANTIZER[1]},
+        "quantization": config.to_dict(),
+        "key": key,
+        # Groups that became zero because scale_dtype has no scale that small, by module.
+        "statistics": {"scale_underflows": underflows},
+        "files": dict(files),
+    }
+    write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    # The digests are those of the bytes as they were written, so the folder counts as verified.
+    write_stamp(folder, stamp_of(folder, manifest))
+    flush_folder(folder)
+
+
+def write_tensors(
+    source: Source,
+    config: WeightOnlyQuantConfig,
+    writer: SafetensorsWriter,
+    progress: ProgressCallback | None,
+) -> dict[str, int]:
+    """Write every tensor in the file's order; the number of scale underflows by module."""
+    specs = {module_of(spec): spec for spec in source.architecture.tensors() if is_matrix(spec)}
+    total = sum(tensor.nbytes for tensor in writer.tensors)
+    ready: dict[str, list[Tensor]] = {}  # scales and zeros whose codes are written
+    underflows: dict[str, int] = {}
+    done = 0
+    for tensor in writer.tensors:
+        module, _, kind = tensor.name.rpartition(".")
+        writer.begin(tensor.name)
+        if kind == "codes":
+            pieces = quantized(source, config, specs[module], module, ready, underflows)
+        elif tensor.name in ready:
+            pieces = iter(ready.pop(tensor.name))
+        else:
+            pieces = copied(source.weight(tensor.name), tensor.name)
+        for piece in pieces:
+            writer.write(piece)
+            done += piece.numel() * piece.element_size()
+            if progress is not None:
+                progress(Progress("quantize", tensor.name, done, total))
+    return underflows
+
+
+def is_matrix(spec: TensorSpec) -> bool:
+    return spec.role in ("linear", "lm_head")
+
+
+def quantized(
+    source: Source,
+    config: WeightOnlyQuantConfig,
+    spec: TensorSpec,
+    module: str,
+    ready: dict[str, list[Tensor]],
+    underflows: dict[str, int],
+) -> Iterator[Tensor]:
+    """The codes of a matrix piece by piece; at the end its scales and zeros are in `ready`."""
+    weight_dtype = config.dtype_of(module)
+    assert weight_dtype is not None, module
+    scales = ready.setdefault(f"{module}.scales", [])
+    zeros = ready.setdefault(f"{module}.zeros", []) if config.scheme == "asym" else []
+    for slab in rtn_slabs(
+        source.weight(stored_name(spec.name, source.architecture)),
+        weight_dtype=weight_dtype,
+        group_size=config.group_size,
+        scheme=config.scheme,
+        scale_dtype=config.scale_dtype,
+        name=spec.name,
+    ):
+        yield pack_codes(slab.codes, LEVELS[weight_dtype].stored)
+        scales.append(pack_groups(slab.scales))
+        if slab.zeros is not None:
+            zeros.append(pack_groups(slab.zeros))
+        if slab.underflows:
+            underflows[module] = underflows.get(module, 0) + slab.underflows
+
+
+def copied(weight: Tensor, name: str) -> Iterator[Tensor]:
+    """A tensor that stays as it is, a few rows at a time, each found to be finite."""
+    rows = max(1, PIECE_BYTES // (weight[:1].numel() * weight.element_size()))
+    for first in range(0, weight.shape[0], rows):
+        piece = weight[first : first + rows]
+        if not bool(piece.isfinite().all()):
+            raise not_finite(name, piece, first)
+        yield piece
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot, and need not
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hashing(progress: ProgressCallback | None, stage: str = "hash") -> HashProgress | None:
+    """A callback for functions that hash files."""
+    if progress is None:
+        return None
+    return lambda name, done, total: progress(Progress(stage, name, done, total))
