@@ -1,0 +1,141 @@
+"""From what a user calls a model to a folder: a path, or a name on the Hugging Face hub.
+
+A name is downloaded by `huggingface_hub`, with its own cache, tokens and environment variables.
+Only what this library reads is fetched: configuration, tokenizer, safetensors. Never code, and
+never a pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuralchat_lite.errors import CheckpointError, HubError
+
+# "model*" leaves out second copies of the weights, such as Mistral's consolidated.safetensors.
+WEIGHTS = "model*.safetensors"
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "quantization_config.json",
+    "manifest.json",
+    WEIGHTS,
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where the files are, and for a hub name its (repository id, commit)."""
+
+    folder: Path
+    hub: tuple[str, str] | None = None
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str], revision: str | None = None, token: str | None = None
+) -> Resolved:
+    """Find the folder of a model, downloading it when it is a hub name that is not yet here.
+
+    An existing folder wins over a hub name. Raises CheckpointError for a path that is no folder,
+    HubError for a name that cannot be had.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                f"revision {revision!r} was given for the folder {str(path)!r}, but only hub "
+                "names have revisions: leave it out"
+            )
+        return Resolved(path)
+    if path.exists():
+        raise CheckpointError(
+            f"{str(path)!r} is a file, expected a model folder: give the folder that holds it"
+        )
+    if not isinstance(name_or_path, str) or not HUB_NAME.fullmatch(name_or_path):
+        raise CheckpointError(
+            f"there is no folder {str(name_or_path)!r}, and it is no hub name either: give the "
+            "path of a model folder, or a name of the form 'organisation/model'"
+        )
+    return download(name_or_path, revision, token)
+
+
+def download(name: str, revision: str | None, token: str | None) -> Resolved:
+    import huggingface_hub
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its client's
+
+    at = name if revision is None else f"{name} at revision {revision!r}"
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, token=token, allow_patterns=list(WANTED)
+            )
+        )
+    # The hub client raises OSError (no such name, no access, no space), ValueError (a name that
+    # cannot be), or what its HTTP client raises when a connection breaks.
+    except (OSError, ValueError, HTTPError) as error:
+        raise HubError(f"cannot get {at}: {explain(error)}") from error
+    if not any(folder.glob(WEIGHTS)):
+        raise HubError(
+            f"{at} has no {WEIGHTS}, and pickled weights are never loaded: choose a revision with "
+            "safetensors, or convert it with transformers' save_pretrained and give that folder"
+        )
+    if not COMMIT.fullmatch(folder.name):
+        raise HubError(
+            f"{at} was stored in {folder}, expected a folder named after its commit: "
+            "give that folder's path instead of the name"
+        )
+    return Resolved(folder, (name, folder.name))
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, and the remedy, from an exception of the hub client."""
+    from huggingface_hub import errors
+
+    # The first row that fits counts: subclasses stand before their bases.
+    remedies: tuple[tuple[type[Exception], str], ...] = (
+        (
+            errors.GatedRepoError,
+            "access to it must be asked for on its page; then give a token, or set HF_TOKEN",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            "there is no such repository, or it is private: check the spelling, and give a token "
+            "(or set HF_TOKEN) for a private one",
+        ),
+        (
+            errors.RevisionNotFoundError,
+            "the repository has no such revision: give an existing branch, tag or commit",
+        ),
+        (errors.HFValidationError, "that is no valid name: it has the form 'organisation/model'"),
+        (
+            errors.LocalEntryNotFoundError,
+            "it is not in the local cache, and the hub is "
+            + ("off (HF_HUB_OFFLINE is set)" if is_offline() else "out of reach")
+            + ": download it beforehand on a machine with a connection (`hf download NAME`), give "
+            "the path of a model folder"
+            + (", or unset HF_HUB_OFFLINE" if is_offline() else ", or check the connection"),
+        ),
+    )
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    fallback = f"{first_line}: try again, or give the path of a model folder"
+    return next((remedy for kind, remedy in remedies if isinstance(error, kind)), fallback)
+
+
+def is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
