@@ -52,11 +52,13 @@ void ThreadPool::start(Call call, void* context, int items) {
   context_ = context;
   items_ = items;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  loop_.fetch_add(1, std::memory_order_release);
+  open_.store(true);
+  loop_.fetch_add(1);
   loop_.notify_all();
   work();
-  for (int busy; (busy = busy_.load(std::memory_order_acquire)) != 0;) wait_for_change(busy_, busy);
+  // Sequentially consistent on both sides: a worker sees the loop closed, or we see it inside.
+  open_.store(false);
+  for (int inside; (inside = inside_.load()) != 0;) wait_for_change(inside_, inside);
 }
 
 void ThreadPool::work() {
@@ -66,13 +68,14 @@ void ThreadPool::work() {
 }
 
 void ThreadPool::serve() {
-  // Loops are counted from the pool's birth, so that none started before this line is missed.
   for (uint32_t seen = 0;;) {
     wait_for_change(loop_, seen);
-    ++seen;
+    seen = loop_.load();
     if (stopping_) return;
-    work();
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_all();
+    inside_.fetch_add(1);
+    if (open_.load()) work();
+    inside_.fetch_sub(1);
+    inside_.notify_all();
   }
 }
 

@@ -42,8 +42,10 @@ class ThreadPool {
   int items_ = 0;
   bool stopping_ = false;
   alignas(64) std::atomic<int> next_{0};       // item to take
-  alignas(64) std::atomic<int> busy_{0};       // workers that have not finished the loop
   alignas(64) std::atomic<uint32_t> loop_{0};  // counts loops; workers wait for it to change
+  // A worker that comes late must not hold up the loop: only those inside are waited for.
+  alignas(64) std::atomic<bool> open_{false};  // may workers enter the loop?
+  alignas(64) std::atomic<int> inside_{0};     // workers that are in it
   std::vector<std::thread> workers_;
 };
 
