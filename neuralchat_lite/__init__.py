@@ -1,0 +1,77 @@
+"""Quantized chat models on an ordinary CPU. The names below are the public ones."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuralchat_lite.api import Model, generate, load, stream
+    from neuralchat_lite.chat import Conversation
+    from neuralchat_lite.errors import (
+        CacheError,
+        CheckpointError,
+        ConfigError,
+        HubError,
+        NeuralchatError,
+        PromptError,
+        UnsupportedModelError,
+    )
+    from neuralchat_lite.generation import GenerationOptions, Piece, Reply, Timings
+    from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+
+__all__ = [
+    "CacheError",
+    "CheckpointError",
+    "ConfigError",
+    "Conversation",
+    "GenerationOptions",
+    "HubError",
+    "Model",
+    "NeuralchatError",
+    "Piece",
+    "PromptError",
+    "Reply",
+    "Timings",
+    "UnsupportedModelError",
+    "WeightOnlyQuantConfig",
+    "generate",
+    "load",
+    "stream",
+]
+
+# Where a name lives when it is not an error. Modules are imported on first use: torch takes a
+# second, and `neuralchat-lite --help` needs none of it.
+HOMES = {
+    "Conversation": "chat",
+    "GenerationOptions": "generation",
+    "Model": "api",
+    "Piece": "generation",
+    "Reply": "generation",
+    "Timings": "generation",
+    "WeightOnlyQuantConfig": "quantization.config",
+    "generate": "api",
+    "load": "api",
+    "stream": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return installed_version()
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])
+
+
+def installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:  # run from a source tree
+        return "0+not-installed"
