@@ -14,7 +14,7 @@ from neuralchat_lite.errors import CheckpointError, ConfigError, PromptError
 from neuralchat_lite.generation import (
     Chooser,
     GenerationOptions,
-    Piece,
+    Timings,
     generate,
     stream,
 )
@@ -309,12 +309,11 @@ def test_timings_count_our_time_and_not_the_readers(scripted: Any) -> None:
     import time
 
     decoder, tokenizer = scripted("hello")
-    last: Piece | None = None
-    for last in stream(decoder, tokenizer, [1, 2], Options(max_new_tokens=4)):
+    timings: Timings | None = None
+    for piece in stream(decoder, tokenizer, [1, 2], Options(max_new_tokens=4)):
         time.sleep(0.05)
-    assert last is not None
-    assert last.timings is not None
-    timings = last.timings
+        timings = piece.timings
+    assert timings is not None
     assert (timings.prompt_tokens, timings.cached_tokens, timings.new_tokens) == (2, 0, 4)
     assert timings.time_per_token_s is not None
     assert timings.time_per_token_s < 0.05

@@ -53,6 +53,8 @@ def resolve(
     An existing folder wins over a hub name. Raises CheckpointError for a path that is no folder,
     HubError for a name that cannot be had.
     """
+    if not os.fspath(name_or_path):
+        raise CheckpointError("the model is an empty text, expected a folder or a hub name")
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if revision is not None:
