@@ -17,6 +17,9 @@
 namespace ncl {
 namespace {
 
+// Multiplications that one thread does sooner than others wake up: a few microseconds' worth.
+constexpr int64_t kAloneBelow = 1 << 16;
+
 // What operations share: threads, kernels, and memory that they use while they run.
 struct Runtime {
   std::mutex turn;  // held by the operation that runs
@@ -185,8 +188,11 @@ void linear(const Linear& op) {
 
   int tiles = 0;
   for (const Matrix& part : projection.parts) tiles += part.row_tiles();
-  // Some items a thread, so that one that is held up leaves its share to the others.
-  const int step = std::max(1, tiles / (8 * rt.pool().threads()));
+  // Some items a thread, so that one that is held up leaves its share to the others; one item
+  // where waking threads would take longer than the work.
+  const int64_t work = static_cast<int64_t>(op.rows) * projection.rows * cols;
+  const int items = work < kAloneBelow ? 1 : 8 * rt.pool().threads();
+  const int step = std::max(1, (tiles + items - 1) / items);
   rt.pool().run((tiles + step - 1) / step, [&](int item) {
     multiply_tiles(op, rt, x, item * step, std::min(tiles, (item + 1) * step));
   });

@@ -145,7 +145,7 @@ class NativeKernels:
         accumulate: bool = False,
     ) -> None:
         assert isinstance(projection, NativeProjection)
-        rows = len(x)
+        rows = x.shape[0]  # len() of a tensor goes through Python
         assert is_matrix(x, rows, projection.cols * (2 if swiglu else 1))
         assert is_matrix(out, rows, projection.rows)
         assert norm is None or norm.weight.shape == (projection.cols,)
@@ -170,10 +170,13 @@ class NativeKernels:
         shape: AttentionShape,
         out: Tensor,
     ) -> None:
-        count, end = len(qkv), start + len(qkv)
+        count = qkv.shape[0]
+        end = start + count
         assert is_matrix(qkv, count, shape.qkv_size)
         assert is_matrix(out, count, shape.heads * shape.head_dim)
-        assert len(cos) >= end and len(sin) >= end and cos.shape[1] == shape.head_dim // 2
+        assert (
+            cos.shape[0] >= end and sin.shape == cos.shape and cos.shape[1] == shape.head_dim // 2
+        )
         # Every position that a new query sees needs a slot of its own.
         seen = end if shape.window is None else min(end, shape.window + count - 1)
         assert cache.capacity >= seen and cache.capacity % KEY_BLOCK == 0
@@ -230,4 +233,5 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
 
 def add_dense(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
     assert isinstance(matrix, Tensor) and matrix.is_contiguous()
-    handle.add(FLOAT_NAMES[matrix.dtype], *matrix.shape, matrix.data_ptr(), 0, "fp32", 0, 1, bias)
+    rows, cols = matrix.shape
+    handle.add(FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 1, bias)

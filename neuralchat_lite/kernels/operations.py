@@ -26,9 +26,16 @@ class Projection(Protocol):
     Made by `Kernels.projection`; what is inside belongs to the implementation.
     """
 
-    rows: int  # of all matrices together
-    cols: int
-    nbytes: int  # that one product with a single row reads
+    @property
+    def rows(self) -> int:
+        """Of all matrices together."""
+
+    @property
+    def cols(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """What one product with a single row reads."""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class ReferenceKernels:
     ) -> None:
         count, dim = len(qkv), shape.head_dim
         sizes = [shape.heads * dim, shape.kv_heads * dim, shape.kv_heads * dim]
-        query, key, value = (part.view(count, -1, dim) for part in qkv.split(sizes, dim=-1))
+        query, key, value = (part.view(count, -1, dim) for part in torch.split(qkv, sizes, dim=-1))
         if shape.query_norm is not None:
             query = rms_norm(query, shape.query_norm)
         if shape.key_norm is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.kernels.layout import PackedMatrix
+from neuralchat_lite.kernels.native import NativeKernels
 from neuralchat_lite.kernels.operations import (
     COMPUTE_DTYPES,
     AttentionShape,
@@ -100,7 +101,7 @@ class Decoder:
         self.check(ids, cache)
         cache.reserve(cache.length + len(ids))
         logits = []
-        for block in ids.split(PREFILL_BLOCK):
+        for block in torch.split(ids, PREFILL_BLOCK):
             x = self.run_layers(block, cache)
             cache.length += len(block)
             if all_logits:
@@ -182,10 +183,7 @@ def load_decoder(
             f"context_length must be between 1 and the model's {arch.max_positions} positions, "
             f"got {context_length}"
         )
-    if kernels is None:
-        from neuralchat_lite.kernels.native import NativeKernels
-
-        kernels = NativeKernels()
+    chosen: Kernels = NativeKernels() if kernels is None else kernels
 
     def tensor(name: str) -> Tensor:
         found = weights.weight(name)
@@ -198,7 +196,7 @@ def load_decoder(
     def projection(block: str, names: Sequence[str], bias: bool) -> Projection:
         matrices = [weights.weight(f"{block}.{name}.weight") for name in names]
         biases = [tensor(f"{block}.{name}.bias") if bias else None for name in names]
-        return kernels.projection(matrices, biases, compute_dtype)
+        return chosen.projection(matrices, biases, compute_dtype)
 
     def layer(index: int) -> Layer:
         block = f"model.layers.{index}"
@@ -221,11 +219,11 @@ def load_decoder(
 
     return Decoder(
         arch,
-        kernels,
+        chosen,
         compute_dtype,
         context_length,
         embedding=tensor("model.embed_tokens.weight"),
         layers=[layer(index) for index in range(arch.layers)],
         norm=norm("model.norm"),
-        head=kernels.projection([weights.weight("lm_head.weight")], [None], compute_dtype),
+        head=chosen.projection([weights.weight("lm_head.weight")], [None], compute_dtype),
     )
