@@ -20,7 +20,7 @@ from neuralchat_lite.model.decoder import Decoder, load_decoder
 from neuralchat_lite.quantization.config import FLOATS, WeightOnlyQuantConfig
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
-from neuralchat_lite.weights.checkpoint import open_checkpoint
+from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
 from neuralchat_lite.weights.convert import hashing, quantize_checkpoint
 from neuralchat_lite.weights.hub import Resolved, resolve
 from neuralchat_lite.weights.identity import identify
@@ -184,7 +184,7 @@ def quantize(
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     if output is None:
         return quantized_folder(found, quantization_config, cache_dir, progress)
-    source = open_checkpoint(found.folder)
+    source = open_source(found.folder)
     source_id = identify(source, hub=found.hub, progress=hashing(progress))
     config = quantization_config or WeightOnlyQuantConfig()
     return quantize_checkpoint(source, config, Path(output), source_id=source_id, progress=progress)
@@ -212,8 +212,14 @@ def load_unquantized(folder: Path, dtype: Any, context_length: int | None) -> De
             f"dtype={name!r} needs the original checkpoint, but {folder} is quantized: "
             "leave dtype out, or give the checkpoint's folder"
         )
+    return load_decoder(open_source(folder), compute_dtype=name, context_length=context_length)
+
+
+def open_source(folder: Path) -> Checkpoint:
+    """A checkpoint that can also speak: a missing tokenizer is said before minutes of work."""
     checkpoint = open_checkpoint(folder)
-    return load_decoder(checkpoint, compute_dtype=name, context_length=context_length)
+    require_tokenizer(folder)
+    return checkpoint
 
 
 def quantized_folder(
@@ -225,7 +231,7 @@ def quantized_folder(
     if is_packed(found.folder):
         return found.folder
     return cached(
-        open_checkpoint(found.folder),
+        open_source(found.folder),
         config or WeightOnlyQuantConfig(),
         hub=found.hub,
         root=None if cache_dir is None else Path(cache_dir),
@@ -259,13 +265,17 @@ def set_threads(count: int) -> None:
     native.set_threads(count)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder. Runs no code from it and never goes to the network."""
+def require_tokenizer(folder: Path) -> None:
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise CheckpointError(
             f"{folder} has no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}: "
             "copy the tokenizer files of the model there"
         )
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder. Runs no code from it and never goes to the network."""
+    require_tokenizer(folder)
     from transformers import AutoTokenizer
 
     try:

@@ -130,7 +130,7 @@ def test_file_is_refused(hub: StubHub, tmp_path: Path) -> None:
 
 
 def test_revision_of_a_folder_is_refused(hub: StubHub, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="revision 'main'.*leave it out"):
+    with pytest.raises(CheckpointError, match=r"revision 'main'.*leave it out"):
         resolve(tmp_path, revision="main")
 
 
@@ -153,7 +153,7 @@ def test_each_failure_of_the_hub_names_its_remedy(hub: StubHub, kind: str, remed
 
 def test_full_disk_is_told_as_it_is(hub: StubHub) -> None:
     hub.error = OSError(28, "No space left on device")
-    with pytest.raises(HubError, match="No space left on device.*try again"):
+    with pytest.raises(HubError, match=r"No space left on device.*try again"):
         resolve("org/model")
 
 

@@ -1,0 +1,252 @@
+"""load, generate and stream on the small trained model, through the native kernels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import neuralchat_lite as ncl
+from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError, PromptError
+from neuralchat_lite.weights import hub
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def stories(shared_data: Path) -> Path:
+    return shared_data / "models/stories260K"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(stories: Path, cache: Path) -> ncl.Model:
+    return ncl.load(stories, cache_dir=cache)
+
+
+@pytest.fixture
+def checkpoint(stories: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(stories, tmp_path / "model", copy_function=shutil.copyfile))
+
+
+def forbidden(step: Any) -> None:
+    raise AssertionError(f"{step} should not happen")
+
+
+def test_unquantized_fp32_tells_the_known_story(trained_model: Path) -> None:
+    model = ncl.load(trained_model, dtype="fp32")
+    for golden in json.loads((trained_model / "golden.json").read_text(encoding="utf-8")):
+        count = len(golden["greedy_ids"]) - len(golden["input_ids"])
+        reply = ncl.generate(model, golden["prompt"], max_new_tokens=count)
+        assert golden["input_ids"] + list(reply.token_ids) == golden["greedy_ids"]
+        assert golden["prompt"] + reply.text == golden["greedy_text"]
+
+
+def test_a_checkpoint_is_quantized_once_and_then_mapped(stories: Path, tmp_path: Path) -> None:
+    stages: list[str] = []
+    first = ncl.load(stories, cache_dir=tmp_path, progress=lambda step: stages.append(step.stage))
+    assert "quantize" in stages
+    stages.clear()
+    second = ncl.load(stories, cache_dir=tmp_path, progress=lambda step: stages.append(step.stage))
+    assert "quantize" not in stages
+    assert first.folder == second.folder
+    assert first.generate(PROMPT).text == second.generate(PROMPT).text
+
+
+def test_default_is_int4_in_groups_of_32(model: ncl.Model) -> None:
+    assert model.config == ncl.WeightOnlyQuantConfig()
+    assert model.config.weight_dtype == "int4"
+    assert model.config.group_size == 32
+
+
+def test_a_quantized_folder_loads_with_its_own_config(
+    stories: Path, cache: Path, tmp_path: Path
+) -> None:
+    config = ncl.WeightOnlyQuantConfig(weight_dtype="int8", group_size=64)
+    folder = ncl.load(stories, config, cache_dir=cache).save_pretrained(tmp_path / "int8")
+    loaded = ncl.load(folder)
+    assert loaded.config is not None
+    assert loaded.config.bytes_config() == config.bytes_config()
+    assert loaded.folder == folder
+
+
+def test_a_quantized_folder_refuses_another_config(model: ncl.Model) -> None:
+    other = ncl.WeightOnlyQuantConfig(weight_dtype="int8")
+    with pytest.raises(ConfigError, match=r"weight_dtype='int8' \(stored: 'int4'\); leave"):
+        ncl.load(model.folder, other)
+
+
+def test_a_quantized_folder_computes_in_what_is_asked_for(model: ncl.Model) -> None:
+    loaded = ncl.load(model.folder, ncl.WeightOnlyQuantConfig(compute_dtype="fp32"))
+    assert loaded.report()["compute_dtype"] == "fp32"
+    assert model.report()["compute_dtype"] == "bf16"
+
+
+def test_save_pretrained_stands_alone(stories: Path, tmp_path: Path) -> None:
+    original = ncl.load(stories, cache_dir=tmp_path / "cache")
+    text = original.generate(PROMPT, max_new_tokens=30).text
+    folder = original.save_pretrained(tmp_path / "alone")
+    shutil.rmtree(tmp_path / "cache")
+    assert ncl.load(folder).generate(PROMPT, max_new_tokens=30).text == text
+
+
+def test_save_pretrained_refuses_a_folder_that_is_not_empty(
+    model: ncl.Model, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(CacheError, match="not empty: choose another"):
+        model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_copy_that_fails_leaves_nothing(
+    model: ncl.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(CacheError, match="No space left on device"):
+        model.save_pretrained(tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unquantized_model_cannot_be_saved_as_quantized(stories: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="weights of its checkpoint"):
+        ncl.load(stories, dtype="bf16").save_pretrained(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"dtype": "int4"}, "dtype must be 'fp32' or 'bf16', got 'int4'"),
+        (
+            {"dtype": "fp32", "quantization_config": ncl.WeightOnlyQuantConfig()},
+            "give one of them",
+        ),
+        ({"threads": 0}, "threads must be a positive integer, got 0"),
+        ({"threads": "two"}, "got 'two'"),
+        ({"context_length": 0}, "context_length must be between 1 and"),
+        ({"context_length": 513}, "512 positions, got 513"),
+    ],
+)
+def test_impossible_loads_are_refused(
+    stories: Path, cache: Path, options: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        ncl.load(stories, cache_dir=cache, **options)
+
+
+def test_dtype_of_a_quantized_folder_is_refused(model: ncl.Model) -> None:
+    with pytest.raises(ConfigError, match="needs the original checkpoint"):
+        ncl.load(model.folder, dtype="fp32")
+
+
+def test_missing_tokenizer_is_named(checkpoint: Path, cache: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer, expected one of tokenizer\.json"):
+        ncl.load(checkpoint, cache_dir=cache, progress=forbidden)  # before any work
+
+
+def test_damaged_tokenizer_is_named(checkpoint: Path, cache: Path) -> None:
+    (checkpoint / "tokenizer.json").write_text('{"version": "1.0", "model": 3}')
+    with pytest.raises(CheckpointError, match=r"tokenizer files in .* cannot be read"):
+        ncl.load(checkpoint, cache_dir=cache)
+
+
+def test_unknown_option_is_refused_with_the_valid_ones(model: ncl.Model) -> None:
+    with pytest.raises(ConfigError, match="unknown generation option max_tokens: expected max_new"):
+        model.stream(PROMPT, max_tokens=3)
+
+
+def test_prompt_longer_than_the_context_is_refused_at_once(model: ncl.Model) -> None:
+    with pytest.raises(PromptError, match="the context has 512"):
+        model.stream([1] * 513)
+
+
+def test_stream_joins_to_generate_and_says_what_loading_took(model: ncl.Model) -> None:
+    pieces = list(ncl.stream(model, PROMPT, max_new_tokens=20))
+    reply = ncl.generate(model, PROMPT, max_new_tokens=20)
+    assert "".join(piece.text for piece in pieces) == reply.text
+    assert reply.timings.load_s == model.load_s > 0
+    assert reply.timings.bytes_per_token > model.decoder.weight_bytes
+
+
+def test_messages_stop_where_the_next_turn_would_begin(
+    model: ncl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = model.tokenizer.encode("So.\n### User:\nMore", add_special_tokens=False)
+    script = iter(ids)
+    from neuralchat_lite.generation import Chooser
+
+    monkeypatch.setattr(Chooser, "__call__", lambda *_: next(script))
+    reply = model.generate([{"role": "user", "content": "Hello"}])
+    assert (reply.text.strip(), reply.finish_reason) == ("So.", "stop")
+
+
+def test_generations_in_several_threads_do_not_mix(model: ncl.Model) -> None:
+    jobs = [
+        (prompt, {"max_new_tokens": 40, "temperature": temperature, "seed": seed})
+        for prompt in ("Once upon a time", "Lily", "The cat", "One day")
+        for temperature, seed in ((0.0, None), (1.0, 1), (1.0, 2))
+    ]
+    alone = [model.generate(prompt, **options).token_ids for prompt, options in jobs]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda job: model.generate(job[0], **job[1]).token_ids, jobs))
+    assert together == alone
+    assert len(set(alone)) > 6  # or there was nothing to mix up
+
+
+def test_interleaved_streams_do_not_mix(model: ncl.Model) -> None:
+    prompts = ("Once upon a time", "Lily")
+    streams = [model.stream(prompt, max_new_tokens=30) for prompt in prompts]
+    pairs = list(zip(*streams, strict=True))
+    for index, prompt in enumerate(prompts):
+        tokens = tuple(pair[index].token_id for pair in pairs)
+        assert tokens == model.generate(prompt, max_new_tokens=30).token_ids
+
+
+def test_conversation_answers(model: ncl.Model) -> None:
+    talk = model.conversation("Tell stories.", max_new_tokens=5)
+    talk.say("Once")
+    assert talk.say("More").timings.cached_tokens > 0
+
+
+def test_report_says_what_runs_and_why(model: ncl.Model) -> None:
+    report = model.report()
+    assert report["isa"] in report["kernels"]
+    assert report["isa_why"]
+    assert report["threads_why"]
+    assert report["weights"]["weight_dtype"] == "int4"
+    json.dumps(report)
+
+
+def test_hub_name_is_quantized_under_its_commit(
+    stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub" / commit
+
+    def download(name: str, *, allow_patterns: list[str], **_: Any) -> str:
+        assert name == "org/stories"
+        assert "config.json" in allow_patterns
+        shutil.copytree(stories, snapshot, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert hub.resolve("org/stories").hub == ("org/stories", commit)
+    model = ncl.load("org/stories", cache_dir=tmp_path / "cache")
+    assert model.folder.name.startswith("stories-int4-g32-")
+    source = json.loads((model.folder / "manifest.json").read_text(encoding="utf-8"))["source"]
+    assert (source["hub"], source["revision"]) == ("org/stories", commit)
