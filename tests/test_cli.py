@@ -1,0 +1,288 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuralchat_lite import cli
+
+Run = Callable[..., tuple[int, str, str]]
+START = "from neuralchat_lite.cli import main; main()"
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NEURALCHAT_LITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def run(cache: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(list(arguments))
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run_command
+
+
+@pytest.fixture
+def stories(shared_data: Path) -> str:
+    return str(shared_data / "models/stories260K")
+
+
+def golden(stories: str) -> Any:
+    return json.loads((Path(stories) / "golden.json").read_text(encoding="utf-8"))[0]
+
+
+def test_generate_prints_the_known_story(run: Run, stories: str) -> None:
+    code, out, _ = run(
+        "generate", stories, "-p", PROMPT, "--dtype", "fp32", "--max-new-tokens", "200"
+    )
+    assert (code, out) == (0, golden(stories)["greedy_text"] + "\n")
+
+
+def test_generate_quantizes_and_says_so_on_stderr_only(run: Run, stories: str) -> None:
+    code, out, err = run("generate", stories, "-p", PROMPT, "--max-new-tokens", "20")
+    assert code == 0
+    assert out.startswith(golden(stories)["greedy_text"][:40])
+    assert re.search(r"^Quantizing \(\d+ kB\)$", err, re.MULTILINE)
+    assert run("generate", stories, "-p", PROMPT, "--max-new-tokens", "20") == (0, out, "")
+
+
+def test_prompt_comes_from_stdin(run: Run, stories: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPT))
+    code, out, _ = run("generate", stories, "-p", "-", "--dtype", "fp32", "--max-new-tokens", "200")
+    assert (code, out) == (0, golden(stories)["greedy_text"] + "\n")
+
+
+def test_options_reach_the_sampler(run: Run, stories: str) -> None:
+    command = ("generate", stories, "-p", PROMPT, "--dtype", "fp32", "--max-new-tokens", "20")
+    greedy = run(*command)[1]
+    hot = (*command, "--temperature", "1.5", "--top-k", "50", "--top-p", "0.9", "--min-p", "0.01")
+    assert run(*hot, "--seed", "3")[1] == run(*hot, "--seed", "3")[1] != greedy
+    assert run(*command, "--stop", " little")[1] == "Once upon a time, there was a\n"
+
+
+def test_chat_message_prints_the_answer_alone(run: Run, stories: str) -> None:
+    command = ("generate", stories, "-p", "Hello", "--chat", "--max-new-tokens", "5")
+    code, out, _ = run(*command, "--system", "Be kind.")
+    assert code == 0
+    assert "Hello" not in out
+    assert out != run(*command)[1]
+
+
+def test_timings_go_to_stderr(run: Run, stories: str) -> None:
+    command = ("generate", stories, "-p", PROMPT, "--dtype", "fp32", "--max-new-tokens", "9")
+    _, out, err = run(*command, "--timings")
+    assert out == run(*command)[1]
+    assert re.fullmatch(
+        r"9 tokens; first after \d+ ms \(5 of 5 prompt tokens fed\); then [\d.]+ ms each "
+        r"\([\d.]+ tokens/s\); [\d.]+ MB a token, [\d.e+]+ [MG]B/s read; loaded in [\d.]+ s\n",
+        err,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "/nowhere", "-p", "x"], "there is no folder '/nowhere'"),
+        (["generate", "STORIES", "-p", ""], "the prompt is an empty text"),
+        (["generate", "STORIES", "-p", "x", "--max-new-tokens", "0"], "max_new_tokens must be"),
+        (["generate", "STORIES", "-p", "x", "--top-k", "5"], "no effect with temperature 0"),
+        (["generate", "STORIES", "-p", "x", "--weight-dtype", "nf4"], "weight_dtype='nf4'"),
+        (["generate", "STORIES", "-p", "x", "--threads", "0"], "threads must be"),
+        (["generate", "STORIES", "-p", "x", "--system", "y"], "give --chat too"),
+        (["generate", "STORIES", "-p", "x", "--temperature", "hot"], "--temperature"),
+        (["generate", "STORIES"], "Missing option"),
+        (["quantize", "STORIES", "-o", "TMP"], "not an empty folder"),
+        (["cache", "verify", "nothing"], "there is no entry 'nothing'"),
+        (["cache", "remove"], "give the names of entries"),
+        (["dance"], "No such command 'dance'"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(
+    run: Run, stories: str, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    names = {"STORIES": stories, "TMP": str(tmp_path)}
+    code, _, err = run(*(names.get(argument, argument) for argument in arguments))
+    last = err.splitlines()[-1]
+    assert code == 2
+    assert message in last
+    assert last.startswith("neuralchat-lite: ")
+    assert "Traceback" not in err
+    assert err.count("neuralchat-lite: ") == 1
+
+
+def test_debug_shows_where_it_went_wrong(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "")  # set by --debug; put back after the test
+    with pytest.raises(cli.NeuralchatError, match="no folder"):
+        cli.main(["--debug", "generate", "/nowhere", "-p", "x"])
+
+
+def test_a_bug_is_told_from_bad_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(cli, "load_model", broken)
+    code, _, err = run("generate", "x", "-p", "x")
+    assert code == 1
+    assert (
+        err == "neuralchat-lite: internal error, KeyError: 'oops' (run with --debug to see where)\n"
+    )
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_chat_keeps_what_was_said_until_reset(
+    run: Run, stories: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, "Hello", "", "More", "/reset", "Hello", "/what", "/quit", "never")
+    command = ("chat", stories, "--max-new-tokens", "12", "--timings")
+    code, out, err = run(*command)
+    assert code == 0
+    fed = re.findall(r"\((\d+) of (\d+) prompt tokens fed\)", err)
+    assert len(fed) == 3
+    assert [new == all for new, all in fed] == [True, False, True]
+    assert "/what is no command" in err
+    assert "forgotten" in err
+    say(monkeypatch, "Hello")
+    first = run(*command)[1]
+    assert out.startswith(first)
+    assert out.endswith(first)
+
+
+def test_chat_goes_on_when_a_message_does_not_fit(
+    run: Run, stories: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(monkeypatch, "long " * 600, "Hello")
+    code, out, err = run("chat", stories, "--max-new-tokens", "5")
+    assert code == 0
+    assert "/reset starts anew" in err
+    assert out.strip()
+
+
+def test_ctrl_c_cancels_an_answer_and_the_chat_goes_on(
+    run: Run, stories: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def write(text: str) -> None:
+        shown.append(text)
+        if len(shown) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "write", write)
+    say(monkeypatch, "Hello", "More")
+    code, _, err = run("chat", stories, "--max-new-tokens", "10")
+    assert code == 0
+    assert err.endswith("(cancelled)\n")
+    assert len(shown) > 10
+
+
+def test_quantize_writes_a_folder_that_generate_reads(
+    run: Run, stories: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    code, out, _ = run("quantize", stories, "-o", str(folder), "--weight-dtype", "int8")
+    assert (code, out) == (0, f"{folder}\n")
+    stored = json.loads((folder / "quantization_config.json").read_text(encoding="utf-8"))
+    assert stored["weight_dtype"] == "int8"
+    assert run("generate", str(folder), "-p", PROMPT, "--max-new-tokens", "3")[0] == 0
+
+
+def test_cache_lists_verifies_and_removes(run: Run, stories: str, cache: Path) -> None:
+    folder = Path(run("quantize", stories)[1].strip())
+    assert folder.parent == cache
+    assert run("cache", "list")[1].startswith(f"{folder.name}\t")
+    assert run("cache", "verify")[:2] == (0, f"{folder.name}\twhole\n")
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-100] ^= 1
+    weights.write_bytes(data)
+    code, out, err = run("cache", "verify")
+    assert code == 2
+    assert "damaged: " in out
+    assert f"cache remove {folder.name}" in err
+    assert run("cache", "remove", folder.name)[:2] == (0, f"{folder.name}\tremoved\n")
+    assert not folder.exists()
+    assert run("cache", "list")[1] == ""
+
+
+def test_doctor_says_what_runs_and_why(run: Run, cache: Path) -> None:
+    code, out, _ = run("doctor")
+    found = dict(re.findall(r"^([\w ]+): +(.+)$", out, re.MULTILINE))
+    assert code == 0
+    for name in ("version", "packages", "CPU", "CPU features", "kernels", "threads", "cache"):
+        assert found[name]
+    assert re.match(r"[\d.]+ GB/s with \d+ threads", found["bandwidth"])
+    assert str(cache) in found["cache"]
+
+
+def test_help_shows_every_command_without_loading_torch() -> None:
+    code = "import sys; from neuralchat_lite.cli import app\n"
+    code += "app(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("generate", "chat", "quantize", "cache", "doctor"):
+        assert command in done.stdout
+
+
+def test_version_is_printed(run: Run) -> None:
+    assert re.fullmatch(r"neuralchat-lite \d.*\n", run("--version")[1])
+
+
+def test_without_a_command_the_help_is_shown(run: Run) -> None:
+    code, out, err = run()
+    assert (code, err) == (2, "")
+    assert "Usage: neuralchat-lite" in out
+
+
+def test_ctrl_c_exits_with_130_and_no_traceback(stories: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, "generate", "-p", "-", stories],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NEURALCHAT_LITE_CACHE": str(tmp_path)},
+    )
+    time.sleep(2)  # it waits for its prompt
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+
+
+def test_a_closed_pipe_ends_without_a_traceback(stories: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, "generate", stories, "-p", PROMPT, "--dtype", "fp32"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NEURALCHAT_LITE_CACHE": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait(30) == 1
+    process.stderr.close()
