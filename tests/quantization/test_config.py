@@ -1,0 +1,172 @@
+import dataclasses
+import itertools
+import warnings
+
+import pytest
+import torch
+
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+
+OPTIONS = {
+    "weight_dtype": ["int4", "int4_fullrange", "int8"],
+    "compute_dtype": ["bf16", "fp32", "int8"],
+    "group_size": [32, 64, 128, -1],
+    "scheme": ["sym", "asym"],
+    "scale_dtype": ["fp16", "bf16", "fp32"],
+    "lm_head": ["int4", "int8"],
+    "modules_to_not_convert": [(), ("lm_head",)],
+}
+
+
+def test_every_combination_is_valid_and_round_trips():
+    for values in itertools.product(*OPTIONS.values()):
+        options = dict(zip(OPTIONS, values, strict=True))
+        config = WeightOnlyQuantConfig(**options)
+        assert {name: getattr(config, name) for name in options} == options
+        assert WeightOnlyQuantConfig.from_dict(config.to_dict()) == config
+        assert WeightOnlyQuantConfig.from_json(config.to_json()) == config
+
+
+def test_defaults_are_those_of_the_documentation():
+    assert WeightOnlyQuantConfig().to_dict() == {
+        "weight_dtype": "int4",
+        "compute_dtype": "bf16",
+        "group_size": 32,
+        "scheme": "sym",
+        "scale_dtype": "fp16",
+        "algorithm": "RTN",
+        "lm_head": "int8",
+        "modules_to_not_convert": [],
+    }
+    nothing = dict.fromkeys(["weight_dtype", "compute_dtype", "scale_dtype", "lm_head"])
+    assert WeightOnlyQuantConfig(**nothing) == WeightOnlyQuantConfig()
+
+
+@pytest.mark.parametrize(
+    ("option", "spelling", "name"),
+    [
+        ("weight_dtype", "int4_clip", "int4"),
+        ("weight_dtype", torch.int8, "int8"),
+        ("lm_head", "int4_clip", "int4"),
+        ("compute_dtype", torch.bfloat16, "bf16"),
+        ("compute_dtype", torch.float32, "fp32"),
+        ("compute_dtype", torch.int8, "int8"),
+        ("scale_dtype", torch.float16, "fp16"),
+        ("scale_dtype", torch.bfloat16, "bf16"),
+        ("scale_dtype", "float32", "fp32"),
+        ("algorithm", "rtn", "RTN"),
+    ],
+)
+def test_spellings_have_one_name(option, spelling, name):
+    assert getattr(WeightOnlyQuantConfig(**{option: spelling}), option) == name
+
+
+@pytest.mark.parametrize("option", ["weight_dtype", "lm_head"])
+@pytest.mark.parametrize("name", ["nf4", "fp4", "fp4_e2m1", "fp4_e2m1_bnb", "fp8", "fp8_e4m3"])
+def test_float_weights_are_refused_by_name_and_point_to_int4(option, name):
+    with pytest.raises(ConfigError, match=f"{option}='{name}' .*int4"):
+        WeightOnlyQuantConfig(**{option: name})
+
+
+@pytest.mark.parametrize("name", ["GPTQ", "AWQ", "TEQ", "AUTOROUND", "gptq"])
+def test_later_algorithms_are_refused_and_point_to_rtn(name):
+    with pytest.raises(ConfigError, match="algorithm='RTN'"):
+        WeightOnlyQuantConfig(algorithm=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_dtype": "int3"}, "weight_dtype must be one of .*int3.*mean 'int"),
+        ({"compute_dtype": "fp16"}, "compute_dtype='bf16'"),
+        ({"compute_dtype": torch.int32}, "compute_dtype must be one of"),
+        ({"scale_dtype": "fp8_e8m0"}, "scale_dtype must be one of"),
+        ({"scheme": "asymm"}, "scheme must be one of .*did you mean 'asym'"),
+        ({"group_size": 48}, "group_size must be 32, 64, 128 or -1"),
+        ({"group_size": True}, "group_size must be"),
+        ({"group_size": "32"}, "group_size must be"),
+        ({"group_size": 32.0}, "group_size must be"),
+        ({"modules_to_not_convert": "lm_head"}, "must be a list of module names"),
+        ({"modules_to_not_convert": [1]}, "must be a list of module names"),
+        ({"wieght_dtype": "int4"}, "'wieght_dtype' is not an option .*mean 'weight_dtype'"),
+        ({"use_gmml": True}, "did you mean 'use_ggml'.*expected one of"),
+    ],
+)
+def test_a_bad_value_gives_value_rule_and_remedy(options, message):
+    with pytest.raises(ConfigError, match=message):
+        WeightOnlyQuantConfig(**options)
+
+
+def test_legacy_options_are_accepted_with_one_warning_that_names_them():
+    with pytest.warns(UserWarning, match="no effect here: tokenizer, use_ggml$") as caught:
+        config = WeightOnlyQuantConfig(use_ggml=True, tokenizer=object())
+    assert len(caught) == 1
+    assert caught[0].filename == __file__  # the caller's line, not ours
+    assert config == WeightOnlyQuantConfig()
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [{"mse_range": True}, {"use_double_quant": True}, {"use_gptq": True}, {"use_quant": False}],
+)
+def test_legacy_values_that_would_change_the_weights_are_refused(promise):
+    (option,) = promise
+    with pytest.raises(ConfigError, match=option):
+        WeightOnlyQuantConfig(**promise)
+    with pytest.warns(UserWarning, match=option):
+        WeightOnlyQuantConfig(**{option: not promise[option]})
+
+
+def test_skip_modules_mean_modules_to_not_convert():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it has an effect, so there is nothing to warn about
+        config = WeightOnlyQuantConfig(llm_int8_skip_modules=["lm_head"])
+    assert config == WeightOnlyQuantConfig(modules_to_not_convert=("lm_head",))
+    with pytest.raises(ConfigError, match="give one"):
+        WeightOnlyQuantConfig(llm_int8_skip_modules=["a"], modules_to_not_convert=["b"])
+
+
+def test_modules_are_excluded_by_full_name_leading_part_or_trailing_part():
+    config = WeightOnlyQuantConfig(
+        modules_to_not_convert=["lm_head", "model.layers.1", "mlp.down_proj"]
+    )
+    assert config.dtype_of("lm_head") is None
+    assert config.dtype_of("model.layers.1.mlp.up_proj") is None
+    assert config.dtype_of("model.layers.10.mlp.up_proj") == "int4"
+    assert config.dtype_of("model.layers.0.mlp.down_proj") is None
+    assert config.dtype_of("model.layers.0.mlp.mydown_proj") == "int4"
+
+
+def test_the_head_has_a_dtype_of_its_own():
+    config = WeightOnlyQuantConfig(weight_dtype="int4", lm_head="int8")
+    assert config.dtype_of("lm_head") == "int8"
+    assert config.dtype_of("model.layers.0.mlp.up_proj") == "int4"
+
+
+def test_only_options_that_decide_bytes_are_in_bytes_config():
+    base = WeightOnlyQuantConfig()
+    different = {
+        option: dataclasses.replace(base, **{option: values[-1]}).bytes_config()
+        != base.bytes_config()
+        for option, values in OPTIONS.items()
+        if getattr(base, option) != values[-1]
+    } | {"lm_head": WeightOnlyQuantConfig(lm_head="int4").bytes_config() != base.bytes_config()}
+    assert different == {option: option != "compute_dtype" for option in OPTIONS}
+
+
+def test_asymmetric_int4_is_the_same_by_both_names():
+    one = WeightOnlyQuantConfig(weight_dtype="int4", scheme="asym")
+    other = WeightOnlyQuantConfig(weight_dtype="int4_fullrange", scheme="asym")
+    assert one.bytes_config() == other.bytes_config()
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        WeightOnlyQuantConfig().group_size = 64
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '"int4"'])
+def test_text_that_is_no_config_is_refused(text):
+    with pytest.raises(ConfigError, match="quantization config is"):
+        WeightOnlyQuantConfig.from_json(text)

@@ -1,0 +1,174 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from neuralchat_lite.errors import CheckpointError, ConfigError
+from neuralchat_lite.kernels.layout import SCALE_DTYPES
+from neuralchat_lite.quantization import rtn
+from neuralchat_lite.quantization.rtn import quantize_rtn, rtn_slabs
+
+DTYPES = ["int4", "int4_fullrange", "int8"]
+# Per dtype: lowest and highest symmetric level, divisor; lowest and highest asymmetric code.
+RANGES = {
+    "int4": (-7, 7, 7, 0, 15),
+    "int4_fullrange": (-8, 7, 8, 0, 15),
+    "int8": (-127, 127, 127, -128, 127),
+}
+NORMAL = {"weight_dtype": "int4", "group_size": 32, "scheme": "sym", "scale_dtype": "fp16"}
+
+
+def slow_rtn(weight, weight_dtype, group_size, scheme, scale_dtype):
+    """One group after the other, one weight after the other."""
+    low_level, high_level, divisor, low_code, high_code = RANGES[weight_dtype]
+    rows, cols = weight.shape
+    size = cols if group_size == -1 else group_size
+    starts = range(0, cols, size)
+    codes = np.zeros((rows, cols), int)
+    scales = np.zeros((rows, len(starts)), np.float32)
+    zeros = np.zeros((rows, len(starts)), int)
+    for row in range(rows):
+        for group, start in enumerate(starts):
+            values = weight[row, start : start + size]
+            if scheme == "sym":
+                wanted = np.abs(values).max() / np.float32(divisor)
+            else:
+                low, high = min(values.min(), np.float32(0)), max(values.max(), np.float32(0))
+                wanted = (high - low) / np.float32(high_code - low_code)
+            scale = torch.tensor(wanted).to(SCALE_DTYPES[scale_dtype]).float().numpy()
+            symmetric_zero = 0 if weight_dtype == "int8" else 8
+            zero = symmetric_zero
+            if scheme == "asym" and scale > 0:
+                zero = int(np.clip(np.rint(low_code - low / scale), low_code, high_code))
+            for column, value in enumerate(values, start):
+                level = np.rint(value / scale) if scale > 0 else 0
+                if scheme == "sym":
+                    codes[row, column] = np.clip(level, low_level, high_level) + zero
+                else:
+                    codes[row, column] = np.clip(level + zero, low_code, high_code)
+            scales[row, group], zeros[row, group] = scale, zero
+    return codes, scales, zeros
+
+
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize("group_size", [32, 64, 128, -1])
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
+def test_codes_scales_and_zeros_equal_the_slow_ones(
+    weight_dtype, group_size, scheme, scale_dtype, monkeypatch
+):
+    monkeypatch.setattr(rtn, "SLAB_WEIGHTS", 172 * 16)  # several slabs, the last one short
+    generator = torch.Generator().manual_seed(group_size + len(weight_dtype))
+    weight = torch.randn(37, 172, generator=generator) * 0.02
+    weight[3] = 0  # groups without any weight
+    weight[4] = weight[4].abs()  # one-sided groups
+    weight[5] = -weight[5].abs()
+    got = quantize_rtn(
+        weight,
+        weight_dtype=weight_dtype,
+        group_size=group_size,
+        scheme=scheme,
+        scale_dtype=scale_dtype,
+    )
+    codes, scales, zeros = slow_rtn(weight.numpy(), weight_dtype, group_size, scheme, scale_dtype)
+    assert got.codes.dtype == torch.int8
+    assert got.scales.dtype == SCALE_DTYPES[scale_dtype]
+    np.testing.assert_array_equal(got.scales.float().numpy(), scales)
+    np.testing.assert_array_equal(got.codes.numpy(), codes)
+    assert (got.zeros is None) == (scheme == "sym")
+    if got.zeros is not None:
+        np.testing.assert_array_equal(got.zeros.numpy(), zeros)
+    assert got.underflows == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_weights_of_any_float_dtype_are_quantized_and_left_as_they_are(dtype):
+    weight = (torch.randn(16, 64) * 0.02).to(dtype)
+    before = weight.clone()
+    got = quantize_rtn(weight, **NORMAL)
+    assert torch.equal(weight, before)
+    assert torch.equal(got.codes, quantize_rtn(before.float(), **NORMAL).codes)
+
+
+def test_halves_round_to_even():
+    weight = torch.zeros(1, 32)
+    weight[0, :6] = torch.tensor([7.0, 0.5, 1.5, 2.5, -0.5, -1.5])  # scale 1
+    assert (quantize_rtn(weight, **NORMAL).codes[0, :6] - 8).tolist() == [7, 0, 2, 2, 0, -2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+def test_a_weight_that_is_not_finite_is_named_with_its_place(value, scheme, monkeypatch):
+    monkeypatch.setattr(rtn, "SLAB_WEIGHTS", 1)
+    weight = torch.randn(50, 40)
+    weight[33, 39] = value
+    with pytest.raises(CheckpointError, match=r"layer\.weight\[33, 39\] is"):
+        quantize_rtn(weight, **NORMAL | {"scheme": scheme}, name="layer.weight")
+
+
+def test_scales_above_fp16_are_refused_and_fit_bf16():
+    weight = torch.full((16, 32), 1e6)
+    with pytest.raises(ConfigError, match=r"layer\.weight.*1\.43e\+05.*scale_dtype='bf16'"):
+        quantize_rtn(weight, **NORMAL, name="layer.weight")
+    assert quantize_rtn(weight, **NORMAL | {"scale_dtype": "bf16"}).scales.isfinite().all()
+
+
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+def test_a_negligible_group_below_fp16_becomes_zero_and_is_counted(scheme):
+    weight = torch.randn(16, 64)
+    weight[5, 32:] = 1e-8
+    got = quantize_rtn(weight, **NORMAL | {"scheme": scheme})
+    zero = 8 if got.zeros is None else got.zeros[5, 1]
+    assert got.underflows == 1
+    assert got.scales[5, 1] == 0
+    assert (got.codes[5, 32:] == zero).all()
+
+
+@pytest.mark.parametrize(("scale_dtype", "value"), [("fp16", 1e-8), ("fp32", 2e-45)])
+def test_a_group_below_the_scales_that_is_not_negligible_is_refused(scale_dtype, value):
+    weight = torch.full((16, 64), value)
+    with pytest.raises(ConfigError, match=f"below the range of {scale_dtype}.*use scale_dtype"):
+        quantize_rtn(weight, **NORMAL | {"scale_dtype": scale_dtype})
+
+
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize("scale", [7e-8, 8.9e-8, 1.4e-7, 3e-6, 5.9e-5])
+def test_subnormal_scales_clip_no_weight(scheme, weight_dtype, scale):
+    divisor = RANGES[weight_dtype][2]
+    weight = torch.rand(32, 64) * 2 - 1
+    weight[:, 0::32], weight[:, 1::32] = 1, -1
+    weight *= divisor * scale
+    options = NORMAL | {"weight_dtype": weight_dtype, "scheme": scheme}
+    got = quantize_rtn(weight, **options)
+    scales = got.scales.double().repeat_interleave(32, 1)
+    zeros = 8 if weight_dtype != "int8" else 0
+    if got.zeros is not None:
+        zeros = got.zeros.double().repeat_interleave(32, 1)
+    error = (scales * (got.codes - zeros) - weight).abs()
+    # Half a step; a whole one at the top, where fullrange has no level and a zero is rounded.
+    top = 1.0 if scheme == "asym" or weight_dtype == "int4_fullrange" else 0.5
+    assert (error <= scales * top * (1 + 1e-6)).all()
+
+
+def test_slabs_are_row_tiles_in_order_and_bounded():
+    weight = torch.randn(1000, 1024)
+    slabs = list(rtn_slabs(weight, **NORMAL))
+    assert len(slabs) == 4
+    assert [slab.codes.shape[0] % 16 for slab in slabs[:-1]] == [0, 0, 0]
+    assert max(slab.codes.numel() for slab in slabs) <= rtn.SLAB_WEIGHTS
+    assert torch.equal(torch.cat([s.codes for s in slabs]), quantize_rtn(weight, **NORMAL).codes)
+
+
+def test_the_codes_of_version_1_do_not_change():
+    # Who changes them on purpose raises the version, so that no cache entry passes for new.
+    assert rtn.QUANTIZER == ("rtn", 1)
+    weight = ((torch.arange(48 * 172) * 7919 % 1009 - 504) / 512).view(48, 172)
+    digest = hashlib.sha256()
+    for weight_dtype in DTYPES:
+        for scheme in ("sym", "asym"):
+            options = NORMAL | {"weight_dtype": weight_dtype, "scheme": scheme}
+            got = quantize_rtn(weight, **options)
+            digest.update(got.codes.numpy().tobytes() + got.scales.numpy().tobytes())
+    assert digest.hexdigest()[:16] == "8ee46b8a4f9d335d"
