@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,11 @@ def is_number(value: Any) -> bool:
 # option -> (what it must be, whether a value is)
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_new_tokens": ("a positive integer", lambda v: is_integer(v) and v > 0),
-    "temperature": ("a finite number >= 0 (0: greedy)", lambda v: is_number(v) and v >= 0),
+    # Below that, logits / temperature leaves the range of fp32.
+    "temperature": (
+        "0 (greedy) or a finite number >= 1e-6",
+        lambda v: is_number(v) and (v == 0 or v >= 1e-6),
+    ),
     "top_k": ("an integer >= 0 (0: off)", lambda v: is_integer(v) and v >= 0),
     "top_p": ("a number in (0, 1] (1: off)", lambda v: is_number(v) and 0 < v <= 1),
     "min_p": ("a number in [0, 1] (0: off)", lambda v: is_number(v) and 0 <= v <= 1),
@@ -281,7 +286,9 @@ class Chooser:
 
     def __call__(self, logits: Tensor, ids: Sequence[int]) -> int:
         """logits: [vocab] fp32; ids: all tokens before. Raises CheckpointError for NaN or inf."""
-        finite = logits.isfinite()
+        # In numpy: torch would wake its threads for a large vocabulary, and while they spin
+        # they take the cores from ours (12 ms against 0.1 ms, vocabulary 152k, busy machine).
+        finite = np.isfinite(logits.numpy())
         if not finite.all():
             raise CheckpointError(
                 f"{int((~finite).sum())} of {len(logits)} logits behind {len(ids)} tokens are NaN "
@@ -289,7 +296,7 @@ class Chooser:
                 "`neuralchat-lite cache verify`, or the checkpoint with compute_dtype='fp32'"
             )
         if self.greedy and not self.penalties:
-            return int(logits.argmax())
+            return int(logits.numpy().argmax())
         scores = logits[None]
         if self.penalties:
             before = torch.tensor([list(ids)])
@@ -297,7 +304,6 @@ class Chooser:
                 scores = penalty(before, scores)
         if self.greedy:
             return int(scores.argmax())
-        scores = scores - scores.max()  # a tiny temperature must not overflow
         for narrow in self.filters:
             scores = narrow(None, scores)
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))

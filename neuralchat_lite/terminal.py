@@ -81,7 +81,9 @@ class QuantizingProgress:
         self.stage = step.stage
         title = STAGES.get(step.stage, step.stage)
         if not sys.stderr.isatty():
-            warn(f"{title} ({size_text(step.total)})" if step.total else title)
+            # Other stages count file by file, and only this one knows the whole at its beginning.
+            whole = f" ({size_text(step.total)})" if step.stage == "quantize" else ""
+            warn(title + whole)
             return
         from rich import progress as rich
         from rich.console import Console
