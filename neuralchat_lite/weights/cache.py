@@ -7,7 +7,6 @@ two processes from doing the same work; it is the kernel's (flock), so it dies w
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import re
@@ -102,7 +101,7 @@ def cached(
             for leftover in root.glob(f"{TEMPORARY}{key}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             temporary = root / f"{TEMPORARY}{key}-{os.getpid()}"
-            stored = dataclasses.replace(config, compute_dtype="bf16")  # it is no part of the key
+            stored = WeightOnlyQuantConfig(**config.bytes_config())  # no more than the key has
             write_whole(
                 source, stored, temporary, entry, source_id=source_id, key=key, progress=progress
             )
@@ -126,7 +125,7 @@ def entry_name(model: str, config: WeightOnlyQuantConfig, key: str) -> str:
     """A readable name: `neural-chat-7b-v3-2-int4-g32-0123456789ab`."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "_", model.rpartition("/")[2]).lstrip(".") or "model"
     group = "row" if config.group_size == -1 else f"g{config.group_size}"
-    return f"{short[:80]}-{config.weight_dtype}-{group}-{key[:12]}"
+    return f"{short[:80]}-{config.bytes_config()['weight_dtype']}-{group}-{key[:12]}"
 
 
 def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> None:

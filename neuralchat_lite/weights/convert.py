@@ -194,7 +194,10 @@ def write_whole(
     """Write the folder `temporary` and rename it to `out`; whatever fails, remove it."""
     estimate(source, config).require(out.parent)
     try:
-        temporary.mkdir()
+        temporary.mkdir()  # what is there already is somebody else's, and stays
+    except OSError as error:
+        raise unwritable(out, error) from error
+    try:
         write_folder(source, config, temporary, source_id, key, progress)
         temporary.rename(out)
         flush_folder(out.parent)

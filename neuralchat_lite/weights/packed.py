@@ -44,6 +44,12 @@ METADATA = {"format": "neuralchat_lite"}
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
 Verify = Literal["auto", "always", "never"]
+# Whether digests are compared, given whether the folder was verified where it lies.
+VERIFY: dict[str, Callable[[bool], bool]] = {
+    "auto": lambda stamped: not stamped,
+    "always": lambda stamped: True,
+    "never": lambda stamped: False,
+}
 
 
 def module_of(spec: TensorSpec) -> str:
@@ -137,12 +143,15 @@ def open_packed(
         manifest, header) is checked at every load.
     progress: called with file name, bytes hashed, bytes in all
 
-    Raises CacheError when a file is missing, damaged or of another model.
+    Raises CacheError when a file is missing, damaged or of another model, ConfigError for
+    another value of `verify`.
     """
     folder = Path(folder)
+    if verify not in VERIFY:
+        raise ConfigError(f"verify must be one of {sorted(VERIFY)}, got {verify!r}")
     manifest = read_manifest(folder)
     check_sizes(folder, manifest)
-    if verify == "always" or (verify == "auto" and not is_stamped(folder, manifest)):
+    if VERIFY[verify](is_stamped(folder, manifest)):
         check_digests(folder, manifest, progress)
     config = read_config(folder, manifest)
     try:

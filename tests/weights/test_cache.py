@@ -229,6 +229,15 @@ def test_the_name_of_an_entry_is_readable_and_one_folder(checkpoint, root):
     assert entry.name.startswith("b_c-int4-g32-")
 
 
+def test_one_key_has_one_entry(checkpoint, root):
+    options = [{"weight_dtype": name, "scheme": "asym"} for name in ("int4", "int4_fullrange")]
+    options += [{"modules_to_not_convert": ["lm_head", "q_proj"]}]
+    options += [{"modules_to_not_convert": ["q_proj", "lm_head", "q_proj"]}]
+    found = [cached(checkpoint, WeightOnlyQuantConfig(**o), root=root) for o in options]
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+
+
 def test_the_stored_config_is_that_of_the_key(checkpoint, root):
     config = dataclasses.replace(INT4, compute_dtype="int8")
     assert open_packed(cached(checkpoint, config, root=root)).config.compute_dtype == "bf16"

@@ -177,6 +177,15 @@ def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_live_one_kept(
     assert alive.exists()
 
 
+def test_a_temporary_folder_in_use_is_left_alone(checkpoint, tmp_path):
+    busy = tmp_path / f".tmp-out-{os.getpid()}"  # another thread, at the same destination
+    busy.mkdir()
+    (busy / "model.safetensors").write_text("half")
+    with pytest.raises(CacheError, match="File exists"):
+        quantize_checkpoint(checkpoint, INT4, tmp_path / "out")
+    assert (busy / "model.safetensors").read_text() == "half"
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from neuralchat_lite.errors import CacheError
+from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.kernels.layout import PackedMatrix, pack_codes, pack_groups
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.rtn import quantize_rtn
@@ -104,6 +104,11 @@ def test_loading_copies_no_weight(write_checkpoint, tmp_path, anonymous_memory, 
     assert anonymous_memory() - before < head.nbytes / 1024 / 4
     assert mapped_file(head.codes.data_ptr()) == str(folder / "model.safetensors")
     assert mapped_file(embedding.data_ptr()) == str(folder / "model.safetensors")
+
+
+def test_another_way_to_verify_is_refused(packed):
+    with pytest.raises(ConfigError, match="verify must be one of"):
+        open_packed(packed, verify="yes")
 
 
 def test_a_folder_can_be_moved_and_copied(packed, tmp_path):
