@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from neuralchat_lite.kernels import native
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 MODELS = ("stories260K", "tinystories-char-0.97m")
 
@@ -21,3 +23,12 @@ def shared_data() -> Path:
 def trained_model(request: pytest.FixtureRequest, shared_data: Path) -> Path:
     """The folder of a small trained model with golden outputs."""
     return shared_data / "models" / request.param
+
+
+@pytest.fixture(params=native.usable_isas())
+def isa(request: pytest.FixtureRequest):
+    """Every instruction set that this CPU has, one after the other."""
+    before = native.isa().value
+    native.use_isa(request.param)
+    yield request.param
+    native.use_isa(before)

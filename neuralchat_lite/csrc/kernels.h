@@ -28,6 +28,10 @@ struct Kernels {
 
   void (*attend)(const AttentionTask&);
 
+  // Quantizes one row tile. False, with the tile unfinished, when it holds NaN or infinity or
+  // needs a scale that is too large or subnormal in its type.
+  bool (*round_tile)(const Rounding&, int tile);
+
   // Reads n bytes and returns a value that depends on them all: the bandwidth probe.
   uint64_t (*read_all)(const void* data, size_t n);
 };

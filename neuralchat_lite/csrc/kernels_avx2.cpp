@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "avx2_math.h"
+#include "round_to_nearest.h"
 #include "scalar.h"
 
 namespace ncl {
@@ -420,7 +421,7 @@ void dense_rows(const Matrix& m, int begin, int end, const float* x, int x_rows,
 
 // The instance of a kernel template for a matrix: a table over its run-time types.
 template <class F>
-void with_scale_type(FloatType type, F&& f) {
+void with_float_type(FloatType type, F&& f) {
   switch (type) {
     case FloatType::kFp32:
       return f(std::integral_constant<FloatType, FloatType::kFp32>{});
@@ -438,7 +439,7 @@ void integer_any(const Matrix& m, int begin, int end, const IntegerRows& x, Outp
 }
 
 void integer_product(const Matrix& m, int begin, int end, const IntegerRows& x, Output out) {
-  with_scale_type(m.scale_type, [&](auto scale) {
+  with_float_type(m.scale_type, [&](auto scale) {
     constexpr FloatType kScale = decltype(scale)::value;
     const auto kernel = m.type == WeightType::kInt4
                             ? (m.zeros ? integer_any<WeightType::kInt4, kScale, true>
@@ -450,7 +451,7 @@ void integer_product(const Matrix& m, int begin, int end, const IntegerRows& x, 
 }
 
 void float_product(const Matrix& m, int begin, int end, const float* x, int rows, Output out) {
-  with_scale_type(m.scale_type, [&](auto scale) {
+  with_float_type(m.scale_type, [&](auto scale) {
     constexpr FloatType kScale = decltype(scale)::value;
     const auto kernel = m.type == WeightType::kInt4 ? float_rows<WeightType::kInt4, kScale>
                                                     : float_rows<WeightType::kInt8, kScale>;
@@ -595,6 +596,19 @@ void attend(const AttentionTask& task) {
   });
 }
 
+bool round_rows(const Rounding& op, int tile) {
+  return round_tile(op, tile,
+                    [](const void* data, FloatType type, size_t index, int count, float* out) {
+                      with_float_type(type, [&](auto constant) {
+                        constexpr FloatType kType = decltype(constant)::value;
+                        int i = 0;
+                        for (; i + 8 <= count; i += 8)
+                          _mm256_storeu_ps(out + i, load8<kType>(data, index + i));
+                        for (; i < count; ++i) out[i] = load_float(data, kType, index + i);
+                      });
+                    });
+}
+
 uint64_t read_all(const void* data, size_t n) {
   __m256i parts[4] = {};
   const auto* from = static_cast<const __m256i*>(data);
@@ -611,7 +625,7 @@ uint64_t read_all(const void* data, size_t n) {
 
 const Kernels kTable = {
     "avx2",        rms_norm,      swiglu, quantize_row, integer_product,
-    float_product, dense_product, attend, read_all,
+    float_product, dense_product, attend, round_rows,   read_all,
 };
 
 }  // namespace

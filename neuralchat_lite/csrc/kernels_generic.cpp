@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "round_to_nearest.h"
 #include "scalar.h"
 
 namespace ncl {
@@ -159,6 +160,13 @@ void attend(const AttentionTask& task) {
   }
 }
 
+bool round_rows(const Rounding& op, int tile) {
+  return round_tile(op, tile,
+                    [](const void* data, FloatType type, size_t index, int count, float* out) {
+                      for (int i = 0; i < count; ++i) out[i] = load_float(data, type, index + i);
+                    });
+}
+
 uint64_t read_all(const void* data, size_t n) {
   const uint64_t* words = static_cast<const uint64_t*>(data);
   uint64_t a = 0, b = 0, c = 0, d = 0;
@@ -170,7 +178,7 @@ uint64_t read_all(const void* data, size_t n) {
 
 const Kernels kTable = {
     "generic",     rms_norm,      swiglu, quantize_row, integer_product,
-    float_product, dense_product, attend, read_all,
+    float_product, dense_product, attend, round_rows,   read_all,
 };
 
 }  // namespace

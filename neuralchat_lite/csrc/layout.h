@@ -66,6 +66,23 @@ struct IntegerRows {
   const int32_t* row_sums(int row) const { return sums.data() + static_cast<size_t>(row) * blocks; }
 };
 
+// Float weights to quantize by rounding to nearest. The limits are those of quantization/rtn.py.
+struct Rounding {
+  const void* weights;  // [rows][cols]
+  FloatType weight_type;
+  int rows;
+  int cols;
+  int group_size;  // columns; all of them for one scale a row
+  WeightType type;
+  float lowest, highest;  // codes; when symmetric, before `symmetric_zero` is added
+  float steps;            // the scale is the largest weight, or the range, divided by it
+  int symmetric_zero;
+  FloatType scale_type;
+  uint8_t* codes;  // packed, all three
+  void* scales;
+  int8_t* zeros;  // null: symmetric
+};
+
 // Where a range of row tiles of a product goes: out[row of x * stride + output row].
 struct Output {
   float* data;

@@ -62,6 +62,16 @@ void attention(Address qkv, int count, int start, int heads, int kv_heads, int d
                   pointer<float>(out)});
 }
 
+bool round_to_nearest(Address weights, const std::string& weight_type, int rows, int cols,
+                      int group_size, const std::string& type, float lowest, float highest,
+                      float steps, int symmetric_zero, const std::string& scale_type, Address codes,
+                      Address scales, Address zeros) {
+  return ncl::round_to_nearest({pointer<const void>(weights), kFloatTypes.at(weight_type), rows,
+                                cols, group_size, kWeightTypes.at(type), lowest, highest, steps,
+                                symmetric_zero, kFloatTypes.at(scale_type), pointer<uint8_t>(codes),
+                                pointer<void>(scales), pointer<int8_t>(zeros)});
+}
+
 // (name, why it cannot run here or ""), best first.
 std::vector<std::tuple<std::string, std::string>> instruction_sets() {
   std::vector<std::tuple<std::string, std::string>> names;
@@ -87,6 +97,7 @@ NB_MODULE(_native, m) {
       .def("add", &add_matrix);
   m.def("linear", &linear, no_gil);
   m.def("attention", &attention, no_gil);
+  m.def("round_to_nearest", &round_to_nearest, no_gil);
   m.def("measure_bandwidth", &ncl::measure_bandwidth, no_gil);
   m.def("set_threads", &ncl::set_threads, no_gil);
   m.def("threads", &ncl::threads, no_gil);

@@ -212,6 +212,16 @@ void attention(const Attention& op) {
   });
 }
 
+bool round_to_nearest(const Rounding& op) {
+  Runtime& rt = *runtime();
+  const std::lock_guard lock(rt.turn);
+  std::atomic<bool> done{true};
+  rt.pool().run((op.rows + kRowTile - 1) / kRowTile, [&](int tile) {
+    if (done && !rt.kernels->round_tile(op, tile)) done = false;
+  });
+  return done;
+}
+
 std::vector<double> measure_bandwidth(size_t bytes, int passes) {
   constexpr size_t kChunk = 1 << 20;
   const int chunks = static_cast<int>(std::max<size_t>(1, bytes / kChunk));

@@ -50,6 +50,9 @@ struct Attention {
 void linear(const Linear&);
 void attention(const Attention&);
 
+// Quantizes all row tiles; false when some tile cannot be done here (see Kernels::round_tile).
+bool round_to_nearest(const Rounding&);
+
 // Reads `bytes` of memory `passes` times with all threads; the bandwidth of each pass in bytes/s.
 std::vector<double> measure_bandwidth(size_t bytes, int passes);
 

@@ -47,6 +47,23 @@ def attention(
     out: int,
     /,
 ) -> None: ...
+def round_to_nearest(
+    weights: int,
+    weight_type: str,
+    rows: int,
+    cols: int,
+    group_size: int,
+    type: str,
+    lowest: float,
+    highest: float,
+    steps: float,
+    symmetric_zero: int,
+    scale_type: str,
+    codes: int,
+    scales: int,
+    zeros: int,
+    /,
+) -> bool: ...
 def measure_bandwidth(bytes: int, passes: int, /) -> Sequence[float]: ...
 def set_threads(threads: int, /) -> None: ...
 def threads() -> int: ...

@@ -19,7 +19,12 @@ from torch import Tensor
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import _native
 from neuralchat_lite.kernels.cpu import ISA_VARIABLE, Choice, choose_isa, default_threads
-from neuralchat_lite.kernels.layout import COLUMN_BLOCK, PackedMatrix
+from neuralchat_lite.kernels.layout import (
+    COLUMN_BLOCK,
+    SYMMETRIC_ZERO,
+    PackedMatrix,
+    packed_shapes,
+)
 from neuralchat_lite.kernels.operations import (
     KEY_BLOCK,
     AttentionShape,
@@ -99,6 +104,50 @@ def measure_bandwidth(seconds: float = 1.0, size: int = 1 << 29) -> float:
     while time.perf_counter() - start < seconds:
         passes += _native.measure_bandwidth(size, 3)
     return statistics.median(passes)
+
+
+def round_to_nearest(
+    weight: Tensor,
+    stored: str,
+    lowest: int,
+    highest: int,
+    steps: int,
+    group_size: int,
+    scale_dtype: torch.dtype,
+    asymmetric: bool,
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Quantize [rows, cols] weights into packed codes, scales and zeros in one pass.
+
+    stored: "int4" or "int8"; lowest, highest: codes, before the symmetric zero is added
+    steps: a group's scale is its largest weight (asymmetric: its range) divided by it
+
+    The bits are those of `quantization.rtn`. None when the weights hold NaN or infinity, or need
+    a scale that overflows or is subnormal: that wants more care than a kernel takes.
+    """
+    isa(), threads()
+    rows, cols = weight.shape
+    assert weight.is_contiguous()
+    codes_shape, scales_shape = packed_shapes(stored, rows, cols, group_size)
+    codes = torch.empty(codes_shape, dtype=torch.uint8)
+    scales = torch.zeros(scales_shape, dtype=scale_dtype)  # of padded rows too
+    zeros = torch.zeros(scales_shape, dtype=torch.int8) if asymmetric else None
+    done = _native.round_to_nearest(
+        weight.data_ptr(),
+        FLOAT_NAMES[weight.dtype],
+        rows,
+        cols,
+        cols if group_size == -1 else group_size,
+        stored,
+        lowest,
+        highest,
+        steps,
+        SYMMETRIC_ZERO[stored],
+        FLOAT_NAMES[scale_dtype],
+        codes.data_ptr(),
+        scales.data_ptr(),
+        0 if zeros is None else zeros.data_ptr(),
+    )
+    return (codes, scales, zeros) if done else None
 
 
 @dataclass(frozen=True)

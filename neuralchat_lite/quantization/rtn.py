@@ -3,7 +3,8 @@
 A weight becomes `scale * (code - zero)`. The scale is rounded to the dtype in which it is stored
 before the codes are computed, so the codes are the nearest ones to the scale that a kernel reads.
 Rows are taken a few at a time: each temporary lies in the processor's cache, and a matrix of any
-size can be quantized piece by piece.
+size can be quantized piece by piece. `packed_rtn` gives the same bits from one native pass; the
+code in PyTorch is its oracle, and decides the cases that it leaves: bad weights, extreme scales.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.kernels.layout import ROW_TILE, SCALE_DTYPES, SYMMETRIC_ZERO, group_count
+from neuralchat_lite.kernels import native
+from neuralchat_lite.kernels.layout import (
+    ROW_TILE,
+    SCALE_DTYPES,
+    SYMMETRIC_ZERO,
+    group_count,
+    pack_codes,
+    pack_groups,
+)
 
 QUANTIZER = ("rtn", 1)  # the version counts changes of the codes that it yields
 
 SLAB_WEIGHTS = 1 << 18  # 1 MB of fp32: larger slabs fall out of the second-level cache
+NATIVE_SLAB_WEIGHTS = 1 << 21  # 4 MB of bf16: enough row tiles for every thread
 NEGLIGIBLE = 2.0**-10  # of a tensor's largest weight, below the rounding of the other groups
 
 
@@ -103,21 +113,24 @@ def rtn_slabs(
     scheme: str,
     scale_dtype: str,
     name: str = "weight",
+    first: int = 0,
+    last: int | None = None,
 ) -> Iterator[QuantizedMatrix]:
-    """`quantize_rtn` a few row tiles at a time: the pieces, from the first row to the last."""
+    """`quantize_rtn` a few row tiles at a time: the pieces from row `first` up to row `last`."""
     rows, cols = weight.shape
     levels = LEVELS[weight_dtype]
     groups = group_count(cols, group_size)
     size = cols if group_size == -1 else group_size
     ragged = groups * size - cols
-    step = max(SLAB_WEIGHTS // cols // ROW_TILE, 1) * ROW_TILE
+    step = slab_rows(SLAB_WEIGHTS, cols)
+    last = rows if last is None else last
 
     @functools.cache
     def largest() -> float:  # of the whole tensor; only needed when a scale underflows
         return max(float(part.abs().amax()) for part in torch.split(weight, step))
 
-    for first in range(0, rows, step):
-        slab = weight[first : first + step].float()
+    for start in range(first, last, step):
+        slab = weight[start : min(start + step, last)].float()
         if ragged:
             slab = F.pad(slab, (0, ragged))  # zeros widen no group's range
         grouped = slab.view(-1, groups, size)
@@ -130,7 +143,7 @@ def rtn_slabs(
             reach = grouped.abs().amax(-1)
             wanted = reach / levels.symmetric[2]
         if not bool(reach.isfinite().all()):
-            raise not_finite(name, slab, first)
+            raise not_finite(name, slab, start)
         scales, lost = stored_scales(wanted, reach, scale_dtype, name)
         if lost is not None and bool((reach[lost] > NEGLIGIBLE * largest()).any()):
             raise ConfigError(
@@ -154,6 +167,75 @@ def rtn_slabs(
             codes.clamp_(*levels.symmetric[:2]).add_(SYMMETRIC_ZERO[levels.stored])
         codes = codes.to(torch.int8).view(-1, groups * size)[:, :cols]
         yield QuantizedMatrix(codes, scales, zeros, 0 if lost is None else int(lost.sum()))
+
+
+@dataclass
+class PackedSlab:
+    """Some row tiles of a quantized matrix, packed as kernels/layout.py says.
+
+    underflows: as in QuantizedMatrix
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    underflows: int = 0
+
+
+def packed_rtn(
+    weight: Tensor,
+    *,
+    weight_dtype: str,
+    group_size: int,
+    scheme: str,
+    scale_dtype: str,
+    name: str = "weight",
+) -> Iterator[PackedSlab]:
+    """`quantize_rtn`, packed, piece by piece from the first row to the last; the same errors."""
+    rows, cols = weight.shape
+    levels = LEVELS[weight_dtype]
+    asymmetric = scheme == "asym"
+    if asymmetric:
+        lowest, highest = levels.asymmetric
+        steps = highest - lowest
+    else:
+        lowest, highest, steps = levels.symmetric
+    step = slab_rows(NATIVE_SLAB_WEIGHTS, cols)
+    for first in range(0, rows, step):
+        packed = native.round_to_nearest(
+            weight[first : first + step].contiguous(),
+            levels.stored,
+            lowest,
+            highest,
+            steps,
+            group_size,
+            SCALE_DTYPES[scale_dtype],
+            asymmetric,
+        )
+        if packed is not None:
+            yield PackedSlab(*packed)
+            continue
+        for slab in rtn_slabs(
+            weight,
+            weight_dtype=weight_dtype,
+            group_size=group_size,
+            scheme=scheme,
+            scale_dtype=scale_dtype,
+            name=name,
+            first=first,
+            last=min(first + step, rows),
+        ):
+            yield PackedSlab(
+                pack_codes(slab.codes, levels.stored),
+                pack_groups(slab.scales),
+                None if slab.zeros is None else pack_groups(slab.zeros),
+                slab.underflows,
+            )
+
+
+def slab_rows(weights: int, cols: int) -> int:
+    """Rows of a piece of about that many weights: whole row tiles."""
+    return max(weights // cols // ROW_TILE, 1) * ROW_TILE
 
 
 def stored_scales(

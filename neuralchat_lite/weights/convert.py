@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.errors import CacheError, ConfigError
-from neuralchat_lite.kernels.layout import pack_codes, pack_groups
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
-from neuralchat_lite.quantization.rtn import LEVELS, QUANTIZER, not_finite, rtn_slabs
+from neuralchat_lite.quantization.rtn import QUANTIZER, not_finite, packed_rtn
 from neuralchat_lite.weights.architecture import TensorSpec
 from neuralchat_lite.weights.checkpoint import Checkpoint, RandomCheckpoint, stored_name
 from neuralchat_lite.weights.identity import identify
@@ -308,7 +307,7 @@ def quantized(
     assert weight_dtype is not None, module
     scales = ready.setdefault(f"{module}.scales", [])
     zeros = ready.setdefault(f"{module}.zeros", []) if config.scheme == "asym" else []
-    for slab in rtn_slabs(
+    for slab in packed_rtn(
         source.weight(stored_name(spec.name, source.architecture)),
         weight_dtype=weight_dtype,
         group_size=config.group_size,
@@ -316,10 +315,10 @@ def quantized(
         scale_dtype=config.scale_dtype,
         name=spec.name,
     ):
-        yield pack_codes(slab.codes, LEVELS[weight_dtype].stored)
-        scales.append(pack_groups(slab.scales))
+        yield slab.codes
+        scales.append(slab.scales)
         if slab.zeros is not None:
-            zeros.append(pack_groups(slab.zeros))
+            zeros.append(slab.zeros)
         if slab.underflows:
             underflows[module] = underflows.get(module, 0) + slab.underflows
 

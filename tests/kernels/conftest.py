@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.layout import (
     SCALE_DTYPES,
     PackedMatrix,
@@ -64,12 +63,3 @@ def sqnr() -> Callable[[Tensor, Tensor], float]:
         return float(10 * torch.log10(want.square().sum() / noise)) if noise else float("inf")
 
     return measure
-
-
-@pytest.fixture(params=native.usable_isas())
-def isa(request: pytest.FixtureRequest):
-    """Every instruction set that this CPU has, one after the other."""
-    before = native.isa().value
-    native.use_isa(request.param)
-    yield request.param
-    native.use_isa(before)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.kernels.layout import SCALE_DTYPES
+from neuralchat_lite.kernels import native
+from neuralchat_lite.kernels.layout import SCALE_DTYPES, pack_codes, pack_groups
 from neuralchat_lite.quantization import rtn
-from neuralchat_lite.quantization.rtn import quantize_rtn, rtn_slabs
+from neuralchat_lite.quantization.rtn import packed_rtn, quantize_rtn, rtn_slabs
 
 DTYPES = ["int4", "int4_fullrange", "int8"]
 # Per dtype: lowest and highest symmetric level, divisor; lowest and highest asymmetric code.
@@ -172,3 +173,94 @@ def test_the_codes_of_version_1_do_not_change():
             got = quantize_rtn(weight, **options)
             digest.update(got.codes.numpy().tobytes() + got.scales.numpy().tobytes())
     assert digest.hexdigest()[:16] == "8ee46b8a4f9d335d"
+
+
+def packed_whole(weight, **options):
+    """(codes, scales, zeros or None, underflows) of all pieces together."""
+    slabs = list(packed_rtn(weight, **options))
+    zeros = [slab.zeros for slab in slabs if slab.zeros is not None]
+    return (
+        torch.cat([slab.codes for slab in slabs]),
+        torch.cat([slab.scales for slab in slabs]),
+        torch.cat(zeros) if zeros else None,
+        sum(slab.underflows for slab in slabs),
+    )
+
+
+def oracle(weight, **options):
+    matrix = quantize_rtn(weight, **options)
+    stored = rtn.LEVELS[options["weight_dtype"]].stored
+    zeros = None if matrix.zeros is None else pack_groups(matrix.zeros)
+    return pack_codes(matrix.codes, stored), pack_groups(matrix.scales), zeros, matrix.underflows
+
+
+def assert_same(got, want):
+    for part, wanted in zip(got[:3], want[:3], strict=True):
+        assert (part is None) == (wanted is None)
+        if part is not None:
+            assert part.dtype == wanted.dtype
+            assert torch.equal(part, wanted)
+    assert got[3] == want[3]
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    """Makes the path in PyTorch fail."""
+
+    def never(*args, **kwargs):
+        raise AssertionError("the native pass left a slab to PyTorch")
+
+    return lambda: monkeypatch.setattr(rtn, "rtn_slabs", never)
+
+
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize("group_size", [32, 64, 128, -1])
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_native_pass_gives_the_bits_of_its_oracle(
+    weight_dtype, group_size, scheme, scale_dtype, dtype, isa, monkeypatch, without_torch
+):
+    monkeypatch.setattr(rtn, "NATIVE_SLAB_WEIGHTS", 172 * 16)  # three slabs, the last one short
+    weight = (torch.randn(37, 172, generator=torch.Generator().manual_seed(1)) * 0.02).to(dtype)
+    weight[3] = 0
+    weight[4] = weight[4].abs()
+    weight[5] = -weight[5].abs()
+    weight[6, ::2] = weight[6, 0] * 0.5  # halves, which round to even
+    options = {
+        "weight_dtype": weight_dtype,
+        "group_size": group_size,
+        "scheme": scheme,
+        "scale_dtype": scale_dtype,
+    }
+    want = oracle(weight, **options)
+    without_torch()
+    assert_same(packed_whole(weight, **options), want)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+def test_the_native_pass_leaves_bad_weights_to_its_oracle(value, scheme, isa, monkeypatch):
+    monkeypatch.setattr(rtn, "NATIVE_SLAB_WEIGHTS", 1)
+    weight = torch.randn(50, 40)
+    weight[33, 39] = value
+    with pytest.raises(CheckpointError, match=r"layer\.weight\[33, 39\] is"):
+        packed_whole(weight, **NORMAL | {"scheme": scheme}, name="layer.weight")
+
+
+@pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("scheme", ["sym", "asym"])
+def test_the_native_pass_leaves_extreme_scales_to_its_oracle(scale_dtype, scheme, isa, monkeypatch):
+    monkeypatch.setattr(rtn, "NATIVE_SLAB_WEIGHTS", 1)
+    weight = torch.randn(50, 64)
+    weight[20, :32] = torch.linspace(-(2.0**-13), 2.0**-14, 32)  # its scale is subnormal in fp16
+    weight[33, 32:] = 1e-8 if scale_dtype == "fp16" else 1e-44  # lost
+    options = NORMAL | {"scheme": scheme, "scale_dtype": scale_dtype}
+    want = oracle(weight, **options)
+    assert_same(packed_whole(weight, **options), want)
+    stored = "int4", -7, 7, 7, 32, SCALE_DTYPES[scale_dtype], scheme == "asym"
+    left = [
+        native.round_to_nearest(weight[first : first + 16].clone(), *stored) is None
+        for first in range(0, 50, 16)
+    ]
+    assert left == [False, scale_dtype == "fp16", True, False]

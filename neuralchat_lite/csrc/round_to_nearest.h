@@ -1,0 +1,112 @@
+// Quantizing by rounding to nearest, straight into packed tiles: quantization/rtn.py fused with
+// kernels/layout.py's packing, to the same bits. Plain loops that a compiler vectorizes; in an
+// anonymous namespace like scalar.h, as each instruction set compiles its own copy.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels.h"
+#include "scalar.h"
+
+namespace ncl {
+namespace {
+
+// Nearest integer, ties to even, of values far below 2^22.
+inline float round_even(float x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: no fraction bits are left
+  return (x + kMagic) - kMagic;
+}
+
+// Rounds a positive scale to its stored type. False when it overflows or is subnormal: those are
+// decided with care, and elsewhere.
+inline bool store_scale(float wanted, FloatType type, void* scales, size_t index, float* stored) {
+  if (type == FloatType::kFp32) {
+    static_cast<float*>(scales)[index] = *stored = wanted;
+    return wanted == 0 || (std::isfinite(wanted) && wanted >= std::numeric_limits<float>::min());
+  }
+  uint16_t half;
+  bool normal;
+  if (type == FloatType::kBf16) {
+    half = float_to_bf16(wanted);
+    *stored = bf16_to_float(half);
+    normal = std::isfinite(*stored) && wanted >= std::numeric_limits<float>::min();
+  } else {
+    uint32_t bits;
+    std::memcpy(&bits, &wanted, 4);
+    bits += 0xfff + (bits >> 13 & 1);  // to nearest even at bit 13
+    normal = std::isfinite(wanted) && wanted >= 0x1p-14f && bits < 0x47800000u;  // 2^16
+    half = normal ? static_cast<uint16_t>((bits >> 13) - (112 << 10)) : 0;
+    *stored = normal ? fp16_to_float(half) : 0;
+  }
+  static_cast<uint16_t*>(scales)[index] = half;
+  return normal || wanted == 0;
+}
+
+// Packs codes [16][columns] of one row tile.
+inline void pack_tile(const int8_t* codes, int columns, WeightType type, uint8_t* packed) {
+  const int step = type == WeightType::kInt4 ? 8 : 4;
+  for (int column = 0; column < columns; column += step) {
+    for (int row = 0; row < kRowTile; ++row, packed += 4) {
+      uint32_t word, high;
+      std::memcpy(&word, codes + static_cast<size_t>(row) * columns + column, 4);
+      if (type == WeightType::kInt4) {
+        std::memcpy(&high, codes + static_cast<size_t>(row) * columns + column + 4, 4);
+        word |= high << 4;
+      }
+      std::memcpy(packed, &word, 4);
+    }
+  }
+}
+
+// `read(data, type, index, count, out)` turns stored weights into floats.
+template <class Read>
+bool round_tile(const Rounding& op, int tile, Read&& read) {
+  const int columns = (op.cols + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
+  const int groups = (op.cols + op.group_size - 1) / op.group_size;
+  const int rows = std::min(kRowTile, op.rows - tile * kRowTile);
+  std::vector<int8_t> codes(static_cast<size_t>(kRowTile) * columns,
+                            static_cast<int8_t>(op.symmetric_zero));
+  std::vector<float> weights(op.group_size);
+  for (int row = 0; row < rows; ++row) {
+    for (int group = 0; group < groups; ++group) {
+      const int first = group * op.group_size, count = std::min(op.group_size, op.cols - first);
+      const size_t at = (static_cast<size_t>(tile) * groups + group) * kRowTile + row;
+      read(op.weights, op.weight_type, static_cast<size_t>(tile * kRowTile + row) * op.cols + first,
+           count, weights.data());
+      float low = 0, high = 0, not_finite = 0;
+      for (int i = 0; i < count; ++i) {
+        low = weights[i] < low ? weights[i] : low;
+        high = weights[i] > high ? weights[i] : high;
+        not_finite += weights[i] * 0.0f;  // NaN for NaN and infinity
+      }
+      if (not_finite != 0) return false;
+      const float range = op.zeros ? high - low : std::max(high, -low);
+      float scale;
+      if (!store_scale(range / op.steps, op.scale_type, op.scales, at, &scale)) return false;
+      if (scale == 0 && range > 0) return false;  // the quotient itself underflowed
+      const float divisor = scale > 0 ? scale : std::numeric_limits<float>::infinity();
+      float zero = static_cast<float>(op.symmetric_zero), least = op.lowest, most = op.highest;
+      if (op.zeros) {
+        if (scale > 0) zero = std::clamp(round_even(op.lowest - low / divisor), least, most);
+        op.zeros[at] = static_cast<int8_t>(zero);
+      } else {
+        least += zero, most += zero;
+      }
+      int8_t* target = codes.data() + static_cast<size_t>(row) * columns + first;
+      for (int i = 0; i < count; ++i) {
+        const float code = round_even(weights[i] / divisor) + zero;
+        target[i] = static_cast<int8_t>(static_cast<int>(std::min(std::max(code, least), most)));
+      }
+    }
+  }
+  pack_tile(codes.data(), columns, op.type,
+            op.codes + static_cast<size_t>(tile) * (columns / kColumnBlock) * block_bytes(op.type));
+  return true;
+}
+
+}  // namespace
+}  // namespace ncl
