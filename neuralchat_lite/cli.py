@@ -185,7 +185,7 @@ def chat(
     conversation = load_model(model, asked).conversation(system, **options)
     commands = {"/reset": conversation.reset}
     for line in typed_lines():
-        if line == "/quit":
+        if line in ("/quit", "/exit"):
             return
         if line.startswith("/"):
             if line not in commands:
@@ -240,7 +240,7 @@ def cache_list() -> None:
     for entry in found:
         print(f"{entry.name}\t{size_text(entry.disk_bytes)}\t{entry.problem or 'whole'}")
     total = size_text(sum(entry.disk_bytes for entry in found))
-    warn(f"{len(found)} models, {total}, in {cache_root()}")
+    warn(f"{len(found)} model{'s' * (len(found) != 1)}, {total}, in {cache_root()}")
 
 
 @cache_app.command("verify")

@@ -47,7 +47,7 @@ def cache_findings() -> Iterator[tuple[str, str]]:
         yield "cache", str(error)
         return
     size = size_text(sum(entry.disk_bytes for entry in found))
-    yield "cache", f"{cache_root()}: {len(found)} models, {size}"
+    yield "cache", f"{cache_root()}: {len(found)} model{'s' * (len(found) != 1)}, {size}"
 
 
 def package_version(name: str) -> str:
