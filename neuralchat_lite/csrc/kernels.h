@@ -1,5 +1,5 @@
-// One table of kernels per instruction set. Each set is one file, compiled with its own flags, and
-// includes no header with inline code that others share beyond layout.h.
+// One table of kernels per instruction set. Each set is one file, compiled with its own flags; what
+// is inline in our headers is in an anonymous namespace, so that each has its own copy.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ struct Kernels {
 
   // Row tiles [begin, end) of a packed matrix times integer activations.
   void (*integer_product)(const Matrix&, int begin, int end, const IntegerRows& x, Output out);
-  // The same with fp32 activations x [rows][cols]: exact products, fp32 sums.
+  // The same with fp32 activations x [rows][cols]: weights and sums in fp32.
   void (*float_product)(const Matrix&, int begin, int end, const float* x, int rows, Output out);
   // Rows 16 * begin .. 16 * end of a row-major matrix times fp32 activations.
   void (*dense_product)(const Matrix&, int begin, int end, const float* x, int rows, Output out);
@@ -32,7 +32,8 @@ struct Kernels {
   // needs a scale that is too large or subnormal in its type.
   bool (*round_tile)(const Rounding&, int tile);
 
-  // Reads n bytes and returns a value that depends on them all: the bandwidth probe.
+  // Reads n bytes, a multiple of 128, and returns a value that depends on them all: the
+  // bandwidth probe.
   uint64_t (*read_all)(const void* data, size_t n);
 };
 

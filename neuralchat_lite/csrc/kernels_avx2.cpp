@@ -536,12 +536,16 @@ void attend_queries(const AttentionTask& task, int query) {
   float* const* sums = task.outputs + query;
   float largest[queries], total[queries];
   int begin = task.first[query], end = task.last[query];
+  int all_begin = begin, all_end = end;  // what every query sees
   for (int q = 0; q < queries; ++q) {
     std::fill(sums[q], sums[q] + dim, 0.0f);
     largest[q] = minus_infinity, total[q] = 0;
     begin = std::min(begin, task.first[query + q]);
     end = std::max(end, task.last[query + q]);
+    all_begin = std::max(all_begin, task.first[query + q]);
+    all_end = std::min(all_end, task.last[query + q]);
   }
+  if (all_begin > all_end) all_begin = all_end = end + 1;  // nothing
   const int key_blocks = task.capacity / kKeyBlock;
   float scores[queries * kChunk];
   for (int chunk = begin / kKeyBlock * kKeyBlock; chunk <= end; chunk += kChunk) {
@@ -580,9 +584,22 @@ void attend_queries(const AttentionTask& task, int query) {
       for (int i = 0; i < dim; ++i) sums[q][i] *= shrink;
       largest[q] = maximum;
     }
-    const int from = std::max(begin - chunk, 0);
-    const int count = std::min(end - chunk + 1, blocks * kKeyBlock) - from;
-    add_values<type, queries>(task, scores + from, chunk + from, count, sums);
+    // The part of the positions [from, to] that lies in this chunk.
+    const auto in_chunk = [&](int from, int to, auto&& add) {
+      from = std::max(from, chunk), to = std::min(to, chunk + blocks * kKeyBlock - 1);
+      if (from <= to) add(from, to - from + 1, from - chunk);
+    };
+    in_chunk(all_begin, all_end, [&](int from, int count, int offset) {
+      add_values<type, queries>(task, scores + offset, from, count, sums);
+    });
+    // What only some see goes to them alone: a weight of 0 does not hide a NaN.
+    for (int q = 0; q < queries; ++q) {
+      const auto add = [&](int from, int count, int offset) {
+        add_values<type, 1>(task, scores + q * kChunk + offset, from, count, sums + q);
+      };
+      in_chunk(task.first[query + q], std::min(all_begin - 1, task.last[query + q]), add);
+      in_chunk(all_end + 1, task.last[query + q], add);
+    }
   }
   for (int q = 0; q < queries; ++q) {
     for (int i = 0; i < dim; ++i) sums[q][i] /= total[q];

@@ -100,7 +100,6 @@ NB_MODULE(_native, m) {
   m.def("round_to_nearest", &round_to_nearest, no_gil);
   m.def("measure_bandwidth", &ncl::measure_bandwidth, no_gil);
   m.def("set_threads", &ncl::set_threads, no_gil);
-  m.def("threads", &ncl::threads, no_gil);
   m.def("cpu_features", &ncl::cpu_features);
   m.def("instruction_sets", &instruction_sets);
   m.def("use_instruction_set", &use_instruction_set);

@@ -256,12 +256,6 @@ void set_threads(int threads) {
   rt.thread_count = threads;
 }
 
-int threads() {
-  Runtime& rt = *runtime();
-  const std::lock_guard lock(rt.turn);
-  return rt.thread_count;
-}
-
 void use_kernels(const Kernels* kernels) {
   Runtime& rt = *runtime();
   const std::lock_guard lock(rt.turn);

@@ -57,7 +57,6 @@ bool round_to_nearest(const Rounding&);
 std::vector<double> measure_bandwidth(size_t bytes, int passes);
 
 void set_threads(int threads);
-int threads();
 void use_kernels(const Kernels* kernels);
 
 }  // namespace ncl

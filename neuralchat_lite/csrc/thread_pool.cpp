@@ -37,10 +37,17 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+  } catch (...) {  // the system has no more threads
+    stop();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_ = true;
   loop_.fetch_add(1, std::memory_order_release);
   loop_.notify_all();
@@ -55,7 +62,17 @@ void ThreadPool::start(Call call, void* context, int items) {
   open_.store(true);
   loop_.fetch_add(1);
   loop_.notify_all();
-  work();
+  try {
+    work();
+  } catch (...) {  // no worker may go on with what the caller is about to give up
+    next_.store(items);
+    close();
+    throw;
+  }
+  close();
+}
+
+void ThreadPool::close() {
   // Sequentially consistent on both sides: a worker sees the loop closed, or we see it inside.
   open_.store(false);
   for (int inside; (inside = inside_.load()) != 0;) wait_for_change(inside_, inside);

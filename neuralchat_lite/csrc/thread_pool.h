@@ -1,7 +1,7 @@
 // A pool for short parallel loops: workers spin a moment for the next loop before they sleep.
 //
-// Our own, and not OpenMP: torch brings an OpenMP runtime along, and the threads of two runtimes
-// spin against each other on the same cores (docs/design.md has the measurement).
+// Our own, and not OpenMP: faster between short loops, whatever OMP_WAIT_POLICY says
+// (docs/design.md has the measurement).
 #pragma once
 
 #include <atomic>
@@ -34,7 +34,9 @@ class ThreadPool {
   using Call = void (*)(void* context, int item);
 
   void start(Call call, void* context, int items);
+  void close();  // and wait until no worker is in the loop
   void work();
+  void stop();
   void serve();
 
   Call call_ = nullptr;

@@ -13,6 +13,7 @@ from neuralchat_lite.errors import ConfigError
 
 ISA_VARIABLE = "NEURALCHAT_LITE_ISA"
 THREADS_VARIABLE = "NEURALCHAT_LITE_THREADS"
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,14 @@ class Choice:
     why: str
 
 
-def choose_isa(available: Mapping[str, str], asked: str | None) -> Choice:
+def choose_isa(
+    available: Mapping[str, str], asked: str | None, origin: str = ISA_VARIABLE
+) -> Choice:
     """The instruction set to use.
 
     available: name -> why it cannot run here ("" when it can), best first
     asked: a name to force, or None for the best. Raises ConfigError when it cannot run.
+    origin: what asks, for messages
     """
     usable = [name for name, why_not in available.items() if not why_not]
     if asked is None:
@@ -38,9 +42,9 @@ def choose_isa(available: Mapping[str, str], asked: str | None) -> Choice:
     if asked not in usable:
         reason = available.get(asked, "not in this build")
         raise ConfigError(
-            f"{ISA_VARIABLE}={asked} cannot be used ({reason}): choose one of {', '.join(usable)}"
+            f"{origin}={asked} cannot be used ({reason}): choose one of {', '.join(usable)}"
         )
-    return Choice(asked, f"forced by {ISA_VARIABLE}")
+    return Choice(asked, f"forced by {origin}")
 
 
 def cpu_model() -> str:
@@ -62,9 +66,8 @@ def default_threads() -> tuple[int, Choice]:
     """
     asked = os.environ.get(THREADS_VARIABLE)
     if asked is not None:
-        if not asked.isdigit() or int(asked) < 1:
-            raise ConfigError(f"{THREADS_VARIABLE} must be a positive integer, got {asked!r}")
-        return int(asked), Choice(asked, f"set by {THREADS_VARIABLE}")
+        count = int(asked) if asked.isdecimal() else asked
+        return check_threads(count, THREADS_VARIABLE), Choice(asked, f"set by {THREADS_VARIABLE}")
     allowed = sorted(os.sched_getaffinity(0))
     cores = {core_of(cpu) for cpu in allowed}
     quota = cgroup_cpus()
@@ -73,6 +76,16 @@ def default_threads() -> tuple[int, Choice]:
     if quota < len(cores):
         why += f", bounded by the cgroup's quota of {quota:g} CPUs"
     return count, Choice(str(count), why)
+
+
+def check_threads(count: object, name: str) -> int:
+    """The count, if so many threads can be had; else a ConfigError that calls it `name`."""
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_THREADS:
+        raise ConfigError(
+            f"{name} must be an integer from 1 to {MOST_THREADS}, got {count!r}: "
+            "physical cores, the default, are usually best"
+        )
+    return count
 
 
 def core_of(cpu: int) -> str:

@@ -49,10 +49,6 @@ class PackedMatrix:
     zeros: Tensor | None
 
     @property
-    def groups(self) -> int:
-        return group_count(self.cols, self.group_size)
-
-    @property
     def nbytes(self) -> int:
         tensors = (self.codes, self.scales, self.zeros)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)

@@ -16,9 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import _native
-from neuralchat_lite.kernels.cpu import ISA_VARIABLE, Choice, choose_isa, default_threads
+from neuralchat_lite.kernels.cpu import (
+    ISA_VARIABLE,
+    Choice,
+    check_threads,
+    choose_isa,
+    default_threads,
+)
 from neuralchat_lite.kernels.layout import (
     COLUMN_BLOCK,
     SYMMETRIC_ZERO,
@@ -35,11 +40,13 @@ from neuralchat_lite.kernels.operations import (
 )
 
 FLOAT_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+CACHE_DTYPES = (torch.bfloat16, torch.float32)
 # The largest integer an activation becomes, per block of 32 columns; 0 keeps it in fp32. 16 bits
 # are far more than bf16's 8 significant ones, and on AVX2 they cost as much as 8.
 ACTIVATION_LIMIT: dict[ComputeDtype, int] = {"bf16": 32767, "int8": 127, "fp32": 0}
 
-_setup_lock = threading.Lock()
+_setup_lock = threading.Lock()  # another thread may hold it while the process forks
+os.register_at_fork(after_in_child=lambda: globals().update(_setup_lock=threading.Lock()))
 _isa: Choice | None = None
 _threads: Choice | None = None
 
@@ -58,10 +65,10 @@ def isa() -> Choice:
 def use_isa(name: str) -> None:
     """Switch every later operation of this process to `name`: for tests and comparisons."""
     global _isa
-    choice = choose_isa(dict(_native.instruction_sets()), name)
+    choice = choose_isa(dict(_native.instruction_sets()), name, "isa")
     with _setup_lock:
         _native.use_instruction_set(choice.value)
-        _isa = Choice(choice.value, "forced by use_isa()")
+        _isa = choice
 
 
 def usable_isas() -> list[str]:
@@ -83,8 +90,7 @@ def threads() -> Choice:
 def set_threads(count: int) -> None:
     """Use so many threads from now on, in the whole process."""
     global _threads
-    if count < 1:
-        raise ConfigError(f"threads must be at least 1, got {count}")
+    check_threads(count, "threads")
     with _setup_lock:
         _native.set_threads(count)
         _threads = Choice(str(count), "asked for")
@@ -197,7 +203,7 @@ class NativeKernels:
         rows = x.shape[0]  # len() of a tensor goes through Python
         assert is_matrix(x, rows, projection.cols * (2 if swiglu else 1))
         assert is_matrix(out, rows, projection.rows)
-        assert norm is None or norm.weight.shape == (projection.cols,)
+        assert norm is None or is_norm(norm, projection.cols)
         _native.linear(
             projection.handle,
             x.data_ptr(),
@@ -223,14 +229,19 @@ class NativeKernels:
         end = start + count
         assert is_matrix(qkv, count, shape.qkv_size)
         assert is_matrix(out, count, shape.heads * shape.head_dim)
-        assert (
-            cos.shape[0] >= end and sin.shape == cos.shape and cos.shape[1] == shape.head_dim // 2
-        )
+        for table in (cos, sin):
+            assert len(table) >= end and is_matrix(table, len(table), shape.head_dim // 2)
         # Every position that a new query sees needs a slot of its own.
         seen = end if shape.window is None else min(end, shape.window + count - 1)
         assert cache.capacity >= seen and cache.capacity % KEY_BLOCK == 0
-        assert cache.values.shape == (shape.kv_heads, cache.capacity, shape.head_dim)
+        blocks, dim = cache.capacity // KEY_BLOCK, shape.head_dim
+        assert cache.keys.shape == (shape.kv_heads, blocks, dim, KEY_BLOCK)
+        assert cache.values.shape == (shape.kv_heads, cache.capacity, dim)
+        assert cache.keys.is_contiguous() and cache.values.is_contiguous()
+        assert cache.keys.dtype == cache.values.dtype and cache.keys.dtype in CACHE_DTYPES
         query_norm, key_norm = shape.query_norm, shape.key_norm
+        assert query_norm is None or is_norm(query_norm, dim)
+        assert key_norm is None or is_norm(key_norm, dim)
         _native.attention(
             qkv.data_ptr(),
             count,
@@ -256,6 +267,11 @@ def is_matrix(x: Tensor, rows: int, cols: int) -> bool:
     return x.shape == (rows, cols) and x.dtype == torch.float32 and x.is_contiguous()
 
 
+def is_norm(norm: RMSNorm, size: int) -> bool:
+    weight = norm.weight
+    return weight.shape == (size,) and weight.dtype == torch.float32 and weight.is_contiguous()
+
+
 def matrix_shape(matrix: PackedMatrix | Tensor) -> tuple[int, int]:
     if isinstance(matrix, PackedMatrix):
         return matrix.rows, matrix.cols
@@ -264,7 +280,13 @@ def matrix_shape(matrix: PackedMatrix | Tensor) -> tuple[int, int]:
 
 def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
     assert isinstance(matrix, PackedMatrix)
-    tensors = (matrix.codes, matrix.scales, matrix.zeros)
+    shape = matrix.weight_dtype, matrix.rows, matrix.cols, matrix.group_size
+    codes_shape, scales_shape = packed_shapes(*shape)
+    assert matrix.codes.shape == codes_shape and matrix.codes.dtype == torch.uint8
+    assert matrix.scales.shape == scales_shape and matrix.scales.dtype in FLOAT_NAMES
+    zeros = matrix.zeros
+    assert zeros is None or (zeros.shape == scales_shape and zeros.dtype == torch.int8)
+    tensors = (matrix.codes, matrix.scales, zeros)
     assert all(t is None or t.is_contiguous() for t in tensors)
     blocks = -(-matrix.cols // COLUMN_BLOCK)
     handle.add(
@@ -274,7 +296,7 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
         matrix.codes.data_ptr(),
         matrix.scales.data_ptr(),
         FLOAT_NAMES[matrix.scales.dtype],
-        0 if matrix.zeros is None else matrix.zeros.data_ptr(),
+        0 if zeros is None else zeros.data_ptr(),
         blocks if matrix.group_size == -1 else matrix.group_size // COLUMN_BLOCK,
         bias,
     )

@@ -84,7 +84,8 @@ class Kernels(Protocol):
         biases: Sequence[Tensor | None],
         compute_dtype: ComputeDtype,
     ) -> Projection:
-        """Prepare matrices ([rows, cols] when not packed) for `linear`. Copies no weight."""
+        """Prepare matrices ([rows, cols] when not packed) for `linear`. The native kernels copy
+        no weight."""
 
     def linear(
         self,

@@ -24,7 +24,6 @@ from neuralchat_lite.kernels.operations import (
 class ReferenceProjection:
     weight: Tensor  # [rows, cols] fp32, dequantized
     bias: Tensor  # [rows] fp32
-    compute_dtype: ComputeDtype
     rows: int
     cols: int
     nbytes: int
@@ -51,7 +50,7 @@ class ReferenceKernels:
         )
         rows, cols = weight.shape
         nbytes = sum(m.nbytes for m in matrices)
-        return ReferenceProjection(weight, bias, compute_dtype, rows, cols, nbytes)
+        return ReferenceProjection(weight, bias, rows, cols, nbytes)
 
     def linear(
         self,

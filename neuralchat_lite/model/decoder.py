@@ -86,6 +86,7 @@ class Decoder:
             self.architecture,
             CACHE_DTYPES[self.compute_dtype],
             min(capacity, self.context_length),
+            self.context_length,
         )
 
     def forward(
@@ -97,11 +98,12 @@ class Decoder:
         `all_logits`. Raises PromptError when there are no ids, when one is outside the
         vocabulary, or when they don't fit into the context; the cache is then as before.
         """
-        ids = torch.as_tensor(ids, dtype=torch.int64)
+        ids = torch.as_tensor(ids)
         self.check(ids, cache)
         cache.reserve(cache.length + len(ids))
         logits = []
         for block in torch.split(ids, PREFILL_BLOCK):
+            cache.written = max(cache.written, cache.length + len(block))
             x = self.run_layers(block, cache)
             cache.length += len(block)
             if all_logits:
@@ -113,6 +115,10 @@ class Decoder:
             raise PromptError(
                 f"token ids must be a non-empty list, got shape {tuple(ids.shape)}: "
                 "give at least one token"
+            )
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise PromptError(
+                f"token ids must be integers, got {ids.dtype}: give the ids of a tokenizer"
             )
         if cache.length + len(ids) > self.context_length:
             raise PromptError(

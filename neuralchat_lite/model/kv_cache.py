@@ -33,8 +33,8 @@ class LayerKeysValues:
         self.values = torch.zeros((kv_heads, 0, dim), dtype=dtype)
         self.capacity = 0
 
-    def reserve(self, positions: int, used: int) -> None:
-        """Make room for positions 0 .. positions - 1, of which the first `used` are filled."""
+    def reserve(self, positions: int) -> None:
+        """Make room for positions 0 .. positions - 1."""
         wanted = padded(positions, KEY_BLOCK)
         if self.ring is not None:
             wanted = min(wanted, self.ring)
@@ -45,15 +45,11 @@ class LayerKeysValues:
         values = grown(self.values, wanted)
         self.keys, self.values, self.capacity = keys, values, wanted
 
-    def keeps(self, length: int, used: int) -> bool:
-        """Can the layer go on at `length`, having been filled to `used`?"""
-        if self.window is None or used <= self.capacity:
+    def keeps(self, length: int, written: int) -> bool:
+        """Can the layer go on at `length`, positions up to `written` having been written?"""
+        if self.window is None or written <= self.capacity:
             return True
-        return used - self.capacity <= max(0, length - self.window + 1)
-
-    @property
-    def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        return written - self.capacity <= max(0, length - self.window + 1)
 
 
 def grown(old: Tensor, size: int) -> Tensor:
@@ -69,19 +65,25 @@ class KVCache:
     A cache belongs to one conversation, and must not be used from two threads at once.
     """
 
-    def __init__(self, architecture: Architecture, dtype: torch.dtype, capacity: int) -> None:
+    def __init__(
+        self, architecture: Architecture, dtype: torch.dtype, capacity: int, limit: int
+    ) -> None:
         self.length = 0  # positions filled in every layer
+        self.written = 0  # positions ever written, also by what was interrupted or taken back
         self.layers = [LayerKeysValues(architecture, w, dtype) for w in architecture.windows]
+        self.limit = limit
         self.reserved = 0
         self.reserve(capacity)
 
     def reserve(self, positions: int) -> None:
-        """Make room for so many positions in all, doubling so that growth costs little."""
+        """Make room for so many positions in all, doubling so that growth costs little, but
+        never beyond the limit."""
+        assert positions <= self.limit
         if positions <= self.reserved:
             return
-        positions = max(positions, 2 * self.reserved)
+        positions = min(max(positions, 2 * self.reserved), self.limit)
         for layer in self.layers:
-            layer.reserve(positions, self.length)
+            layer.reserve(positions)
         self.reserved = positions
 
     def can_truncate(self, length: int) -> bool:
@@ -90,7 +92,7 @@ class KVCache:
         Always without a sliding window; with one, only as far as the ring still reaches.
         """
         return 0 <= length <= self.length and all(
-            layer.keeps(length, self.length) for layer in self.layers
+            layer.keeps(length, self.written) for layer in self.layers
         )
 
     def truncate(self, length: int) -> None:
@@ -101,7 +103,3 @@ class KVCache:
                 "its sliding window has dropped what would be needed; start with a new cache"
             )
         self.length = length
-
-    @property
-    def nbytes(self) -> int:
-        return sum(layer.nbytes for layer in self.layers)

@@ -52,7 +52,13 @@ def yarn_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
         """The pair that turns so often within the trained context."""
         return dim * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
-    low, high = dimension(rope.get("beta_fast") or 32.0), dimension(rope.get("beta_slow") or 1.0)
+    fast, slow = rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0
+    if fast <= slow:
+        raise CheckpointError(
+            f"config.json: rope_type 'yarn' needs beta_fast above beta_slow, got {fast} and "
+            f"{slow}: download the file again"
+        )
+    low, high = dimension(fast), dimension(slow)
     if rope.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
@@ -85,7 +91,8 @@ def required(rope: Parameters, key: str) -> float:
     value = rope.get(key)
     if not isinstance(value, (int, float)) or value <= 0:
         raise CheckpointError(
-            f"config.json: rope_type {rope['rope_type']!r} needs a positive {key}, got {value!r}"
+            f"config.json: rope_type {rope['rope_type']!r} needs a positive {key}, got {value!r}: "
+            "download the file again"
         )
     return float(value)
 
@@ -94,8 +101,7 @@ class RotaryTable:
     """cos and sin, [positions, head_dim / 2] fp32, made as far as they are asked for."""
 
     def __init__(self, architecture: Architecture) -> None:
-        rope = dict(architecture.rope)
-        rope.setdefault("original_max_position_embeddings", architecture.max_positions)
+        rope = architecture.rope
         self.frequencies, self.scale = FREQUENCIES[rope["rope_type"]](rope, architecture.head_dim)
         self.tables = self.compute(256)
 

@@ -236,6 +236,11 @@ def canonical(option: str, value: object) -> str:
     reason = REFUSED_VALUES.get(option, {}).get(name)
     if reason is not None:
         raise ConfigError(f"{option}={name!r} {reason}")
+    if option == "lm_head" and name in {**FLOATS, **HALF}:
+        raise ConfigError(
+            f"lm_head={name!r} is no integer type: leave the head in the checkpoint's precision "
+            "with modules_to_not_convert=['lm_head']"
+        )
     valid = [spelling for spelling in SPELLINGS[option] if not spelling.startswith("torch.")]
     raise ConfigError(f"{option} must be one of {valid}, got {value!r}{suggestion(name, valid)}")
 
@@ -272,7 +277,7 @@ def accept_legacy(options: Mapping[str, Any]) -> list[str] | None:
                 f"expected one of {fields}"
             )
         promise, reason = UNMET_PROMISES.get(option, (None, ""))
-        if promise is not None and value is promise:
+        if promise is not None and value is not None and bool(value) is promise:
             raise ConfigError(f"{option}={value!r} {reason}")
     idle = sorted(WITHOUT_EFFECT & options.keys())
     if idle:

@@ -16,15 +16,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
-from neuralchat_lite.weights.architecture import (
-    Architecture,
-    parse_architecture,
-    read_architecture,
-    read_json,
-)
+from neuralchat_lite.weights.architecture import Architecture
+from neuralchat_lite.weights.config_json import parse_architecture, read_architecture, read_json
 from neuralchat_lite.weights.manifest import is_packed
 from neuralchat_lite.weights.safetensors_file import DTYPES, StoredTensor, read_header
 
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 # Left in old checkpoints by transformers; computed anew by every decoder.
 IGNORED_ENDINGS = ("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bias_mask")
@@ -75,6 +72,15 @@ class Checkpoint:
     def dtype(self, name: str) -> torch.dtype:
         return DTYPES[self._find(name)[1].dtype]
 
+    def holds_twice(self, place: tuple[Path, StoredTensor], name: str) -> bool:
+        """Whether what is stored at `place` has the values of the tensor `name`."""
+        path, stored = place
+        other, mine = self._mapped[path].get_tensor(stored.name), self.weight(name)
+        return other.shape == mine.shape and all(
+            torch.equal(*pair)
+            for pair in zip(torch.split(other, 1024), torch.split(mine, 1024), strict=True)
+        )
+
     def _find(self, name: str) -> tuple[Path, StoredTensor]:
         return self._stored[stored_name(name, self.architecture)]
 
@@ -123,8 +129,8 @@ class RandomCheckpoint:
 
 
 def stored_name(name: str, architecture: Architecture) -> str:
-    if name == "lm_head.weight" and architecture.tied:
-        return "model.embed_tokens.weight"
+    if name == HEAD and architecture.tied:
+        return EMBEDDING
     return name
 
 
@@ -161,7 +167,13 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
                 f"{folder / file} lacks {name}, which model.safetensors.index.json promises: "
                 "download the checkpoint again"
             )
-    return Checkpoint(folder, architecture, files, match(architecture, found, folder))
+    checkpoint = Checkpoint(folder, architecture, files, match(architecture, found, folder))
+    if architecture.tied and HEAD in found and not checkpoint.holds_twice(found[HEAD], EMBEDDING):
+        raise CheckpointError(
+            f"{folder}: config.json says tie_word_embeddings, but {HEAD} is stored and differs "
+            'from the embedding: say "tie_word_embeddings": false there to use it'
+        )
+    return checkpoint
 
 
 def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
@@ -228,8 +240,7 @@ def match(
     extra = sorted(
         name
         for name in found.keys() - matched.keys()
-        if not name.endswith(IGNORED_ENDINGS)
-        and not (architecture.tied and name == "lm_head.weight")
+        if not name.endswith(IGNORED_ENDINGS) and not (architecture.tied and name == HEAD)
     )
     if extra:
         raise UnsupportedModelError(

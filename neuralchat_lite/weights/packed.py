@@ -17,8 +17,9 @@ from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.kernels.layout import PackedMatrix, packed_shapes
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.rtn import LEVELS
-from neuralchat_lite.weights.architecture import Architecture, TensorSpec, read_architecture
+from neuralchat_lite.weights.architecture import Architecture, TensorSpec
 from neuralchat_lite.weights.checkpoint import WEIGHT_DTYPES, map_file, stored_name
+from neuralchat_lite.weights.config_json import read_architecture
 from neuralchat_lite.weights.manifest import (
     QUANTIZATION,
     WEIGHTS,

@@ -72,6 +72,10 @@ def test_threads_are_physical_cores_within_affinity_and_quota(monkeypatch):
 def test_the_environment_can_set_the_threads(monkeypatch):
     monkeypatch.setenv(cpu.THREADS_VARIABLE, "3")
     assert cpu.default_threads()[0] == 3
-    monkeypatch.setenv(cpu.THREADS_VARIABLE, "many")
-    with pytest.raises(ConfigError, match="positive integer, got 'many'"):
+
+
+@pytest.mark.parametrize("value", ["many", "", "0", "-1", "2.5", "²", "100000"])
+def test_an_impossible_count_in_the_environment_is_refused(monkeypatch, value):
+    monkeypatch.setenv(cpu.THREADS_VARIABLE, value)
+    with pytest.raises(ConfigError, match=f"{cpu.THREADS_VARIABLE} must be an integer from 1"):
         cpu.default_threads()

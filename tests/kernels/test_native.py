@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -217,6 +220,47 @@ def test_a_nan_key_reaches_every_query_that_sees_it(isa):
     assert out[1:].isnan().all()
 
 
+def test_a_nan_value_reaches_only_the_queries_that_see_it(isa):
+    shape = AttentionShape(2, 1, 16, 3)
+    cache, out = Cache(1, 48, 16, torch.float32), torch.empty((9, 32))
+    qkv = torch.randn((9, shape.qkv_size))
+    qkv[4, 48:] = float("nan")  # the value of position 4: 4, 5 and 6 see it
+    NativeKernels().attention(qkv, cache, 0, torch.ones(9, 8), torch.zeros(9, 8), shape, out)
+    seen = torch.tensor([4, 5, 6])
+    assert out[seen].isnan().all()
+    assert out[[row for row in range(9) if row not in seen]].isfinite().all()
+
+
+def test_a_child_forked_while_threads_are_being_set_can_set_its_own():
+    # Another thread holds the lock of the settings at the moment of the fork.
+    with native._setup_lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # it would wait for ever
+            native.threads()
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_system_without_threads_is_an_error_and_no_abort():
+    code = """
+import resource, torch
+from neuralchat_lite.kernels import native
+kernels = native.NativeKernels()
+native.set_threads(1024)
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), -1))  # room for 32 stacks of 8 MB
+projection = kernels.projection([torch.ones(64, 2048)], [None], "fp32")
+try:
+    kernels.linear(torch.ones(64, 2048), projection, torch.empty(64, 64))
+except RuntimeError as error:
+    print("refused:", error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert "refused" in run.stdout
+
+
 def test_very_different_scores_do_not_overflow(isa, sqnr):
     shape = AttentionShape(4, 2, 16, None)
     qkv = torch.randn((40, shape.qkv_size), generator=torch.Generator().manual_seed(0)) * 60
@@ -280,7 +324,8 @@ def test_measured_bandwidth_is_that_of_memory_and_not_of_a_cache():
 
 
 def test_impossible_thread_counts_and_instruction_sets_are_refused():
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
-        native.set_threads(0)
-    with pytest.raises(ConfigError, match=r"mmx cannot be used .*choose one of"):
+    for count in (0, -1, 100000, 2.0, True):
+        with pytest.raises(ConfigError, match=f"threads must be an integer from 1.*got {count}"):
+            native.set_threads(count)
+    with pytest.raises(ConfigError, match=r"isa=mmx cannot be used .*choose one of"):
         native.use_isa("mmx")

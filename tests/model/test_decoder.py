@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -20,11 +20,8 @@ from neuralchat_lite.kernels.reference import ReferenceKernels
 from neuralchat_lite.model import kv_cache
 from neuralchat_lite.model.decoder import load_decoder
 from neuralchat_lite.quantization.rtn import quantize_rtn
-from neuralchat_lite.weights.architecture import (
-    Architecture,
-    parse_architecture,
-    read_architecture,
-)
+from neuralchat_lite.weights.architecture import Architecture
+from neuralchat_lite.weights.config_json import parse_architecture, read_architecture
 
 
 @dataclass
@@ -317,6 +314,7 @@ def test_prompts_that_cannot_be_are_refused_and_leave_the_cache_as_it_was(small)
         ([1] * 48, "3 tokens in the cache and 48 new ones exceed the context of 50"),
         ([small.architecture.vocab_size], "outside the vocabulary"),
         ([-1], "token id -1 is outside"),
+        ([1.9, 2.2], "must be integers, got torch.float32"),
     ]:
         with pytest.raises(PromptError, match=message):
             decoder.forward(ids, cache)
@@ -377,6 +375,30 @@ def test_a_ring_that_has_dropped_what_is_needed_refuses_to_go_back(small, monkey
     cache.truncate(earliest)
     want = decoder.forward(ids[: earliest + 1], decoder.new_cache())
     torch.testing.assert_close(decoder.forward(ids[earliest : earliest + 1], cache), want)
+
+
+def test_going_back_in_steps_reaches_no_further_than_at_once(small, monkeypatch):
+    monkeypatch.setattr(kv_cache, "PREFILL_BLOCK", 16)
+    monkeypatch.setattr("neuralchat_lite.model.decoder.PREFILL_BLOCK", 16)
+    decoder = load_decoder(small, compute_dtype="fp32", context_length=256)
+    cache = decoder.new_cache()
+    decoder.forward(torch.randint(0, small.architecture.vocab_size, (150,)), cache)
+    earliest = next(length for length in range(151) if cache.can_truncate(length))
+    for length in range(149, earliest - 1, -1):
+        cache.truncate(length)
+    assert not cache.can_truncate(earliest - 1)
+
+
+def test_a_cache_grows_by_doubling_up_to_the_context(small):
+    windows = (None,) * small.architecture.layers
+    everything = MemoryWeights(replace(small.architecture, windows=windows), small.tensors)
+    decoder = load_decoder(everything, compute_dtype="fp32", context_length=200)
+    cache = decoder.new_cache(16)
+    sizes = []
+    for _ in range(200):
+        decoder.forward([1], cache)
+        sizes.append(cache.layers[0].capacity)
+    assert sorted(set(sizes)) == [16, 32, 64, 128, 208]  # 200, in blocks of 16
 
 
 def test_native_and_reference_decoders_agree(small):

@@ -51,6 +51,19 @@ def test_names_without_the_model_prefix_are_found(write_checkpoint):
     assert checkpoint.weight(DOWN).shape == (64, 172)
 
 
+def test_a_stored_head_counts_as_tied_only_when_it_is_the_embedding(write_checkpoint):
+    def same(weights):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+    def other(weights):
+        same(weights)
+        weights["lm_head.weight"][-1, -1] += 1
+
+    assert open_checkpoint(write_checkpoint(tensors=same, tie_word_embeddings=True))
+    with pytest.raises(CheckpointError, match=r'differs.*say "tie_word_embeddings": false'):
+        open_checkpoint(write_checkpoint(tensors=other, tie_word_embeddings=True))
+
+
 def test_known_extras_are_ignored_and_others_refused(write_checkpoint):
     def known(weights):
         weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
