@@ -13,26 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuralchat_lite.errors import CheckpointError, HubError
+from neuralchat_lite.weights.manifest import MANIFEST, QUANTIZATION, SIDECARS
 
 # "model*" leaves out second copies of the weights, such as Mistral's consolidated.safetensors.
-WEIGHTS = "model*.safetensors"
-WANTED = (
-    "config.json",
-    "generation_config.json",
-    "quantization_config.json",
-    "manifest.json",
-    WEIGHTS,
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+SHARDS = "model*.safetensors"
+WANTED = (*SIDECARS, QUANTIZATION, MANIFEST, SHARDS, "model.safetensors.index.json")
 HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -90,9 +75,9 @@ def download(name: str, revision: str | None, token: str | None) -> Resolved:
     # cannot be), or what its HTTP client raises when a connection breaks.
     except (OSError, ValueError, HTTPError) as error:
         raise HubError(f"cannot get {at}: {explain(error)}") from error
-    if not any(folder.glob(WEIGHTS)):
+    if not any(folder.glob(SHARDS)):
         raise HubError(
-            f"{at} has no {WEIGHTS}, and pickled weights are never loaded: choose a revision with "
+            f"{at} has no {SHARDS}, and pickled weights are never loaded: choose a revision with "
             "safetensors, or convert it with transformers' save_pretrained and give that folder"
         )
     if not COMMIT.fullmatch(folder.name):
