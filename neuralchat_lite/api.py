@@ -6,26 +6,31 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+
+from transformers import AutoTokenizer
 
 from neuralchat_lite.chat import Conversation, encode_prompt, with_stops
 from neuralchat_lite.detokenize import Tokenizer
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.generation import GenerationOptions, Piece, Reply, fold
 from neuralchat_lite.generation import stream as stream_ids
-from neuralchat_lite.model.decoder import Decoder, load_decoder
+from neuralchat_lite.kernels import native
+from neuralchat_lite.model.decoder import Decoder, checked_context, load_decoder
+from neuralchat_lite.model.rope import RotaryTable
 from neuralchat_lite.quantization.config import FLOATS, WeightOnlyQuantConfig
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
 from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
-from neuralchat_lite.weights.convert import hashing, quantize_checkpoint
-from neuralchat_lite.weights.hub import Resolved, resolve
+from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
+from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import identify
-from neuralchat_lite.weights.packed import is_packed, open_packed
+from neuralchat_lite.weights.packed import PackedModel, is_packed, open_packed
 
+QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | None
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -83,8 +88,6 @@ class Model:
 
     def report(self) -> dict[str, Any]:
         """What runs, and why: kernels, threads, precisions, sizes (bytes), times (seconds)."""
-        from neuralchat_lite.kernels import native
-
         isa, threads = native.isa(), native.threads()
         return {
             "folder": str(self.folder),
@@ -95,6 +98,7 @@ class Model:
             "isa_why": isa.why,
             "threads": int(threads.value),
             "threads_why": threads.why,
+            "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
             "compute_dtype": self.decoder.compute_dtype,
             "context_length": self.decoder.context_length,
             "weight_bytes": self.decoder.weight_bytes,
@@ -117,8 +121,9 @@ class Model:
 
 def load(
     model: str | os.PathLike[str],
-    quantization_config: WeightOnlyQuantConfig | None = None,
+    quantization_config: QuantizationOptions = None,
     *,
+    compute_dtype: Any = None,
     dtype: Any = None,
     revision: str | None = None,
     token: str | None = None,
@@ -130,8 +135,9 @@ def load(
     """Load a model, quantizing it first unless that was done before.
 
     model: a folder with a Hugging Face checkpoint, a quantized folder, or a hub name
-    quantization_config: how to quantize (default: int4, groups of 32); must agree with what a
-        quantized folder holds, except for compute_dtype
+    quantization_config: how to quantize (default: int4, groups of 32), or a dictionary of some
+        of its options; must agree with what a quantized folder holds, except for compute_dtype
+    compute_dtype: precision of the activations, instead of the configuration's
     dtype: "fp32" or "bf16" runs the checkpoint's own weights, not quantized, computing in it
     revision, token: of a hub name
     cache_dir: where quantized models are kept, instead of the default cache
@@ -142,31 +148,39 @@ def load(
     Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError or HubError.
     """
     start = time.perf_counter()
-    if dtype is not None and quantization_config is not None:
+    asked = options_of(quantization_config)
+    if compute_dtype is not None:
+        asked = {**(asked or {}), "compute_dtype": compute_dtype}
+    if dtype is not None and asked is not None:
         raise ConfigError(
             f"dtype={str(dtype)!r} means weights that are not quantized, and "
-            "quantization_config the contrary: give one of them"
+            f"{', '.join(asked)} the contrary: give one of them"
         )
     if threads is not None:
-        set_threads(threads)
+        native.set_threads(threads)
     found = resolve(model, revision, token)
-    if dtype is not None:
-        decoder = load_unquantized(found.folder, dtype, context_length)
-        folder, config = found.folder, None
+    folder, config = found.folder, None
+    weights: Checkpoint | PackedModel
+    if is_packed(folder):
+        refuse_dtype_of_quantized(folder, dtype)
+        weights = open_packed(folder)
+        config = agreed_config(weights.config, asked, folder)
+        tokenizer = load_tokenizer(folder)
     else:
-        folder = quantized_folder(found, quantization_config, cache_dir, progress)
-        packed = open_packed(folder)
-        config = agreed_config(packed.config, quantization_config, folder)
-        decoder = load_decoder(
-            packed, compute_dtype=config.compute_dtype, context_length=context_length
-        )
-    tokenizer = load_tokenizer(folder)
+        weights, tokenizer = open_source(folder, context_length)
+        if dtype is None:
+            config = WeightOnlyQuantConfig(**(asked or {}))
+            root = cache_root(cache_dir)
+            folder = cached(weights, config, hub=found.hub, root=root, progress=progress)
+            weights = open_packed(folder)
+    compute = float_name(dtype) if config is None else config.compute_dtype
+    decoder = load_decoder(weights, compute_dtype=compute, context_length=context_length)
     return Model(decoder, tokenizer, folder, config, time.perf_counter() - start)
 
 
 def quantize(
     model: str | os.PathLike[str],
-    quantization_config: WeightOnlyQuantConfig | None = None,
+    quantization_config: QuantizationOptions = None,
     output: str | os.PathLike[str] | None = None,
     *,
     revision: str | None = None,
@@ -176,17 +190,19 @@ def quantize(
 ) -> Path:
     """Quantize a checkpoint into `output`, a new folder that stands alone, or into the cache.
 
-    Returns the quantized folder. Raises what `load` raises, and CacheError when `output` is not
-    empty or cannot be written.
+    Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
+    Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
     """
+    config = WeightOnlyQuantConfig(**(options_of(quantization_config) or {}))
     found = resolve(model, revision, token)
     if is_packed(found.folder):
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
+    if output is not None:
+        require_empty(Path(output))
+    source, _ = open_source(found.folder)
     if output is None:
-        return quantized_folder(found, quantization_config, cache_dir, progress)
-    source = open_source(found.folder)
+        return cached(source, config, hub=found.hub, root=cache_root(cache_dir), progress=progress)
     source_id = identify(source, hub=found.hub, progress=hashing(progress))
-    config = quantization_config or WeightOnlyQuantConfig()
     return quantize_checkpoint(source, config, Path(output), source_id=source_id, progress=progress)
 
 
@@ -200,69 +216,68 @@ def stream(model: Model, prompt: Any, **options: Any) -> Iterator[Piece]:
     return model.stream(prompt, **options)
 
 
-def load_unquantized(folder: Path, dtype: Any, context_length: int | None) -> Decoder:
+def options_of(config: Any) -> dict[str, Any] | None:
+    """The options that were given: all of a configuration, or some in a dictionary."""
+    if config is None or isinstance(config, Mapping):
+        return None if config is None else dict(config)
+    if isinstance(config, WeightOnlyQuantConfig):
+        return config.to_dict()
+    raise ConfigError(
+        f"quantization_config must be a WeightOnlyQuantConfig or a dictionary of its options, got "
+        f"{config!r}"
+    )
+
+
+def float_name(dtype: Any) -> str:
     name = FLOATS.get(str(dtype))
     if name is None:
         raise ConfigError(
             f"dtype must be 'fp32' or 'bf16', got {dtype!r}: "
             "for int4 or int8 give a WeightOnlyQuantConfig"
         )
-    if is_packed(folder):
+    return name
+
+
+def refuse_dtype_of_quantized(folder: Path, dtype: Any) -> None:
+    if dtype is not None:
         raise ConfigError(
-            f"dtype={name!r} needs the original checkpoint, but {folder} is quantized: "
-            "leave dtype out, or give the checkpoint's folder"
+            f"dtype={float_name(dtype)!r} needs the original checkpoint, but {folder} is "
+            "quantized: leave dtype out, or give the checkpoint's folder"
         )
-    return load_decoder(open_source(folder), compute_dtype=name, context_length=context_length)
 
 
-def open_source(folder: Path) -> Checkpoint:
-    """A checkpoint that can also speak: a missing tokenizer is said before minutes of work."""
+def open_source(folder: Path, context_length: int | None = None) -> tuple[Checkpoint, Tokenizer]:
+    """A checkpoint and its tokenizer, found to be fit to speak before minutes of work."""
     checkpoint = open_checkpoint(folder)
-    require_tokenizer(folder)
-    return checkpoint
+    checked_context(checkpoint.architecture, context_length)
+    RotaryTable(checkpoint.architecture)
+    return checkpoint, load_tokenizer(folder)
 
 
-def quantized_folder(
-    found: Resolved,
-    config: WeightOnlyQuantConfig | None,
-    cache_dir: str | os.PathLike[str] | None,
-    progress: Callable[[Any], None] | None,
-) -> Path:
-    if is_packed(found.folder):
-        return found.folder
-    return cached(
-        open_source(found.folder),
-        config or WeightOnlyQuantConfig(),
-        hub=found.hub,
-        root=None if cache_dir is None else Path(cache_dir),
-        progress=progress,
-    )
+def cache_root(given: str | os.PathLike[str] | None) -> Path | None:
+    if given is None:
+        return None
+    if not os.fspath(given):
+        raise ConfigError("cache_dir is an empty text: give a folder, or leave it out")
+    return Path(given).expanduser()
 
 
 def agreed_config(
-    stored: WeightOnlyQuantConfig, asked: WeightOnlyQuantConfig | None, folder: Path
+    stored: WeightOnlyQuantConfig, asked: Mapping[str, Any] | None, folder: Path
 ) -> WeightOnlyQuantConfig:
-    """What was asked for, when the stored weights are that; raises ConfigError otherwise."""
-    if asked is None:
-        return stored
-    want, have = asked.bytes_config(), stored.bytes_config()
+    """The stored configuration with what was asked for, when the stored weights are that; raises
+    ConfigError otherwise."""
+    config = WeightOnlyQuantConfig(**{**stored.to_dict(), **(asked or {})})
+    want, have = config.bytes_config(), stored.bytes_config()
     differing = [
         f"{key}={want[key]!r} (stored: {have[key]!r})" for key in want if want[key] != have[key]
     ]
     if differing:
         raise ConfigError(
-            f"{folder} is quantized otherwise than asked for: {', '.join(differing)}; leave the "
-            "quantization_config out, or quantize the original checkpoint again"
+            f"{folder} is quantized otherwise than asked for: {', '.join(differing)}; leave these "
+            "options out, or quantize the original checkpoint again"
         )
-    return asked
-
-
-def set_threads(count: int) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ConfigError(f"threads must be a positive integer, got {count!r}")
-    from neuralchat_lite.kernels import native
-
-    native.set_threads(count)
+    return config
 
 
 def require_tokenizer(folder: Path) -> None:
@@ -276,17 +291,16 @@ def require_tokenizer(folder: Path) -> None:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a model folder. Runs no code from it and never goes to the network."""
     require_tokenizer(folder)
-    from transformers import AutoTokenizer
-
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     # What goes wrong here is always the files: the parsers raise everything, even bare Exception.
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
-            f"the tokenizer files in {folder} cannot be read ({first_line}): download them again"
+            f"the tokenizer in {folder} cannot be read ({why}): download its files and config.json "
+            "again"
         ) from error
     return cast(Tokenizer, tokenizer)
 

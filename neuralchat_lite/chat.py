@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,13 +39,16 @@ def encode_prompt(prompt: Any, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
     prompt: a text (tokenized with the special tokens of the tokenizer, e.g. <s> first);
         messages, a list of {"role": ..., "content": ...}, through the tokenizer's own chat
         template, or neural-chat's (without <s>) when it has none;
-        token ids, a list or a tensor [n] or [1, n]
+        token ids, a list or a tensor [n] or [1, n], or what a tokenizer of transformers returns
     Raises PromptError when it is empty, has another form, or has ids outside the vocabulary.
     """
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError("the prompt is an empty text: give at least one character")
+        check_text(prompt, "the prompt")
         return Prompt(tuple(tokenizer.encode(prompt)))
+    if isinstance(prompt, Mapping) and "input_ids" in prompt:
+        prompt = prompt["input_ids"]
     if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
         return encode_messages(prompt, tokenizer)
     return Prompt(check_ids(prompt, vocab_size))
@@ -54,23 +58,41 @@ def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
     ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if isinstance(ids, list | tuple) and len(ids) == 1 and isinstance(ids[0], list | tuple):
         ids = ids[0]  # a batch of one, as transformers' tokenizers return it
-    if not isinstance(ids, Sequence) or isinstance(ids, bytes):
+    if not isinstance(ids, Sequence) or isinstance(ids, bytes | str):
         raise PromptError(
             f"a prompt is a text, a list of messages, or token ids; got {type(prompt).__name__}"
         )
     if not ids:
         raise PromptError("the prompt is empty: give a text, messages, or at least one token id")
+    checked = []
     for value in ids:
-        if not isinstance(value, int) or isinstance(value, bool):
+        if isinstance(value, list | tuple):
+            raise PromptError(f"got {len(ids)} lists of token ids: give one prompt at a time")
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            value = operator.index(value)  # an int, or what numpy has for it
+        except TypeError:
             raise PromptError(
-                f"token ids must be integers in one list, got {value!r}: give one prompt at a time"
-            )
+                f"token ids must be integers, got {value!r}: give the ids of a tokenizer"
+            ) from None
+        checked.append(value)
         if not 0 <= value < vocab_size:
             raise PromptError(
                 f"token id {value} is outside the vocabulary of {vocab_size}: "
                 "use the model's own tokenizer"
             )
-    return tuple(ids)
+    return tuple(checked)
+
+
+def check_text(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{what} is no UTF-8 text at character {error.start}: decode it from its own "
+            "encoding first"
+        ) from None
 
 
 def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
@@ -81,8 +103,6 @@ def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
         ids = tokenizer.encode(text, add_special_tokens=False)
         return Prompt(tuple(ids), NEURAL_CHAT_STOPS)
 
-    from jinja2 import TemplateError
-
     try:
         ids = tokenizer.apply_chat_template(
             [dict(m) for m in messages],
@@ -90,10 +110,13 @@ def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
             tokenize=True,
             return_dict=False,
         )
-    except TemplateError as error:
+    # A template is a program of the model's makers: it may raise anything.
+    except Exception as error:
+        roles = [m["role"] for m in messages]
+        remedy = "try without a system message" if "system" in roles else "give token ids instead"
         raise PromptError(
-            f"the model's chat template refuses these messages ({error}): "
-            f"the roles were {', '.join(m['role'] for m in messages)}; try without a system message"
+            f"the model's chat template refuses these messages ({type(error).__name__}: {error}): "
+            f"the roles were {', '.join(roles)}; {remedy}"
         ) from error
     return Prompt(tuple(ids))
 
@@ -115,6 +138,7 @@ def check_messages(messages: Sequence[Any]) -> None:
                 f"message {index} has a content of type {type(message['content']).__name__}, "
                 "expected a text"
             )
+        check_text(message["content"], f"message {index}")
     turns = messages[1:] if messages[0]["role"] == "system" else messages
     for index, message in enumerate(turns):
         expected = ("user", "assistant")[index % 2]
@@ -158,10 +182,18 @@ class Conversation:
         GenerationOptions.of(options)
         self.turn = threading.Lock()
         self.messages: list[dict[str, str]] = []
-        self.reset()
+        self.forget()
 
     def reset(self) -> None:
-        """Forget all turns; the system message stays."""
+        """Forget all turns; the system message stays. Raises PromptError while an answer is still
+        being streamed."""
+        self.take_turn()
+        try:
+            self.forget()
+        finally:
+            self.turn.release()
+
+    def forget(self) -> None:
         with_system = self.system is not None
         self.messages = [{"role": "system", "content": self.system or ""}] if with_system else []
         self.cache = self.decoder.new_cache()
@@ -175,20 +207,29 @@ class Conversation:
         """Send a message; the answer comes piece by piece.
 
         A turn that is cancelled (by closing the iterator) keeps what was said so far, and a turn
-        without a word of answer is forgotten. Raises PromptError when the conversation has
-        outgrown the context, or when an earlier answer is still being streamed.
+        without a word of answer is forgotten. Raises PromptError for a message that cannot be
+        sent at once, and when the first piece is asked for if the conversation has outgrown the
+        context or an earlier answer is still being streamed.
         """
-        return self.answer(text, GenerationOptions.of({**self.options, **options}))
+        settings = GenerationOptions.of({**self.options, **options})
+        self.encode(text)
+        return self.answer(text, settings)
 
-    def answer(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
+    def encode(self, text: str) -> tuple[list[dict[str, str]], Prompt]:
+        messages = [*self.messages, {"role": "user", "content": text}]
+        return messages, encode_messages(messages, self.tokenizer)
+
+    def take_turn(self) -> None:
         if not self.turn.acquire(blocking=False):
             raise PromptError(
                 "this conversation is still answering: close or finish that stream first, "
                 "or open another conversation"
             )
+
+    def answer(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
+        self.take_turn()
         try:
-            messages = [*self.messages, {"role": "user", "content": text}]
-            prompt = encode_messages(messages, self.tokenizer)
+            messages, prompt = self.encode(text)
             yield from self.feed_and_keep(messages, prompt, options)
         finally:
             self.turn.release()

@@ -25,7 +25,6 @@ from neuralchat_lite.terminal import (
 if TYPE_CHECKING:
     from neuralchat_lite.api import Model
     from neuralchat_lite.generation import Piece, Timings
-    from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
     from neuralchat_lite.weights.cache import Entry
 
 DEBUG_VARIABLE = "NEURALCHAT_LITE_DEBUG"
@@ -139,10 +138,11 @@ def generate(
     options = generation_options(asked)
     if system is not None and not chat:
         raise ConfigError(f"--system {system!r} is part of a chat: give --chat too")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = read_stdin() if prompt == "-" else prompt
     loaded = load_model(model, asked)
     messages = [{"role": "system", "content": system}] if system is not None else []
     if chat:
+        say_template(loaded)
         pieces = loaded.stream([*messages, {"role": "user", "content": text}], **options)
     else:
         pieces = loaded.stream(text, **options)
@@ -182,7 +182,9 @@ def chat(
     """
     asked = dict(locals())
     options = generation_options(asked)
-    conversation = load_model(model, asked).conversation(system, **options)
+    loaded = load_model(model, asked)
+    say_template(loaded)
+    conversation = loaded.conversation(system, **options)
     commands = {"/reset": conversation.reset}
     for line in typed_lines():
         if line in ("/quit", "/exit"):
@@ -223,7 +225,12 @@ def quantize(
     revision: Revision = None,
 ) -> None:
     """Quantize a checkpoint, into the cache or into a folder of its own, and print the folder."""
-    config = quantization_config(dict(locals()))
+    config = quantization_options(dict(locals()))
+    if output is None and compute_dtype is not None:
+        raise ConfigError(
+            f"--compute-dtype {compute_dtype} is no property of quantized weights in the cache: "
+            "give it to generate or chat, or write a folder of its own with -o"
+        )
     from neuralchat_lite.api import quantize as quantize_model
 
     with QuantizingProgress() as progress:
@@ -234,13 +241,16 @@ def quantize(
 @cache_app.command("list")
 def cache_list() -> None:
     """Show what is in the cache."""
-    from neuralchat_lite.weights.cache import cache_root, entries
+    from neuralchat_lite.weights.cache import cache_root, disk_bytes, entries, leftovers
 
     found = entries()
     for entry in found:
         print(f"{entry.name}\t{size_text(entry.disk_bytes)}\t{entry.problem or 'whole'}")
     total = size_text(sum(entry.disk_bytes for entry in found))
     warn(f"{len(found)} model{'s' * (len(found) != 1)}, {total}, in {cache_root()}")
+    if unfinished := leftovers():
+        total = size_text(sum(map(disk_bytes, unfinished)))
+        warn(f"{total} of interrupted runs: `neuralchat-lite cache remove --all` frees it too")
 
 
 @cache_app.command("verify")
@@ -267,13 +277,14 @@ def cache_verify(names: EntryNames = None) -> None:
 @cache_app.command("remove")
 def cache_remove(names: EntryNames = None, all: RemoveAll = False) -> None:
     """Remove entries by name, or --all of them."""
-    from neuralchat_lite.weights.cache import remove
+    from neuralchat_lite.weights.cache import leftovers, remove
 
     if bool(names) == all:
         raise ConfigError("give the names of entries (see `neuralchat-lite cache list`), or --all")
-    for entry in chosen_entries(names):
-        remove(entry)
-        print(f"{entry.name}\tremoved")
+    folders = [entry.path for entry in chosen_entries(names)]
+    for folder in [*folders, *(leftovers() if all else ())]:
+        remove(folder)
+        print(f"{folder.name}\tremoved")
 
 
 @app.command()
@@ -295,14 +306,15 @@ def generation_options(asked: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def quantization_config(asked: Mapping[str, Any]) -> WeightOnlyQuantConfig | None:
-    """From those options that were given; None when none was, so that a quantized folder's own
-    configuration holds."""
+def quantization_options(asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Those options of the weights that were given; None when none was, so that a quantized
+    folder's own configuration holds."""
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
     names = ("weight_dtype", "group_size", "scheme", "scale_dtype", "compute_dtype")
     given = {name: asked[name] for name in names if asked[name] is not None}
-    return WeightOnlyQuantConfig(**given) if given else None
+    WeightOnlyQuantConfig(**given)  # a bad value is said before anything is read
+    return given or None
 
 
 def load_model(model: str, asked: Mapping[str, Any]) -> Model:
@@ -312,10 +324,22 @@ def load_model(model: str, asked: Mapping[str, Any]) -> Model:
     with QuantizingProgress() as progress:
         return load(
             model,
-            quantization_config(asked),
+            quantization_options(asked),
             progress=progress.update,
             **{name: asked[name] for name in names},
         )
+
+
+def read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise PromptError(f"stdin is no UTF-8 text ({error}): convert it first") from None
+
+
+def say_template(model: Model) -> None:
+    if model.tokenizer.chat_template is None:
+        warn("The model has no chat template: messages take neural-chat's form.")
 
 
 def show(pieces: Iterator[Piece]) -> Timings | None:
@@ -375,6 +399,10 @@ def complain(error: Exception) -> int:
         return INPUT_ERROR
     if isinstance(error, NeuralchatError):
         warn("neuralchat-lite: " + " ".join(str(error).split()))
+        return INPUT_ERROR
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a closed folder
+        place = f"{error.filename}: " if error.filename else ""
+        warn(f"neuralchat-lite: {place}{error.strerror}: check the path, permissions and space")
         return INPUT_ERROR
     what = " ".join(f"{type(error).__name__}: {error}".split())
     warn(f"neuralchat-lite: internal error, {what} (run with --debug to see where)")

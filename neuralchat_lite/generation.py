@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -48,7 +47,9 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -1e30 < value < 1e30  # an int may be too large for a float
 
 
 # option -> (what it must be, whether a value is)
@@ -62,7 +63,11 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "top_k": ("an integer >= 0 (0: off)", lambda v: is_integer(v) and v >= 0),
     "top_p": ("a number in (0, 1] (1: off)", lambda v: is_number(v) and 0 < v <= 1),
     "min_p": ("a number in [0, 1] (0: off)", lambda v: is_number(v) and 0 <= v <= 1),
-    "repetition_penalty": ("a finite number > 0 (1: off)", lambda v: is_number(v) and v > 0),
+    # Beyond that, logits leave the range of fp32.
+    "repetition_penalty": (
+        "a number from 0.01 to 100 (1: off)",
+        lambda v: is_number(v) and 0.01 <= v <= 100,
+    ),
     "seed": (
         "None or an integer in [0, 2**64)",
         lambda v: v is None or (is_integer(v) and 0 <= v < 2**64),
@@ -99,10 +104,11 @@ class GenerationOptions:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        elif isinstance(self.stop, Iterable):
-            object.__setattr__(self, "stop", tuple(self.stop))
+        stop: Any = self.stop
+        if stop is None or isinstance(stop, str):
+            object.__setattr__(self, "stop", () if stop is None else (stop,))
+        elif isinstance(stop, Iterable):
+            object.__setattr__(self, "stop", tuple(stop))
         for name, (rule, holds) in RULES.items():
             value = getattr(self, name)
             if not holds(value):

@@ -37,6 +37,9 @@ def typed_lines() -> Iterator[str]:
     while True:
         try:
             line = input("> " if at_terminal else "").strip()
+        except UnicodeDecodeError as error:
+            warn(f"That line is no UTF-8 text ({error.reason}); it was not sent.")
+            continue
         except EOFError:
             if at_terminal:
                 warn("")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 import neuralchat_lite as ncl
+from neuralchat_lite import api
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError, PromptError
 from neuralchat_lite.weights import hub
 
@@ -133,9 +136,9 @@ def test_unquantized_model_cannot_be_saved_as_quantized(stories: Path, tmp_path:
             {"dtype": "fp32", "quantization_config": ncl.WeightOnlyQuantConfig()},
             "give one of them",
         ),
-        ({"threads": 0}, "threads must be a positive integer, got 0"),
+        ({"threads": 0}, "threads must be an integer from 1 to 1024, got 0"),
         ({"threads": "two"}, "got 'two'"),
-        ({"context_length": 0}, "context_length must be between 1 and"),
+        ({"context_length": 0}, "context_length must be an integer between 1 and"),
         ({"context_length": 513}, "512 positions, got 513"),
     ],
 )
@@ -159,7 +162,103 @@ def test_missing_tokenizer_is_named(checkpoint: Path, cache: Path) -> None:
 
 def test_damaged_tokenizer_is_named(checkpoint: Path, cache: Path) -> None:
     (checkpoint / "tokenizer.json").write_text('{"version": "1.0", "model": 3}')
-    with pytest.raises(CheckpointError, match=r"tokenizer files in .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"tokenizer in .*model cannot be read"):
+        ncl.load(checkpoint, cache_dir=cache, progress=forbidden)
+
+
+def test_what_cannot_run_is_said_before_any_work(checkpoint: Path, cache: Path) -> None:
+    with pytest.raises(ConfigError, match="got 513"):
+        ncl.load(checkpoint, context_length=513, cache_dir=cache / "new", progress=forbidden)
+    with pytest.raises(CacheError, match="not an empty folder"):
+        ncl.quantize(checkpoint, output=checkpoint, progress=forbidden)
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="low_freq_factor"):
+        ncl.load(checkpoint, cache_dir=cache / "new", progress=forbidden)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "rule"),
+    [
+        (None, {}, "must be a folder or a hub name, got None"),
+        ("STORIES", {"quantization_config": "int4"}, "must be a WeightOnlyQuantConfig or a dict"),
+        ("STORIES", {"context_length": "a"}, "context_length must be an integer.*got 'a'"),
+        ("STORIES", {"context_length": 7.5}, "got 7.5"),
+        ("STORIES", {"context_length": True}, "got True"),
+        ("STORIES", {"cache_dir": ""}, "cache_dir is an empty text"),
+        ("STORIES", {"compute_dtype": "fp16"}, "compute_dtype='fp16'"),
+        ("STORIES", {"dtype": "bf16", "compute_dtype": "bf16"}, "give one of them"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    stories: Path, model: Any, options: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(ncl.NeuralchatError, match=rule):
+        ncl.load(stories if model == "STORIES" else model, **options)
+
+
+def test_a_dictionary_of_options_is_a_config(stories: Path, cache: Path) -> None:
+    model = ncl.load(stories, {"weight_dtype": "int8"}, compute_dtype="fp32", cache_dir=cache)
+    assert model.config == ncl.WeightOnlyQuantConfig(weight_dtype="int8", compute_dtype="fp32")
+    assert model.decoder.compute_dtype == "fp32"
+
+
+def test_threads_revision_and_token_reach_their_places(
+    stories: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def resolve(*arguments: Any) -> hub.Resolved:
+        seen.append(arguments)
+        return hub.Resolved(stories)
+
+    monkeypatch.setattr(api, "resolve", resolve)
+    monkeypatch.setattr(api.native, "set_threads", seen.append)
+    ncl.load("org/model", revision="v2", token="secret", threads=1, cache_dir=cache)
+    ncl.quantize("org/model", revision="v3", token="more", cache_dir=cache)
+    assert seen == [1, ("org/model", "v2", "secret"), ("org/model", "v3", "more")]
+
+
+def test_threads_that_load_at_once_in_a_fresh_process_all_succeed(
+    stories: Path, cache: Path
+) -> None:
+    code = f"""
+import threading, neuralchat_lite as ncl
+failed = []
+def load():
+    try:
+        ncl.load({str(stories)!r}, cache_dir={str(cache)!r})
+    except BaseException as error:
+        failed.append(error)
+threads = [threading.Thread(target=load) for _ in range(4)]
+[t.start() for t in threads], [t.join() for t in threads]
+assert not failed, failed
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "quantization_config.json"])
+def test_a_quantized_folder_that_lacks_a_file_is_not_taken_for_a_checkpoint(
+    model: ncl.Model, tmp_path: Path, missing: str
+) -> None:
+    folder = model.save_pretrained(tmp_path / "part")
+    (folder / missing).unlink()
+    with pytest.raises(CacheError, match=f"{missing}.* (is missing|cannot be read)"):
+        ncl.load(folder)
+
+
+@pytest.mark.parametrize("contents", [None, "[" * 100000])
+def test_a_config_that_cannot_be_read_is_named(
+    checkpoint: Path, cache: Path, contents: str | None
+) -> None:
+    (checkpoint / "config.json").unlink()
+    if contents is None:
+        (checkpoint / "config.json").mkdir()
+    else:
+        (checkpoint / "config.json").write_text(contents)
+    with pytest.raises(CheckpointError, match=r"config\.json (cannot be read|is not JSON)"):
         ncl.load(checkpoint, cache_dir=cache)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import BatchEncoding
 
 from neuralchat_lite.api import load_tokenizer
 from neuralchat_lite.chat import Conversation, Prompt, common_prefix, encode_prompt, with_stops
@@ -102,8 +105,15 @@ def test_the_models_own_template_wins(tokenizer: Any) -> None:
 
 def test_a_template_that_refuses_is_a_prompt_error(tokenizer: Any) -> None:
     tokenizer.chat_template = TEMPLATE
-    with pytest.raises(PromptError, match=r"refuses these messages \(no system\).*system, user"):
+    with pytest.raises(PromptError, match=r"no system\).*system, user; try without a system"):
         encode_prompt([{"role": "system", "content": "x"}, USER], tokenizer, VOCABULARY)
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content + 3 }}", "{{ 1/0 }}", "{% oops"])
+def test_a_template_that_is_broken_is_a_prompt_error(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError, match=r"refuses these messages.*give token ids instead"):
+        encode_prompt([USER], tokenizer, VOCABULARY)
 
 
 def test_a_text_gets_the_special_tokens_of_the_tokenizer(tokenizer: Any) -> None:
@@ -113,8 +123,16 @@ def test_a_text_gets_the_special_tokens_of_the_tokenizer(tokenizer: Any) -> None
 
 @pytest.mark.parametrize(
     "ids",
-    [[1, 403], (1, 403), torch.tensor([1, 403]), torch.tensor([[1, 403]]), [[1, 403]]],
-    ids=["list", "tuple", "tensor", "batch of one", "list of one list"],
+    [
+        [1, 403],
+        (1, 403),
+        torch.tensor([1, 403]),
+        torch.tensor([[1, 403]]),
+        [[1, 403]],
+        list(np.array([1, 403])),
+        BatchEncoding({"input_ids": torch.tensor([[1, 403]])}),
+    ],
+    ids=["list", "tuple", "tensor", "batch of one", "list of one list", "numpy", "encoding"],
 )
 def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
     assert encode_prompt(ids, tokenizer, VOCABULARY) == Prompt((1, 403))
@@ -131,10 +149,12 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
         (b"ab", "got bytes"),
         ([1, 512], "token id 512 is outside the vocabulary of 512"),
         ([-1], "token id -1 is outside"),
-        ([1.5], "must be integers in one list, got 1.5"),
+        ([1.5], "must be integers, got 1.5"),
         ([True], "got True"),
         (["Hello"], "got 'Hello'"),
-        ([[1], [2]], r"got \[1\]: give one prompt at a time"),
+        ([[1], [2]], "got 2 lists of token ids: give one prompt at a time"),
+        ("\ud800", "the prompt is no UTF-8 text at character 0"),
+        ([{"role": "user", "content": "a\udcff"}], "message 0 is no UTF-8 text at character 1"),
         ([USER, {"role": "user"}], "message 1 must be"),
         ([USER, "x"], "message 1 must be"),
         ([{"role": "tool", "content": "x"}], "'tool', expected one of system, user, assistant"),
@@ -210,8 +230,9 @@ def test_a_cancelled_turn_keeps_what_was_said(decoder: Counting, tokenizer: Any)
 
 
 def test_a_turn_without_an_answer_is_forgotten(decoder: Counting, tokenizer: Any) -> None:
-    talk = Conversation(decoder, tokenizer, max_new_tokens=5)
-    talk.stream("Once").close()  # type: ignore[attr-defined]
+    talk = Conversation(decoder, tokenizer, max_new_tokens=5, ignore_eos=True)
+    pieces = talk.stream("Once", stop=list(string.printable))
+    assert "".join(piece.text for piece in pieces) == ""  # it was fed and answered nothing
     assert talk.messages == []
     assert talk.say("Lily").text == anew(decoder, tokenizer, talk.messages[:-1], max_new_tokens=5)
 
@@ -232,8 +253,29 @@ def test_two_answers_at_once_are_refused(decoder: Counting, tokenizer: Any) -> N
     next(pieces)
     with pytest.raises(PromptError, match="still answering"):
         talk.say("Twice")
+    with pytest.raises(PromptError, match="still answering"):
+        talk.reset()
     pieces.close()  # type: ignore[attr-defined]
     assert talk.say("Twice", max_new_tokens=3).text
+    talk.reset()
+    assert talk.messages == []
+
+
+def test_a_message_that_cannot_be_sent_is_refused_at_once(
+    decoder: Counting, tokenizer: Any
+) -> None:
+    talk = Conversation(decoder, tokenizer)
+    for text in ("", "\udcff"):
+        with pytest.raises(PromptError):
+            talk.stream(text)  # nobody asks for a piece
+
+
+def test_options_of_one_turn_win_over_those_of_the_conversation(
+    decoder: Counting, tokenizer: Any
+) -> None:
+    talk = Conversation(decoder, tokenizer, max_new_tokens=3, ignore_eos=True)
+    assert talk.say("Once", max_new_tokens=7).timings.new_tokens == 7
+    assert talk.say("Twice").timings.new_tokens == 3
 
 
 def test_reset_forgets_the_turns_and_keeps_the_system_message(

@@ -111,6 +111,11 @@ def test_timings_go_to_stderr(run: Run, stories: str) -> None:
         (["generate", "STORIES", "-p", "x", "--threads", "0"], "threads must be"),
         (["generate", "STORIES", "-p", "x", "--system", "y"], "give --chat too"),
         (["generate", "STORIES", "-p", "x", "--temperature", "hot"], "--temperature"),
+        (["generate", "STORIES", "-p", "a\udcff"], "no UTF-8 text at character 1"),
+        (["generate", "STORIES", "-p", "x", "--context-length", "513"], "512 positions, got 513"),
+        (["generate", "x" * 5000, "-p", "x"], "cannot be opened as a model folder"),
+        (["generate", "~nobody-here/x", "-p", "x"], "cannot be opened as a model folder"),
+        (["quantize", "STORIES", "--compute-dtype", "fp32"], "no property of quantized weights"),
         (["generate", "STORIES"], "Missing option"),
         (["quantize", "STORIES", "-o", "TMP"], "not an empty folder"),
         (["cache", "verify", "nothing"], "there is no entry 'nothing'"),
@@ -130,6 +135,146 @@ def test_errors_are_one_line_and_exit_code_2(
     assert last.startswith("neuralchat-lite: ")
     assert "Traceback" not in err
     assert err.count("neuralchat-lite: ") == 1
+
+
+class Recorder:
+    """Stands for a model: keeps what it was asked, and answers nothing."""
+
+    class tokenizer:
+        chat_template = "its own"
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    def stream(self, prompt: Any, **options: Any) -> Any:
+        self.asked |= {"prompt": prompt, **options}
+        return iter(())
+
+    def conversation(self, system: str | None, **options: Any) -> Any:
+        self.asked |= {"system": system, **options}
+        return self
+
+    def reset(self) -> None:
+        pass
+
+
+WEIGHT_OPTIONS = {
+    "--weight-dtype": ("weight_dtype", "int8"),
+    "--group-size": ("group_size", 64),
+    "--scheme": ("scheme", "asym"),
+    "--scale-dtype": ("scale_dtype", "bf16"),
+    "--compute-dtype": ("compute_dtype", "fp32"),
+}
+LOAD_OPTIONS = {
+    "--threads": ("threads", 3),
+    "--context-length": ("context_length", 77),
+    "--revision": ("revision", "v2"),
+}
+GENERATION_OPTIONS = {
+    "--max-new-tokens": ("max_new_tokens", 11),
+    "--stop": ("stop", ("END",)),
+    "--temperature": ("temperature", 0.5),
+    "--top-k": ("top_k", 7),
+    "--top-p": ("top_p", 0.25),
+    "--min-p": ("min_p", 0.125),
+    "--repetition-penalty": ("repetition_penalty", 1.5),
+    "--seed": ("seed", 9),
+}
+
+
+def spelled(*tables: dict[str, tuple[str, Any]]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments of a command line, and what they should become."""
+    arguments, wanted = [], {}
+    for table in tables:
+        for flag, (name, value) in table.items():
+            arguments += [flag, str(value[0] if isinstance(value, tuple) else value)]
+            wanted[name] = value
+    return arguments, wanted
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_every_option_reaches_what_it_is_for(
+    run: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, loaded = Recorder(), {}
+
+    def load(name: str, config: Any, *, progress: Any, **more: Any) -> Recorder:
+        loaded.update(more, model=name, config=config)
+        return model
+
+    monkeypatch.setattr("neuralchat_lite.api.load", load)
+    arguments, wanted = spelled(WEIGHT_OPTIONS, LOAD_OPTIONS, GENERATION_OPTIONS)
+    say(monkeypatch, "Hello")
+    prompt = ["-p", "Hello", "--chat"] if command == "generate" else []
+    code, _, err = run(command, "some/model", *prompt, "--system", "Be kind.", *arguments)
+    assert code == 0, err
+    assert loaded["model"] == "some/model"
+    assert loaded["config"] == spelled(WEIGHT_OPTIONS)[1]
+    assert {name: loaded[name] for _, (name, _) in LOAD_OPTIONS.items()} == spelled(LOAD_OPTIONS)[1]
+    for _, (name, value) in GENERATION_OPTIONS.items():
+        assert model.asked[name] == value, name
+    system = {"role": "system", "content": "Be kind."}
+    if command == "generate":
+        assert model.asked["prompt"] == [system, {"role": "user", "content": "Hello"}]
+    else:
+        assert model.asked["system"] == "Be kind."
+    assert set(wanted) == {*loaded, *model.asked} & set(wanted) | {
+        name for name, _ in WEIGHT_OPTIONS.values()
+    }
+
+
+def test_a_quantized_folder_computes_in_what_the_command_line_asks_for(
+    run: Run, stories: str, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "int8")
+    options = ("--weight-dtype", "int8", "--group-size", "64", "--compute-dtype", "fp32")
+    assert run("quantize", stories, "-o", folder, *options)[0] == 0
+    for more in (["--compute-dtype", "bf16"], ["--weight-dtype", "int8"], []):
+        assert run("generate", folder, "-p", "Once", "--max-new-tokens", "2", *more)[0] == 0
+    code, _, err = run("generate", folder, "-p", "Once", "--group-size", "32")
+    assert code == 2
+    assert "group_size=32 (stored: 64)" in err and "weight_dtype" not in err
+
+
+def test_the_cache_removes_only_what_it_made(run: Run, stories: str, cache: Path) -> None:
+    run("generate", stories, "-p", "Once", "--max-new-tokens", "1")
+    thesis = cache / "thesis-int4-g32-notes"
+    thesis.mkdir()
+    (thesis / "text").write_text("precious")
+    unfinished = cache / ".tmp-0123-4194304"  # no process has so large a number
+    unfinished.mkdir()
+    (unfinished / "part").write_bytes(bytes(5000))
+    code, out, err = run("cache", "list")
+    assert code == 0 and "thesis" not in out and "1 model," in err
+    assert "5 kB of interrupted runs" in err
+    assert run("cache", "remove", "thesis-int4-g32-notes")[0] == 2
+    assert run("cache", "remove", "--all")[0] == 0
+    assert (thesis / "text").read_text() == "precious"
+    assert not unfinished.exists()
+    assert run("cache", "list")[1] == ""
+
+
+def test_an_entry_without_its_weights_is_not_called_whole(
+    run: Run, stories: str, cache: Path
+) -> None:
+    run("generate", stories, "-p", "Once", "--max-new-tokens", "1")
+    next(cache.glob("*/model.safetensors")).unlink()
+    _, out, _ = run("cache", "list")
+    assert "model.safetensors cannot be read" in out and "whole" not in out
+
+
+def test_text_that_is_not_utf8_is_refused_and_a_chat_goes_on(stories: str, cache: Path) -> None:
+    command = [sys.executable, "-c", START]
+    one = [*command, "generate", stories, "-p", "-", "--max-new-tokens", "3"]
+    chat = [*command, "chat", stories, "--max-new-tokens", "3"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    first = subprocess.run(one, input=b"a\xff", capture_output=True, env=environment)
+    assert first.returncode == 2 and b"no UTF-8 text" in first.stderr
+    lines = b"hi\na\xffb\nmore\n"
+    for env in (environment, os.environ | {"PYTHONIOENCODING": "utf-8:surrogateescape"}):
+        second = subprocess.run(chat, input=lines, capture_output=True, env=env)
+        assert second.returncode == 0, second.stderr
+        assert b"no UTF-8 text" in second.stderr
 
 
 def test_debug_shows_where_it_went_wrong(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

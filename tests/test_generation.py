@@ -208,6 +208,8 @@ def test_interrupted_forward_leaves_what_was_fed(scripted: Any) -> None:
         ({"temperature": 1, "min_p": math.nan}, "min_p must be"),
         ({"temperature": 1, "min_p": 2}, "min_p must be"),
         ({"repetition_penalty": 0}, "repetition_penalty must be"),
+        ({"repetition_penalty": 1e-45}, "repetition_penalty must be"),
+        ({"temperature": 10**400}, "temperature must be"),
         ({"repetition_penalty": math.nan}, "repetition_penalty must be"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 2**64}, "seed must be"),

@@ -166,6 +166,18 @@ class Decoder:
         return self.weight_bytes + 2 * seen * arch.kv_size * item
 
 
+def checked_context(arch: Architecture, length: int | None) -> int:
+    """The positions to allow: `length`, or the model's default. Raises ConfigError."""
+    if length is None:
+        return arch.default_context
+    if type(length) is not int or not 1 <= length <= arch.max_positions:
+        raise ConfigError(
+            "context_length must be an integer between 1 and the model's "
+            f"{arch.max_positions} positions, got {length!r}"
+        )
+    return length
+
+
 def load_decoder(
     weights: Weights,
     *,
@@ -182,13 +194,7 @@ def load_decoder(
     arch = weights.architecture
     if compute_dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"compute_dtype must be one of {COMPUTE_DTYPES}, got {compute_dtype!r}")
-    if context_length is None:
-        context_length = arch.default_context
-    if not 1 <= context_length <= arch.max_positions:
-        raise ConfigError(
-            f"context_length must be between 1 and the model's {arch.max_positions} positions, "
-            f"got {context_length}"
-        )
+    context_length = checked_context(arch, context_length)
     chosen: Kernels = NativeKernels() if kernels is None else kernels
 
     def tensor(name: str) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped,unused-ignore]
 from filelock import FileLock, Timeout
 
 from neuralchat_lite.errors import CacheError
@@ -28,13 +29,17 @@ from neuralchat_lite.weights.convert import (
     unwritable,
     write_whole,
 )
+from neuralchat_lite.weights.file_names import MANIFEST
 from neuralchat_lite.weights.identity import digest_of, identify
-from neuralchat_lite.weights.manifest import FORMAT_VERSION, read_manifest, remedy
+from neuralchat_lite.weights.manifest import FORMAT_VERSION, check_sizes, read_manifest, remedy
 from neuralchat_lite.weights.packed import open_packed
 
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"
+LOCK = ".{}.lock"
+# What `entry_name` makes. Somebody may point the cache at a folder with other things in it.
+ENTRY_NAME = re.compile(r".+-(int4|int4_fullrange|int8)-(g32|g64|g128|row)-[0-9a-f]{12}")
 WAIT_SECONDS = 1.0  # between two words to somebody who waits for another process
 
 
@@ -44,7 +49,7 @@ class Entry:
 
     name: the folder's name, by which the command line knows it
     disk_bytes: the size of its files
-    manifest: its manifest.json, or None when that is damaged: `problem` says how
+    manifest: its manifest.json, or None when that or a file of it is damaged: `problem` says how
     """
 
     name: str
@@ -87,11 +92,11 @@ def cached(
     source_id = identify(source, hub=hub, root=root, progress=hashing(progress))
     key = cache_key(source_id, config)
     entry = root / entry_name(hub[0] if hub else source.name, config, key)
-    if entry.exists():
-        return checked(entry, key)
     try:
+        if entry.exists():
+            return checked(entry, key)
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f".{entry.name}.lock")
+        lock = FileLock(root / LOCK.format(entry.name))
         acquire(lock, entry, progress)
     except OSError as error:
         raise unwritable(entry, error) from error
@@ -151,25 +156,61 @@ def checked(entry: Path, key: str) -> Path:
 
 
 def entries(root: Path | None = None) -> list[Entry]:
-    """Every model in the cache, by name; those with a damaged manifest say so."""
+    """Every model in the cache, by name; damaged ones say what is wrong. Folders that the cache
+    did not make are none of its business."""
     root = cache_root() if root is None else Path(root)
+    return [read_entry(folder) for folder in folders_in(root) if is_entry(folder)]
+
+
+def folders_in(root: Path) -> list[Path]:
     try:
-        folders = sorted(
-            path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
-        )
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise CacheError(f"{root} cannot be read ({error.strerror}): check permissions") from None
-    return [read_entry(folder) for folder in folders]
+
+
+def is_entry(folder: Path) -> bool:
+    """Whether the cache made this folder: it has such a name, and a lock or a manifest."""
+    if not ENTRY_NAME.fullmatch(folder.name):
+        return False
+    marks = folder.with_name(LOCK.format(folder.name)), folder / MANIFEST
+    try:
+        return any(mark.exists() for mark in marks)
+    except OSError:  # the folder is closed to us, and its name is one of ours
+        return True
 
 
 def read_entry(folder: Path) -> Entry:
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     try:
-        return Entry(folder.name, folder, size, read_manifest(folder))
+        size = disk_bytes(folder)
+    except OSError as error:
+        problem = f"{folder} cannot be read ({error.strerror}): check permissions"
+        return Entry(folder.name, folder, 0, None, problem)
+    try:
+        manifest = read_manifest(folder)
+        check_sizes(folder, manifest)
     except CacheError as error:
         return Entry(folder.name, folder, size, None, str(error))
+    return Entry(folder.name, folder, size, manifest)
+
+
+def disk_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def leftovers(root: Path | None = None) -> list[Path]:
+    """Unfinished folders whose processes are gone. The next run with the same key removes its own;
+    those of other keys stay until somebody asks."""
+    root = cache_root() if root is None else Path(root)
+    found = []
+    for folder in folders_in(root):
+        pid = folder.name.rpartition("-")[2]
+        ours = folder.name.startswith(TEMPORARY) and pid.isdecimal()
+        if ours and not psutil.pid_exists(int(pid)):
+            found.append(folder)
+    return found
 
 
 def verify(entry: Entry, progress: ProgressCallback | None = None) -> None:
@@ -177,13 +218,13 @@ def verify(entry: Entry, progress: ProgressCallback | None = None) -> None:
     open_packed(entry.path, verify="always", progress=hashing(progress, "verify"))
 
 
-def remove(entry: Entry) -> None:
-    """Delete an entry. Processes that have it mapped keep their copy until they end."""
-    aside = entry.path.with_name(f"{TEMPORARY}removed-{entry.name}-{os.getpid()}")
+def remove(folder: Path) -> None:
+    """Delete an entry or a leftover. Processes that have it mapped keep it until they end."""
+    aside = folder.with_name(f"{TEMPORARY}removed-{folder.name.lstrip('.')}-{os.getpid()}")
     try:
-        entry.path.rename(aside)  # at once, so that nobody opens what is half deleted
+        folder.rename(aside)  # at once, so that nobody opens what is half deleted
         shutil.rmtree(aside)
     except OSError as error:
         raise CacheError(
-            f"{entry.path} cannot be removed ({error.strerror}): check permissions"
+            f"{folder} cannot be removed ({error.strerror}): check permissions"
         ) from None

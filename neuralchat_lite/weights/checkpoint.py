@@ -18,6 +18,7 @@ from torch import Tensor
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.config_json import parse_architecture, read_architecture, read_json
+from neuralchat_lite.weights.file_names import INDEX, WEIGHTS
 from neuralchat_lite.weights.manifest import is_packed
 from neuralchat_lite.weights.safetensors_file import DTYPES, StoredTensor, read_header
 
@@ -178,8 +179,8 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
 
 def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     """The safetensors files of a folder, and the index's promise: tensor name -> file name."""
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
+    index = folder / INDEX
+    single = folder / WEIGHTS
     if single.exists():
         return (single,), {}
     if not index.exists():

@@ -26,13 +26,10 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, su
 from neuralchat_lite.quantization.rtn import QUANTIZER, not_finite, packed_rtn
 from neuralchat_lite.weights.architecture import TensorSpec
 from neuralchat_lite.weights.checkpoint import Checkpoint, RandomCheckpoint, stored_name
+from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, SIDECARS, WEIGHTS
 from neuralchat_lite.weights.identity import identify
 from neuralchat_lite.weights.manifest import (
     FORMAT_VERSION,
-    MANIFEST,
-    QUANTIZATION,
-    SIDECARS,
-    WEIGHTS,
     HashProgress,
     creator,
     stamp_of,
@@ -160,10 +157,7 @@ def quantize_checkpoint(
     the model. In each case, and when interrupted, `out` is as it was before.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CacheError(
-            f"{out} exists and is not an empty folder: choose another one, or remove it first"
-        )
+    require_empty(out)
     if source_id is None:
         source_id = identify(source, progress=hashing(progress))
     prefix = f".tmp-{out.name}-"
@@ -178,6 +172,18 @@ def quantize_checkpoint(
     temporary = out.parent / f"{prefix}{os.getpid()}"
     write_whole(source, config, temporary, out, source_id=source_id, progress=progress)
     return out
+
+
+def require_empty(out: Path) -> None:
+    """Raise CacheError unless a folder is new or empty."""
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise unwritable(out, error) from None
+    if taken:
+        raise CacheError(
+            f"{out} exists and is not an empty folder: choose another one, or remove it first"
+        )
 
 
 def write_whole(

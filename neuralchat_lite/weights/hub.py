@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuralchat_lite.errors import CheckpointError, HubError
-from neuralchat_lite.weights.manifest import MANIFEST, QUANTIZATION, SIDECARS
+from neuralchat_lite.weights.file_names import INDEX, MANIFEST, QUANTIZATION, SIDECARS
 
 # "model*" leaves out second copies of the weights, such as Mistral's consolidated.safetensors.
 SHARDS = "model*.safetensors"
-WANTED = (*SIDECARS, QUANTIZATION, MANIFEST, SHARDS, "model.safetensors.index.json")
+WANTED = (*SIDECARS, QUANTIZATION, MANIFEST, SHARDS, INDEX)
 HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -38,17 +38,29 @@ def resolve(
     An existing folder wins over a hub name. Raises CheckpointError for a path that is no folder,
     HubError for a name that cannot be had.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise CheckpointError(f"the model must be a folder or a hub name, got {name_or_path!r}")
     if not os.fspath(name_or_path):
         raise CheckpointError("the model is an empty text, expected a folder or a hub name")
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name_or_path).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+        if is_folder:
+            next(path.iterdir(), None)
+    except (OSError, RuntimeError, ValueError) as error:  # closed, too long, ~nobody, a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{str(name_or_path)[:200]!r} cannot be opened as a model folder ({why}): check the "
+            "path and its permissions"
+        ) from None
+    if is_folder:
         if revision is not None:
             raise CheckpointError(
                 f"revision {revision!r} was given for the folder {str(path)!r}, but only hub "
                 "names have revisions: leave it out"
             )
         return Resolved(path)
-    if path.exists():
+    if exists:
         raise CheckpointError(
             f"{str(path)!r} is a file, expected a model folder: give the folder that holds it"
         )

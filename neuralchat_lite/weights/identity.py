@@ -16,7 +16,8 @@ from typing import Any
 
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.weights.checkpoint import Checkpoint, RandomCheckpoint
-from neuralchat_lite.weights.manifest import SIDECARS, HashProgress, sha256_of
+from neuralchat_lite.weights.file_names import SIDECARS
+from neuralchat_lite.weights.manifest import HashProgress, sha256_of
 
 log = logging.getLogger(__name__)
 

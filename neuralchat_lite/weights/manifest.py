@@ -15,30 +15,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from neuralchat_lite.errors import CacheError
+from neuralchat_lite.errors import CacheError, CheckpointError
+from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, SIDECARS, WEIGHTS
+from neuralchat_lite.weights.safetensors_file import read_metadata
 
 FORMAT_VERSION = 1
 
-MANIFEST = "manifest.json"
-QUANTIZATION = "quantization_config.json"
-WEIGHTS = "model.safetensors"
+METADATA = {"format": "neuralchat_lite"}  # of the weights
 STAMP = ".verified"
 REQUIRED_FILES = ("config.json", QUANTIZATION, WEIGHTS)
-# Copied from the checkpoint as they are, where they exist.
-SIDECARS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-
 SCHEMA: dict[str, type | tuple[type, ...]] = {
     "format_version": int,
     "created_by": dict,
@@ -57,8 +42,17 @@ HashProgress = Callable[[str, int, int], None]
 
 
 def is_packed(folder: Path | str) -> bool:
-    """Whether a folder is (or was meant to be) a quantized model of this library."""
-    return all((Path(folder) / name).is_file() for name in (MANIFEST, QUANTIZATION))
+    """Whether a folder is (or was meant to be) a quantized model of this library: one that lacks
+    a file is told from its weights, lest it be taken for a checkpoint."""
+    found = [(Path(folder) / name).is_file() for name in (MANIFEST, QUANTIZATION)]
+    return all(found) or (any(found) and has_our_weights(Path(folder) / WEIGHTS))
+
+
+def has_our_weights(path: Path) -> bool:
+    try:
+        return read_metadata(path).get("format") == METADATA["format"]
+    except CheckpointError:
+        return False
 
 
 def creator() -> dict[str, str]:
@@ -84,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:

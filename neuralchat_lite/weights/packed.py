@@ -20,9 +20,9 @@ from neuralchat_lite.quantization.rtn import LEVELS
 from neuralchat_lite.weights.architecture import Architecture, TensorSpec
 from neuralchat_lite.weights.checkpoint import WEIGHT_DTYPES, map_file, stored_name
 from neuralchat_lite.weights.config_json import read_architecture
+from neuralchat_lite.weights.file_names import QUANTIZATION, WEIGHTS
 from neuralchat_lite.weights.manifest import (
-    QUANTIZATION,
-    WEIGHTS,
+    METADATA,
     HashProgress,
     check_digests,
     check_sizes,
@@ -41,7 +41,6 @@ from neuralchat_lite.weights.safetensors_file import (
 __all__ = ["METADATA", "PackedModel", "is_packed", "module_of", "open_packed", "packed_tensors"]
 
 # Not "pt": transformers would take the file for a checkpoint and make up what it does not find.
-METADATA = {"format": "neuralchat_lite"}
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
 Verify = Literal["auto", "always", "never"]

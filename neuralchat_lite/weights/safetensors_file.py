@@ -24,6 +24,7 @@ from torch import Tensor
 from neuralchat_lite.errors import CheckpointError
 
 ALIGNMENT = 64  # a cache line, and one tile of weights
+REMEDY = "download or copy the file again"
 HEADER_LIMIT = 100_000_000  # the safetensors library's own
 
 DTYPE_NAMES = {
@@ -57,24 +58,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
     Raises CheckpointError when the file is missing, cut short or no safetensors file.
     """
-    remedy = "download or copy the file again"
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
-                raise CheckpointError(
-                    f"{path} is cut short or no safetensors file: {size} bytes, but a header of "
-                    f"{length}: {remedy}"
-                )
-            header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: {remedy}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
-    except ValueError as error:
-        raise damaged(path, error) from None
+    header, start, size = parse_header(path)
     tensors = {}
     end = 0
     try:
@@ -92,11 +76,41 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             tensors[name] = tensor
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from None
-    if 8 + length + end != size:
+    if start + end != size:
         raise CheckpointError(
-            f"{path} has {size} bytes, its header promises {8 + length + end}: {remedy}"
+            f"{path} has {size} bytes, its header promises {start + end}: {REMEDY}"
         )
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What the header says of the whole file. Raises CheckpointError as `read_header` does."""
+    metadata = parse_header(path)[0].get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def parse_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header as it stands, the byte at which tensors begin, and the size of the file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
+                raise CheckpointError(
+                    f"{path} is cut short or no safetensors file: {size} bytes, but a header of "
+                    f"{length}: {REMEDY}"
+                )
+            header = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: {REMEDY}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
+    if not isinstance(header, dict):
+        raise damaged(path, TypeError(f"the header is a {type(header).__name__}"))
+    return header, 8 + length, size
 
 
 def damaged(path: Path, error: Exception) -> CheckpointError:

@@ -157,11 +157,11 @@ def test_entries_are_listed_verified_and_removed(checkpoint, root):
     (damaged,) = entries(root)
     assert damaged.manifest is None
     assert "manifest.json is not JSON" in damaged.problem
-    remove(damaged)
+    remove(damaged.path)
     assert entries(root) == []
     assert not list(root.glob(".tmp-*"))
     with pytest.raises(CacheError, match="cannot be removed"):
-        remove(damaged)
+        remove(damaged.path)
     assert cached(checkpoint, INT4, root=root) == path
 
 
@@ -198,7 +198,7 @@ def test_an_interrupt_leaves_no_entry_and_no_temporary_folder(checkpoint, root):
 def test_leftovers_of_the_same_key_are_removed(checkpoint, root):
     entry = cached(checkpoint, INT4, root=root)
     key = json.loads((entry / "manifest.json").read_text())["key"]
-    remove(entries(root)[0])
+    remove(entries(root)[0].path)
     (root / f".tmp-{key}-123").mkdir()
     other = root / f".tmp-{'0' * 64}-123"
     other.mkdir()
