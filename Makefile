@@ -1,4 +1,5 @@
-# Everything that a person or CI does here. `make test` starts from nothing but Python and g++.
+# Everything that a person or CI does here. `make demo` and `make test` start from nothing but
+# Python and g++, and do again only what has changed.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,12 +12,15 @@ PIP_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint format bench-decode clean
+.PHONY: help demo test lint format docs notebooks bench-decode clean
 
 help:
+	@echo "make demo          make an environment, install, and let the little model calculate"
 	@echo "make test          make an environment, install, build, check style and types, run the tests"
 	@echo "make lint          style and types alone"
 	@echo "make format        rewrite the code in the project's style"
+	@echo "make docs          build the documentation into site/"
+	@echo "make notebooks     run the example notebooks and keep their outputs"
 	@echo "make bench-decode  decode a random 7B model and compare with the memory bandwidth (5 GB of disk)"
 	@echo "make clean         remove the environment and build folders"
 
@@ -28,10 +32,24 @@ $(VENV)/torch.stamp:
 
 $(VENV)/install.stamp: $(VENV)/torch.stamp pyproject.toml CMakeLists.txt $(wildcard neuralchat_lite/csrc/*)
 	@echo "== build and install"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/install.stamp
+	@echo "== what tests, style and documentation need"
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-lint: $(VENV)/install.stamp
+demo: $(VENV)/install.stamp
+	@echo "== quantize the little model to int4 (once; then it lies in the cache)"
+	$(BIN)/neuralchat-lite quantize examples/nano/model
+	@echo "== ask it"
+	$(BIN)/neuralchat-lite generate examples/nano/model --chat --timings -p "calculate 100 + 520 + 60"
+	@echo
+	@echo "The same with the 7B (a download of 14 GB, and then 5 GB in the cache):"
+	@echo "  $(BIN)/neuralchat-lite chat Intel/neural-chat-7b-v3-2"
+
+lint: $(VENV)/test.stamp
 	@echo "== style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,13 +60,19 @@ test: lint
 	@echo "== tests"
 	$(BIN)/pytest
 
-format: $(VENV)/install.stamp
+format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i neuralchat_lite/csrc/*.cpp neuralchat_lite/csrc/*.h
+
+docs: $(VENV)/test.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(VENV)/test.stamp
+	$(BIN)/python examples/run_notebooks.py
 
 bench-decode: $(VENV)/install.stamp
 	$(BIN)/python benchmarks/decode.py
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build site
