@@ -125,7 +125,8 @@ class Environment:
         if state != "ready":
             raise EngineError(
                 f"the environment of {self.name} in {self.folder} is {STATES[state]}: "
-                f"run `{self.setup_command}` ({self.size_text()})"
+                f"run `{self.setup_command}` ({self.size_text(with_cuda=True)}; without CUDA's "
+                f"libraries, see its --help, {self.size_text()})"
             )
 
     def sizes(self, with_cuda: bool) -> tuple[str | None, str | None]:

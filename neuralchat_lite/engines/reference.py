@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from neuralchat_lite.engines.engine import (
     float_precision,
     weight_bytes,
 )
+from neuralchat_lite.engines.stepping import Positions, Stepper
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.model.decoder import check_ids
@@ -29,20 +29,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class ReferenceCache(FullCache):
-    """A DynamicCache, and how much of it counts."""
-
     def __init__(self) -> None:
         super().__init__()
-        self.kept = transformers.DynamicCache()
-
-    def settle(self) -> Any:
-        """The DynamicCache with exactly `length` positions, whatever was taken back or left half
-        done by an interruption."""
-        if self.length == 0:
-            self.kept = transformers.DynamicCache()
-        elif self.kept.get_seq_length() > self.length:
-            self.kept.crop(self.length)
-        return self.kept
+        self.positions = Positions()
 
 
 class ReferenceDecoder:
@@ -51,14 +40,11 @@ class ReferenceDecoder:
     def __init__(
         self, model: Any, architecture: Architecture, precision: Precision, context_length: int
     ) -> None:
-        self.model = model
+        self.step = Stepper(model)
         self.architecture = architecture
         self.compute_dtype = str(precision.dtype)
         self.context_length = context_length
         self.weight_bytes = weight_bytes(architecture, precision)
-        # Its name changed within version 5 of transformers.
-        parameters = inspect.signature(model.forward).parameters
-        self.cache_name = "cache" if "cache" in parameters else "past_key_values"
 
     def new_cache(self, capacity: int = 256) -> ReferenceCache:
         return ReferenceCache()
@@ -67,15 +53,8 @@ class ReferenceDecoder:
         """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab]."""
         ids = torch.as_tensor(ids)
         check_ids(ids, cache.length, self.context_length, self.architecture)
-        with torch.no_grad():
-            output = self.model(
-                input_ids=ids[None].long(),
-                use_cache=True,
-                logits_to_keep=1,
-                **{self.cache_name: cache.settle()},
-            )
+        logits = self.step(ids.tolist(), cache.positions, cache.length)
         cache.length += len(ids)
-        logits: Tensor = output.logits[0, -1].float()
         return logits
 
     def bytes_per_token(self, context: int) -> int:
@@ -95,7 +74,7 @@ class ReferenceEngine:
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "threads": torch.get_num_threads(),
             "compute_dtype": self.decoder.compute_dtype,
-            "attention": self.decoder.model.config._attn_implementation,
+            "attention": self.decoder.step.model.config._attn_implementation,
             "weight_bytes": self.decoder.weight_bytes,
         }
 
@@ -133,8 +112,9 @@ def open_reference(request: Request) -> ReferenceEngine:
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
     """Keeps transformers' own bar off stderr."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

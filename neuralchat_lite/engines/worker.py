@@ -7,7 +7,6 @@ of neuralchat_lite. `remote.RemoteDecoder` holds the other end of its pipes.
 from __future__ import annotations
 
 import base64
-import inspect
 import sys
 from importlib import metadata
 from typing import Any
@@ -33,10 +32,8 @@ class Session:
     """The model, and the caches of its conversations by the caller's numbers."""
 
     def __init__(self) -> None:
-        self.model: Any = None
+        self.step: Any = None
         self.caches: dict[int, Any] = {}
-        self.cache_name = "past_key_values"
-        self.last_logits_only: dict[str, int] = {}
 
     def load(
         self,
@@ -49,21 +46,16 @@ class Session:
     ) -> dict[str, Any]:
         """Load a folder's model; {"versions", "threads", "flags"} for a report."""
         import torch
+        from stepping import Stepper
 
         if threads is not None:
             torch.set_num_threads(threads)
         flags: dict[str, str] = {}
         config = checkpoint_config(folder, rope)
-        self.model = LOADERS[loader](folder, config, dtype, quantization, flags)
-        self.model.eval()
-        parameters = inspect.signature(self.model.forward).parameters
-        if "cache" in parameters:  # its name since the middle of version 5
-            self.cache_name = "cache"
-        # The rest would be rows x vocabulary floats for nothing.
-        for name in ("logits_to_keep", "num_logits_to_keep"):
-            if name in parameters:
-                self.last_logits_only = {name: 1}
-                break
+        model = LOADERS[loader](folder, config, dtype, quantization, flags)
+        if threads is not None:  # loading has been seen to change it
+            torch.set_num_threads(threads)
+        self.step = Stepper(model.eval())
         return {"versions": versions(), "threads": torch.get_num_threads(), "flags": flags}
 
     def forward(self, cache: int, length: int, ids: list[int], drop: list[int]) -> dict[str, Any]:
@@ -72,40 +64,16 @@ class Session:
         drop: numbers of caches that nobody holds any more
         Returns the logits of the last token, fp32, in base64.
         """
-        import torch
+        from stepping import Positions
 
         for number in drop:
             self.caches.pop(number, None)
-        kept = self.caches.get(cache) if length else new_cache()
-        if kept is None:
+        if length == 0:
+            self.caches[cache] = Positions()
+        if cache not in self.caches:
             raise KeyError(f"there is no cache {cache}")
-        self.caches[cache] = kept
-        if kept.get_seq_length() > length:  # taken back by the caller, or an interrupted call
-            kept.crop(length)
-        if kept.get_seq_length() != length:
-            raise RuntimeError(f"the cache holds {kept.get_seq_length()} positions, not {length}")
-        with torch.no_grad():
-            output = self.model(
-                input_ids=torch.tensor([ids]),
-                attention_mask=torch.ones((1, length + len(ids)), dtype=torch.long),
-                use_cache=True,
-                **{self.cache_name: kept},
-                **self.last_logits_only,
-            )
-        if kept.get_seq_length() != length + len(ids):
-            raise RuntimeError(
-                f"the model left {kept.get_seq_length()} positions in its cache, expected "
-                f"{length + len(ids)}: its cache is of a kind that this worker does not know"
-            )
-        logits = output.logits[0, -1].float().contiguous().numpy()
+        logits = self.step(ids, self.caches[cache], length).contiguous().numpy()
         return {"logits": base64.b64encode(logits.tobytes()).decode("ascii")}
-
-
-def new_cache() -> Any:
-    """Keeps every position, of windowed layers too, so that it can always be taken back."""
-    from transformers import DynamicCache
-
-    return DynamicCache()
 
 
 def checkpoint_config(folder: str, rope: dict[str, Any]) -> Any:
@@ -232,8 +200,8 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    # This folder has served; the packages of the environment shall not find our modules.
-    sys.path.pop(0)
+    # Behind the packages of the environment, which shall not find our modules instead of theirs.
+    sys.path.append(sys.path.pop(0))
     session = Session()
     serve({"load": session.load, "forward": session.forward})
 
