@@ -94,8 +94,8 @@ def float_precision(engine: str, request: Request, default: str) -> Precision:
     """The float type asked for, of an engine that does not quantize. Raises ConfigError."""
     if request.asked is not None:
         raise ConfigError(
-            f"engine {engine!r} runs the checkpoint's own weights, and {', '.join(request.asked)} "
-            "ask for quantized ones: give dtype='bf16' or 'fp32', or use engine='native'"
+            f"engine {engine!r} runs the checkpoint's own weights, not quantized ones with "
+            f"{', '.join(request.asked)}: give dtype='bf16' or 'fp32', or use engine='native'"
         )
     return Precision(float_name(default if request.dtype is None else request.dtype))
 
