@@ -53,15 +53,18 @@ def refuse_beyond_window(request: Request) -> None:
 
 
 def refuse_ragged_groups(request: Request, precision: Precision) -> None:
-    """QBits' int4 has been seen to compute something else where a group is not full."""
+    """QBits has been seen to compute something else where a group is not full, unless weights are
+    int8 and the rest is in floats."""
     options = precision.options
     assert options is not None
-    if options["weight_dtype"] != "int4":
+    kind = (options["weight_dtype"], options["compute_dtype"])
+    if kind in (("int8", "fp32"), ("int8", "bf16")):
         return
     group = 32 if options["group_size"] == -1 else options["group_size"]
     for spec in request.architecture.tensors():
         if spec.role == "linear" and spec.shape[1] % group:
             raise ConfigError(
-                f"engine {NAME!r} computes int4 wrongly where columns are no multiple of {group}, "
-                f"and {spec.name} has {spec.shape[1]}: use weight_dtype='int8', or engine='native'"
+                f"engine {NAME!r} computes {kind[0]} weights in {kind[1]} wrongly where columns are "
+                f"no multiple of {group}, and {spec.name} has {spec.shape[1]}: use "
+                "weight_dtype='int8' with compute_dtype='fp32', or engine='native'"
             )

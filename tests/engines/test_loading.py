@@ -105,7 +105,7 @@ def test_what_an_engine_cannot_honour_is_refused_by_name(
 def test_an_engine_that_is_not_installed_says_what_to_run(
     stories: Path, no_environments: Path, engine: str
 ) -> None:
-    config = {"weight_dtype": "int8", "compute_dtype": "int8"}
+    config = {"weight_dtype": "int8", "compute_dtype": "fp32"}
     with pytest.raises(EngineError, match=rf"run `neuralchat-lite engines setup {engine}` \(.* GB"):
         ncl.load(stories, config, engine=engine)
 
@@ -146,6 +146,8 @@ def test_itrex_is_refused_a_context_beyond_a_sliding_window(windowed_model: Path
         open_itrex(request_for(windowed_model, asked=asked, context_length=9))
 
 
-def test_itrex_is_refused_int4_in_groups_that_are_not_full(stories: Path) -> None:
+@pytest.mark.parametrize("kind", [("int4", "fp32"), ("int8", "int8")])
+def test_itrex_is_refused_groups_that_are_not_full(stories: Path, kind: tuple[str, str]) -> None:
+    config = dict(zip(("weight_dtype", "compute_dtype"), kind, strict=True))
     with pytest.raises(ConfigError, match=r"no multiple of 32, and .*down_proj.weight has 172"):
-        ncl.load(stories, {"weight_dtype": "int4"}, engine="itrex")
+        ncl.load(stories, config, engine="itrex")
