@@ -64,7 +64,7 @@ def refuse_ragged_groups(request: Request, precision: Precision) -> None:
     for spec in request.architecture.tensors():
         if spec.role == "linear" and spec.shape[1] % group:
             raise ConfigError(
-                f"engine {NAME!r} computes {kind[0]} weights in {kind[1]} wrongly where columns are "
-                f"no multiple of {group}, and {spec.name} has {spec.shape[1]}: use "
+                f"engine {NAME!r} computes {kind[0]} weights in {kind[1]} wrongly where columns "
+                f"are no multiple of {group}, and {spec.name} has {spec.shape[1]}: use "
                 "weight_dtype='int8' with compute_dtype='fp32', or engine='native'"
             )
