@@ -27,7 +27,7 @@ from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
 from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
 from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
-from neuralchat_lite.weights.file_names import MANIFEST, SIDECARS
+from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, SIDECARS
 from neuralchat_lite.weights.hub import Resolved, resolve
 from neuralchat_lite.weights.identity import identify
 from neuralchat_lite.weights.manifest import read_manifest, released
@@ -119,7 +119,7 @@ class Model:
                 f"this model has the weights of its checkpoint: copy {self.folder}, or load it "
                 "with a WeightOnlyQuantConfig first"
             )
-        return copy_folder(self.folder, Path(folder))
+        return copy_folder(self.folder, self.config, Path(folder))
 
 
 def load(
@@ -308,9 +308,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return cast(Tokenizer, tokenizer)
 
 
-def copy_folder(source: Path, target: Path) -> Path:
+def copy_folder(source: Path, config: WeightOnlyQuantConfig, target: Path) -> Path:
     """Copy a quantized folder whole or not at all, to be its owner's: see `manifest.released`.
 
+    config: how the copy is to be run, unless the next `load` says otherwise
     A tokenizer that was saved to `target` before stays.
     """
     if target.exists() and not target.is_dir():
@@ -325,7 +326,8 @@ def copy_folder(source: Path, target: Path) -> Path:
         for file in sorted(source.iterdir()):
             if file.is_file() and not file.name.startswith("."):
                 shutil.copyfile(file, temporary / file.name)
-        manifest = json.dumps(released(read_manifest(source)), indent=2) + "\n"
+        (temporary / QUANTIZATION).write_text(config.to_json(), encoding="utf-8")
+        manifest = json.dumps(released(read_manifest(source), config), indent=2) + "\n"
         (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
         for file in theirs:
             shutil.copyfile(file, temporary / file.name)

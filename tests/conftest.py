@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,3 +36,25 @@ def isa(request: pytest.FixtureRequest):
     native.use_isa(request.param)
     yield request.param
     native.use_isa(before)
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
+    """A function: a model's folder to an environment in which the 7B's name is known offline, and
+    stands for that model."""
+
+    def make(model: Path) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("hub")
+        repository = folder / "hf/hub/models--Intel--neural-chat-7b-v3-2"
+        commit = "0" * 40
+        shutil.copytree(model, repository / "snapshots" / commit, copy_function=shutil.copyfile)
+        (repository / "refs").mkdir()
+        (repository / "refs/main").write_text(commit)
+        return os.environ | {
+            "HF_HOME": str(folder / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "NEURALCHAT_LITE_CACHE": str(folder / "cache"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    return make

@@ -94,7 +94,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         position_ids: [batch, new], which may say nothing else (counting padding too is the same)
         past_key_values, cache: what an earlier call returned (both names mean the same)
         labels: [batch, new], -100 where there is none; the loss is the mean cross-entropy of each
-            next token
+            token given those before it in this call
         logits_to_keep: logits of so many last columns (0: of all), or of these columns
 
         Returns fp32 logits [batch, columns, vocab], zero where a row has padding. Raises ValueError
@@ -132,6 +132,8 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             logits = logits[:, logits_to_keep]
         loss = None
         if labels is not None:
+            before = torch.nn.functional.pad(real[:, :-1], (1, 0))
+            labels = labels.masked_fill(~before, -100)  # padding predicts nothing
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
         kept_for: dict[str, Any] = {CACHE: kept if use_cache else None}
         output = CausalLMOutputWithPast(loss=loss, logits=logits, **kept_for)

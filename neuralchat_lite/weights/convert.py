@@ -8,7 +8,6 @@ of one matrix and the scales, however large the model is.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from neuralchat_lite.weights.manifest import (
     FORMAT_VERSION,
     HashProgress,
     creator,
+    file_entry,
     stamp_of,
     write_stamp,
 )
@@ -237,7 +237,7 @@ def write_folder(
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        files[name] = file_entry(data)
 
     for path in sidecars(source):
         write(path.name, path.read_bytes())
