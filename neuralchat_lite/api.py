@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,16 +22,19 @@ from neuralchat_lite.kernels import native
 from neuralchat_lite.model.decoder import Decoder, checked_context, load_decoder
 from neuralchat_lite.model.rope import RotaryTable
 from neuralchat_lite.quantization.config import FLOATS, WeightOnlyQuantConfig
+from neuralchat_lite.weights.adapters import MergedCheckpoint, open_adapter
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
 from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
 from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
-from neuralchat_lite.weights.hub import resolve
+from neuralchat_lite.weights.file_names import TOKENIZER, VOCABULARIES
+from neuralchat_lite.weights.hub import ADAPTER, Resolved, resolve
 from neuralchat_lite.weights.identity import identify
+from neuralchat_lite.weights.merge import write_merged
 from neuralchat_lite.weights.packed import PackedModel, is_packed, open_packed
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | None
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+Adapters = Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def load(
     model: str | os.PathLike[str],
     quantization_config: QuantizationOptions = None,
     *,
+    adapters: Adapters = (),
     compute_dtype: Any = None,
     dtype: Any = None,
     revision: str | None = None,
@@ -137,9 +141,12 @@ def load(
     model: a folder with a Hugging Face checkpoint, a quantized folder, or a hub name
     quantization_config: how to quantize (default: int4, groups of 32), or a dictionary of some
         of its options; must agree with what a quantized folder holds, except for compute_dtype
+    adapters: PEFT LoRA folders or hub names, merged into a checkpoint in this order before it is
+        quantized; the last tokenizer and chat template among them replace the checkpoint's
     compute_dtype: precision of the activations, instead of the configuration's
     dtype: "fp32" or "bf16" runs the checkpoint's own weights, not quantized, computing in it
-    revision, token: of a hub name
+    revision: of the model's hub name
+    token: for hub names
     cache_dir: where quantized models are kept, instead of the default cache
     context_length: positions to allow; the model's own default when None
     threads: of the operations, in the whole process; physical cores when None
@@ -158,16 +165,18 @@ def load(
         )
     if threads is not None:
         native.set_threads(threads)
+    tuned = resolve_adapters(adapters, token)
     found = resolve(model, revision, token)
     folder, config = found.folder, None
-    weights: Checkpoint | PackedModel
+    weights: Checkpoint | MergedCheckpoint | PackedModel
     if is_packed(folder):
+        refuse_adapters_of_quantized(folder, adapters)
         refuse_dtype_of_quantized(folder, dtype)
         weights = open_packed(folder)
         config = agreed_config(weights.config, asked, folder)
         tokenizer = load_tokenizer(folder)
     else:
-        weights, tokenizer = open_source(folder, context_length)
+        weights, tokenizer = open_source(found, tuned, context_length)
         if dtype is None:
             config = WeightOnlyQuantConfig(**(asked or {}))
             root = cache_root(cache_dir)
@@ -183,6 +192,7 @@ def quantize(
     quantization_config: QuantizationOptions = None,
     output: str | os.PathLike[str] | None = None,
     *,
+    adapters: Adapters = (),
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -190,20 +200,48 @@ def quantize(
 ) -> Path:
     """Quantize a checkpoint into `output`, a new folder that stands alone, or into the cache.
 
+    adapters: merged first, as in `load`
+
     Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
     Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
     """
     config = WeightOnlyQuantConfig(**(options_of(quantization_config) or {}))
+    tuned = resolve_adapters(adapters, token)
     found = resolve(model, revision, token)
     if is_packed(found.folder):
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     if output is not None:
         require_empty(Path(output))
-    source, _ = open_source(found.folder)
+    source, _ = open_source(found, tuned)
     if output is None:
         return cached(source, config, hub=found.hub, root=cache_root(cache_dir), progress=progress)
     source_id = identify(source, hub=found.hub, progress=hashing(progress))
     return quantize_checkpoint(source, config, Path(output), source_id=source_id, progress=progress)
+
+
+def merge(
+    model: str | os.PathLike[str],
+    adapters: Adapters,
+    output: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> Path:
+    """Merge PEFT LoRA adapters into a checkpoint, in order, and write it to the new folder
+    `output` in the layout of transformers; returns it.
+
+    Sums are in fp32, rounded once to the checkpoint's dtype. Raises what `quantize` raises.
+    """
+    tuned = resolve_adapters(adapters, token)
+    if not tuned:
+        raise ConfigError("merge needs at least one adapter, got none: give a folder or a hub name")
+    require_empty(Path(output))
+    found = resolve(model, revision, token)
+    refuse_adapters_of_quantized(found.folder, adapters)
+    source, _ = open_source(found, tuned)
+    assert isinstance(source, MergedCheckpoint)
+    return write_merged(source, Path(output), progress)
 
 
 def generate(model: Model, prompt: Any, **options: Any) -> Reply:
@@ -246,12 +284,56 @@ def refuse_dtype_of_quantized(folder: Path, dtype: Any) -> None:
         )
 
 
-def open_source(folder: Path, context_length: int | None = None) -> tuple[Checkpoint, Tokenizer]:
-    """A checkpoint and its tokenizer, found to be fit to speak before minutes of work."""
-    checkpoint = open_checkpoint(folder)
+def resolve_adapters(adapters: Adapters, token: str | None) -> list[Resolved]:
+    if isinstance(adapters, str | os.PathLike) or not isinstance(adapters, Sequence):
+        raise ConfigError(
+            f"adapters must be a list of folders or hub names, got {adapters!r}: write it as "
+            f"[{str(adapters)!r}]"
+        )
+    return [resolve(adapter, None, token, ADAPTER) for adapter in adapters]
+
+
+def refuse_adapters_of_quantized(folder: Path, adapters: Adapters) -> None:
+    if adapters and is_packed(folder):
+        raise ConfigError(
+            f"adapters are merged before quantizing, and {folder} is quantized: give the original "
+            "checkpoint with them"
+        )
+
+
+def open_source(
+    found: Resolved, adapters: Sequence[Resolved] = (), context_length: int | None = None
+) -> tuple[Checkpoint | MergedCheckpoint, Tokenizer]:
+    """A checkpoint, merged with adapters if there are any, and its tokenizer, found to be fit to
+    speak before minutes of work."""
+    checkpoint = open_checkpoint(found.folder)
     checked_context(checkpoint.architecture, context_length)
     RotaryTable(checkpoint.architecture)
-    return checkpoint, load_tokenizer(folder)
+    if not adapters:
+        return checkpoint, load_tokenizer(found.folder)
+    merged = MergedCheckpoint(
+        checkpoint,
+        [open_adapter(each.folder, checkpoint, each.hub) for each in adapters],
+    )
+    return merged, merged_tokenizer(merged)
+
+
+def merged_tokenizer(merged: MergedCheckpoint) -> Tokenizer:
+    """The tokenizer of a merged checkpoint, read from files put together as in its folder."""
+    files = merged.sidecars()
+    origin = next((path.parent for path in files if path.name in TOKENIZER), merged.base.folder)
+    with tempfile.TemporaryDirectory(prefix="neuralchat-lite-") as folder:
+        for path in files:
+            shutil.copyfile(path, Path(folder) / path.name)
+        tokenizer = load_tokenizer(Path(folder), origin)
+    size = len(cast(Any, tokenizer))
+    if size > merged.architecture.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {origin} has {size} tokens, but the base's embedding only "
+            f"{merged.architecture.vocab_size} rows: give a base whose embedding was resized for "
+            "the adapter, or remove the adapter's tokenizer files to keep the base's"
+        )
+    return tokenizer
 
 
 def cache_root(given: str | os.PathLike[str] | None) -> Path | None:
@@ -280,17 +362,20 @@ def agreed_config(
     return config
 
 
-def require_tokenizer(folder: Path) -> None:
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+def require_tokenizer(folder: Path, origin: Path | None = None) -> None:
+    if not any((folder / name).exists() for name in VOCABULARIES):
         raise CheckpointError(
-            f"{folder} has no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}: "
+            f"{origin or folder} has no tokenizer, expected one of {', '.join(VOCABULARIES)}: "
             "copy the tokenizer files of the model there"
         )
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder. Runs no code from it and never goes to the network."""
-    require_tokenizer(folder)
+def load_tokenizer(folder: Path, origin: Path | None = None) -> Tokenizer:
+    """The tokenizer of a model folder. Runs no code from it and never goes to the network.
+
+    origin: the folder to name in errors, when this one is temporary
+    """
+    require_tokenizer(folder, origin)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -299,8 +384,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
-            f"the tokenizer in {folder} cannot be read ({why}): download its files and config.json "
-            "again"
+            f"the tokenizer in {origin or folder} cannot be read ({why}): download its files and "
+            "config.json again"
         ) from error
     return cast(Tokenizer, tokenizer)
 
