@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -27,11 +28,13 @@ from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
 from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
 from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
-from neuralchat_lite.weights.file_names import TOKENIZER, VOCABULARIES
-from neuralchat_lite.weights.hub import ADAPTER, Resolved, resolve
+from neuralchat_lite.weights.file_names import ADAPTER_WEIGHTS, TOKENIZER, VOCABULARIES
+from neuralchat_lite.weights.hub import ADAPTER, HUB_NAME, Resolved, resolve
 from neuralchat_lite.weights.identity import identify
 from neuralchat_lite.weights.merge import write_merged
 from neuralchat_lite.weights.packed import PackedModel, is_packed, open_packed
+
+log = logging.getLogger(__name__)
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | None
 Adapters = Sequence[str | os.PathLike[str]]
@@ -48,6 +51,8 @@ class Model:
     folder: where its files lie; for a quantized model the quantized folder
     config: how it is quantized; None when it is not
     load_s: what loading took, in seconds (quantizing included, when it was needed)
+    adapters: what was merged into it, in order: hub names, folder names, or in a quantized model
+        the digests of local adapters
     """
 
     decoder: Decoder
@@ -55,6 +60,7 @@ class Model:
     folder: Path
     config: WeightOnlyQuantConfig | None
     load_s: float
+    adapters: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> Architecture:
@@ -96,6 +102,7 @@ class Model:
             "folder": str(self.folder),
             "model_type": self.architecture.model_type,
             "weights": self.config.to_dict() if self.config else "as in the checkpoint",
+            "adapters": list(self.adapters),
             "kernels": self.decoder.kernels.name,
             "isa": isa.value,
             "isa_why": isa.why,
@@ -116,8 +123,9 @@ class Model:
         """
         if self.config is None:
             raise ConfigError(
-                f"this model has the weights of its checkpoint: copy {self.folder}, or load it "
-                "with a WeightOnlyQuantConfig first"
+                f"this model has the weights of its checkpoint: copy {self.folder} (if adapters "
+                "are merged into it, write it with neuralchat_lite.merge), or load it with a "
+                "WeightOnlyQuantConfig first"
             )
         return copy_folder(self.folder, Path(folder))
 
@@ -184,7 +192,14 @@ def load(
             weights = open_packed(folder)
     compute = float_name(dtype) if config is None else config.compute_dtype
     decoder = load_decoder(weights, compute_dtype=compute, context_length=context_length)
-    return Model(decoder, tokenizer, folder, config, time.perf_counter() - start)
+    return Model(
+        decoder,
+        tokenizer,
+        folder,
+        config,
+        load_s=time.perf_counter() - start,
+        adapters=merged_adapters(weights),
+    )
 
 
 def quantize(
@@ -293,6 +308,17 @@ def resolve_adapters(adapters: Adapters, token: str | None) -> list[Resolved]:
     return [resolve(adapter, None, token, ADAPTER) for adapter in adapters]
 
 
+def merged_adapters(weights: Checkpoint | MergedCheckpoint | PackedModel) -> tuple[str, ...]:
+    if isinstance(weights, MergedCheckpoint):
+        return tuple(each.hub[0] if each.hub else each.name for each in weights.adapters)
+    if isinstance(weights, Checkpoint):
+        return ()
+    return tuple(
+        each.get("hub") or f"sha256 {each['files'][ADAPTER_WEIGHTS][:12]}"
+        for each in weights.manifest["adapters"]
+    )
+
+
 def refuse_adapters_of_quantized(folder: Path, adapters: Adapters) -> None:
     if adapters and is_packed(folder):
         raise ConfigError(
@@ -311,10 +337,18 @@ def open_source(
     RotaryTable(checkpoint.architecture)
     if not adapters:
         return checkpoint, load_tokenizer(found.folder)
-    merged = MergedCheckpoint(
-        checkpoint,
-        [open_adapter(each.folder, checkpoint, each.hub) for each in adapters],
-    )
+    opened = [open_adapter(each.folder, checkpoint, each.hub) for each in adapters]
+    for adapter in opened:
+        said = adapter.config.base or ""
+        if found.hub and HUB_NAME.fullmatch(said) and said != found.hub[0]:
+            log.warning(
+                "adapter %s says that its base is %s; it fits %s in every shape and is merged "
+                "into that",
+                adapter.name,
+                said,
+                found.hub[0],
+            )
+    merged = MergedCheckpoint(checkpoint, opened)
     return merged, merged_tokenizer(merged)
 
 
