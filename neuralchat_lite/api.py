@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-from transformers import AutoTokenizer
+from typing import Any
 
 from neuralchat_lite.chat import Conversation, encode_prompt, with_stops
 from neuralchat_lite.detokenize import Tokenizer
-from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
+from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.generation import GenerationOptions, Piece, Reply, fold
 from neuralchat_lite.generation import stream as stream_ids
 from neuralchat_lite.kernels import native
-from neuralchat_lite.model.decoder import Decoder, checked_context, load_decoder
-from neuralchat_lite.model.rope import RotaryTable
+from neuralchat_lite.model.decoder import Decoder, load_decoder
 from neuralchat_lite.quantization.config import FLOATS, WeightOnlyQuantConfig
-from neuralchat_lite.weights.adapters import MergedCheckpoint, open_adapter
+from neuralchat_lite.sources import (
+    Adapters,
+    load_tokenizer,
+    merged_adapters,
+    open_source,
+    refuse_adapters_of_quantized,
+    resolve_adapters,
+)
+from neuralchat_lite.weights.adapters import MergedCheckpoint
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
-from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
+from neuralchat_lite.weights.checkpoint import Checkpoint
 from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
-from neuralchat_lite.weights.file_names import ADAPTER_WEIGHTS, TOKENIZER, VOCABULARIES
-from neuralchat_lite.weights.hub import ADAPTER, HUB_NAME, Resolved, resolve
+from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import identify
 from neuralchat_lite.weights.merge import write_merged
 from neuralchat_lite.weights.packed import PackedModel, is_packed, open_packed
 
-log = logging.getLogger(__name__)
-
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | None
-Adapters = Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -299,77 +299,6 @@ def refuse_dtype_of_quantized(folder: Path, dtype: Any) -> None:
         )
 
 
-def resolve_adapters(adapters: Adapters, token: str | None) -> list[Resolved]:
-    if isinstance(adapters, str | os.PathLike) or not isinstance(adapters, Sequence):
-        raise ConfigError(
-            f"adapters must be a list of folders or hub names, got {adapters!r}: write it as "
-            f"[{str(adapters)!r}]"
-        )
-    return [resolve(adapter, None, token, ADAPTER) for adapter in adapters]
-
-
-def merged_adapters(weights: Checkpoint | MergedCheckpoint | PackedModel) -> tuple[str, ...]:
-    if isinstance(weights, MergedCheckpoint):
-        return tuple(each.hub[0] if each.hub else each.name for each in weights.adapters)
-    if isinstance(weights, Checkpoint):
-        return ()
-    return tuple(
-        each.get("hub") or f"sha256 {each['files'][ADAPTER_WEIGHTS][:12]}"
-        for each in weights.manifest["adapters"]
-    )
-
-
-def refuse_adapters_of_quantized(folder: Path, adapters: Adapters) -> None:
-    if adapters and is_packed(folder):
-        raise ConfigError(
-            f"adapters are merged before quantizing, and {folder} is quantized: give the original "
-            "checkpoint with them"
-        )
-
-
-def open_source(
-    found: Resolved, adapters: Sequence[Resolved] = (), context_length: int | None = None
-) -> tuple[Checkpoint | MergedCheckpoint, Tokenizer]:
-    """A checkpoint, merged with adapters if there are any, and its tokenizer, found to be fit to
-    speak before minutes of work."""
-    checkpoint = open_checkpoint(found.folder)
-    checked_context(checkpoint.architecture, context_length)
-    RotaryTable(checkpoint.architecture)
-    if not adapters:
-        return checkpoint, load_tokenizer(found.folder)
-    opened = [open_adapter(each.folder, checkpoint, each.hub) for each in adapters]
-    for adapter in opened:
-        said = adapter.config.base or ""
-        if found.hub and HUB_NAME.fullmatch(said) and said != found.hub[0]:
-            log.warning(
-                "adapter %s says that its base is %s; it fits %s in every shape and is merged "
-                "into that",
-                adapter.name,
-                said,
-                found.hub[0],
-            )
-    merged = MergedCheckpoint(checkpoint, opened)
-    return merged, merged_tokenizer(merged)
-
-
-def merged_tokenizer(merged: MergedCheckpoint) -> Tokenizer:
-    """The tokenizer of a merged checkpoint, read from files put together as in its folder."""
-    files = merged.sidecars()
-    origin = next((path.parent for path in files if path.name in TOKENIZER), merged.base.folder)
-    with tempfile.TemporaryDirectory(prefix="neuralchat-lite-") as folder:
-        for path in files:
-            shutil.copyfile(path, Path(folder) / path.name)
-        tokenizer = load_tokenizer(Path(folder), origin)
-    size = len(cast(Any, tokenizer))
-    if size > merged.architecture.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer in {origin} has {size} tokens, but the base's embedding only "
-            f"{merged.architecture.vocab_size} rows: give a base whose embedding was resized for "
-            "the adapter, or remove the adapter's tokenizer files to keep the base's"
-        )
-    return tokenizer
-
-
 def cache_root(given: str | os.PathLike[str] | None) -> Path | None:
     if given is None:
         return None
@@ -394,34 +323,6 @@ def agreed_config(
             "options out, or quantize the original checkpoint again"
         )
     return config
-
-
-def require_tokenizer(folder: Path, origin: Path | None = None) -> None:
-    if not any((folder / name).exists() for name in VOCABULARIES):
-        raise CheckpointError(
-            f"{origin or folder} has no tokenizer, expected one of {', '.join(VOCABULARIES)}: "
-            "copy the tokenizer files of the model there"
-        )
-
-
-def load_tokenizer(folder: Path, origin: Path | None = None) -> Tokenizer:
-    """The tokenizer of a model folder. Runs no code from it and never goes to the network.
-
-    origin: the folder to name in errors, when this one is temporary
-    """
-    require_tokenizer(folder, origin)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    # What goes wrong here is always the files: the parsers raise everything, even bare Exception.
-    except Exception as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(
-            f"the tokenizer in {origin or folder} cannot be read ({why}): download its files and "
-            "config.json again"
-        ) from error
-    return cast(Tokenizer, tokenizer)
 
 
 def copy_folder(source: Path, target: Path) -> Path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from neuralchat_lite.kernels import native
 
@@ -32,3 +35,25 @@ def isa(request: pytest.FixtureRequest):
     native.use_isa(request.param)
     yield request.param
     native.use_isa(before)
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> Callable[..., Path]:
+    """make(base, name="sft", seed=0, **LoraConfig) -> a LoRA folder, written by peft"""
+    peft = pytest.importorskip("peft", reason="the test extra has it")
+    from transformers import AutoModelForCausalLM
+
+    def make(base: Path, name: str = "sft", seed: int = 0, **config: Any) -> Path:
+        config = {"r": 4, "lora_alpha": 10, "target_modules": ["q_proj", "v_proj"]} | config
+        model = peft.get_peft_model(
+            AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+            peft.LoraConfig(task_type="CAUSAL_LM", **config),
+        )
+        torch.manual_seed(seed)
+        for parameter_name, parameter in model.named_parameters():
+            if "lora_" in parameter_name:
+                torch.nn.init.normal_(parameter, 0, 0.1)
+        model.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return make

@@ -19,7 +19,7 @@ NAME = "neuralchat_lite"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "diagnosis", "terminal", "transformers"),
     ("api",),
-    ("engines", "generation", "chat", "detokenize"),
+    ("engines", "generation", "chat", "detokenize", "sources"),
     ("model",),
     ("quantization", "weights"),
     ("kernels",),

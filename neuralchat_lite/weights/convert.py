@@ -136,7 +136,8 @@ def held_bytes(source: Source) -> int:
     """The memory that reading a source tensor by tensor takes, at most."""
     if isinstance(source, Checkpoint):  # mapped
         return WORKING_MEMORY
-    return WORKING_MEMORY + max(
+    below = held_bytes(source.base) if isinstance(source, MergedCheckpoint) else WORKING_MEMORY
+    return below + max(
         source.dtype(spec.name).itemsize * torch.Size(spec.shape).numel()
         for spec in source.architecture.tensors()
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.weights.adapters import MergedCheckpoint, open_adapter
+from neuralchat_lite.weights.cache import cached
 from neuralchat_lite.weights.checkpoint import open_checkpoint
 
-peft = pytest.importorskip("peft", reason="the test extra has peft, which makes the adapters")
+peft = pytest.importorskip("peft", reason="the test extra has it")
 transformers = pytest.importorskip("transformers")
 
 MakeAdapter = Callable[..., Path]
@@ -43,32 +47,9 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def plain_model(folder: Path, dtype: torch.dtype) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-
-
-@pytest.fixture
-def make_adapter(tmp_path: Path) -> MakeAdapter:
-    """make(base, name="sft", seed=0, **LoraConfig) -> folder, written by peft"""
-
-    def make(base: Path, name: str = "sft", seed: int = 0, **config: Any) -> Path:
-        config = {"r": 4, "lora_alpha": 10, "target_modules": ["q_proj", "v_proj"]} | config
-        torch.manual_seed(seed)
-        model = peft.get_peft_model(
-            plain_model(base, torch.float32), peft.LoraConfig(task_type="CAUSAL_LM", **config)
-        )
-        for parameter_name, parameter in model.named_parameters():
-            if "lora_" in parameter_name:
-                torch.nn.init.normal_(parameter, 0, 0.1)
-        model.save_pretrained(tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
 def peft_merge(base: Path, adapters: list[Path], dtype: torch.dtype) -> Any:
     """What apply_lora scripts do: load, merge, and again."""
-    model = plain_model(base, dtype)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     for adapter in adapters:
         model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return model
@@ -376,3 +357,109 @@ def test_a_sum_beyond_the_dtype_is_refused_and_a_damaged_base_is_named(
     bad = write_checkpoint(tensors=poison)
     with pytest.raises(CheckpointError, match=r"q_proj.weight\[3, 5\] is nan.*download the chec"):
         merged(bad, [make_adapter(base)]).weight(name)
+
+
+# What each folder brings besides its weights -> where each tokenizer file must come from.
+TOKENIZERS: dict[str, tuple[list[set[str]], dict[str, str]]] = {
+    "the base's": ([set(), set()], {"tokenizer.json": "base", "chat_template.jinja": "base"}),
+    "the first adapter's, whole": (
+        [{"tokenizer.json", "tokenizer_config.json"}, set()],
+        {"tokenizer.json": "sft", "tokenizer_config.json": "sft"},
+    ),
+    "the last adapter's": (
+        [{"tokenizer.json", "chat_template.jinja"}, {"tokenizer.model", "added_tokens.json"}],
+        {"tokenizer.model": "dpo", "added_tokens.json": "dpo"},
+    ),
+    "a later template": (
+        [{"tokenizer.json", "chat_template.json"}, {"chat_template.jinja"}],
+        {"tokenizer.json": "sft", "chat_template.jinja": "dpo"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_the_tokenizer_comes_whole_from_the_last_folder_that_has_one(
+    write_checkpoint, make_adapter: MakeAdapter, case: str
+) -> None:
+    brought, want = TOKENIZERS[case]
+    base = write_checkpoint()
+    (base / "chat_template.jinja").write_text("base")
+    (base / "generation_config.json").write_text("{}")
+    adapters = [make_adapter(base, name) for name in ("sft", "dpo")]
+    for adapter, names in zip(adapters, brought, strict=True):
+        (adapter / "generation_config.json").write_text("not the base's")
+        for name in names:
+            (adapter / name).write_text(name)
+    found = {path.name: path.parent for path in merged(base, adapters).sidecars()}
+    folders = {"base": base, "sft": adapters[0], "dpo": adapters[1]}
+    assert found == {
+        "config.json": base,
+        "generation_config.json": base,
+        **{name: folders[folder] for name, folder in want.items()},
+    }
+
+
+def entry(base: Path, adapters: list[Path], root: Path) -> Path:
+    source = merged(base, adapters) if adapters else open_checkpoint(base)
+    return cached(source, WeightOnlyQuantConfig(), root=root)
+
+
+def test_the_key_follows_the_contents_and_the_order_of_adapters(
+    write_checkpoint, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    root = tmp_path / "cache"
+    base = write_checkpoint()
+    sft, dpo = (make_adapter(base, name, seed) for seed, name in enumerate(("sft", "dpo")))
+    tried = [[], [sft], [dpo], [sft, dpo], [dpo, sft], [sft, sft]]
+    entries = [entry(base, adapters, root) for adapters in tried]
+    assert len(set(entries)) == len(tried)
+    assert "_sft_dpo-int4-g32-" in entries[3].name
+    moved = tmp_path / "elsewhere" / "sft"
+    shutil.copytree(sft, moved)
+    assert entry(base, [moved], root) == entries[1]
+    (moved / "chat_template.jinja").write_text("{{ messages }}")
+    assert entry(base, [moved], root) != entries[1]
+    reconfigure(sft, lora_alpha=11)
+    assert entry(base, [sft], root) not in entries
+
+
+def test_without_adapters_the_key_says_nothing_of_them(write_checkpoint, tmp_path: Path) -> None:
+    base = write_checkpoint()
+    manifest = json.loads((entry(base, [], tmp_path) / "manifest.json").read_text())
+    assert manifest["adapters"] == []
+    # The key as it was before there were adapters: entries that people have must stay theirs.
+    parts = {
+        "format": 1,
+        "quantizer": ["rtn", 1],
+        "quantization": WeightOnlyQuantConfig().bytes_config(),
+        "source": {"files": {path.name: sha256(path) for path in base.iterdir()}},
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    assert manifest["key"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_manifest_names_adapters_by_their_digests_or_their_revision(
+    write_checkpoint, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    base = write_checkpoint()
+    adapter = make_adapter(base)
+    (adapter / "README.md").write_text("changes nothing")
+    checkpoint = open_checkpoint(base)
+    opened = [open_adapter(adapter, checkpoint), open_adapter(adapter, checkpoint, ("o/a", "f00"))]
+    folder = cached(MergedCheckpoint(checkpoint, opened), WeightOnlyQuantConfig(), root=tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    names = (CONFIG, WEIGHTS)
+    assert manifest["adapters"] == [
+        {"files": {name: sha256(adapter / name) for name in names}},
+        {
+            "hub": "o/a",
+            "revision": "f00",
+            "files": {name: (adapter / name).stat().st_size for name in names},
+        },
+    ]
+    assert set(manifest["source"]) == {"files"}
+    assert str(tmp_path) not in json.dumps(manifest)
