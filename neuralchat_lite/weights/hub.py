@@ -36,13 +36,16 @@ class Kind:
     that must be among them, and whose save_pretrained writes such a folder."""
 
     noun: str
+    one: str
     wanted: tuple[str, ...]
     weights: str
     library: str
 
 
-MODEL = Kind("model", WANTED, SHARDS, "transformers")
-ADAPTER = Kind("adapter", (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER), ADAPTER_WEIGHTS, "peft")
+MODEL = Kind("model", "a model", WANTED, SHARDS, "transformers")
+ADAPTER = Kind(
+    "adapter", "an adapter", (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER), ADAPTER_WEIGHTS, "peft"
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def resolve(
     except (OSError, RuntimeError, ValueError) as error:  # closed, too long, ~nobody, a zero byte
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{str(name_or_path)[:200]!r} cannot be opened as a {kind.noun} folder ({why}): check "
-            "the path and its permissions"
+            f"{str(name_or_path)[:200]!r} cannot be opened as {kind.one} folder ({why}): check the "
+            "path and its permissions"
         ) from None
     if is_folder:
         if revision is not None:
@@ -91,12 +94,12 @@ def resolve(
         return Resolved(path)
     if exists:
         raise CheckpointError(
-            f"{str(path)!r} is a file, expected a {kind.noun} folder: give the folder that holds it"
+            f"{str(path)!r} is a file, expected {kind.one} folder: give the folder that holds it"
         )
     if not isinstance(name_or_path, str) or not HUB_NAME.fullmatch(name_or_path):
         raise CheckpointError(
             f"there is no folder {str(name_or_path)!r}, and it is no hub name either: give the "
-            f"path of a {kind.noun} folder, or a name of the form 'organisation/{kind.noun}'"
+            f"path of {kind.one} folder, or a name of the form 'organisation/{kind.noun}'"
         )
     return download(name_or_path, revision, token, kind)
 
