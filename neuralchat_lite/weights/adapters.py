@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
-from neuralchat_lite.quantization.rtn import not_finite
+from neuralchat_lite.quantization.rtn import all_finite, not_finite
 from neuralchat_lite.weights.adapter_config import REMEDY, AdapterConfig, read_adapter_config
 from neuralchat_lite.weights.checkpoint import (
     WEIGHT_DTYPES,
@@ -114,14 +114,14 @@ class MergedCheckpoint:
             rows = slice(first, first + step)
             total = weight[rows].to(torch.float32, copy=True)
             for a, b, scale in factors:
-                total += (b[rows] @ a) * scale
+                total.addmm_(b[rows], a, alpha=scale)
             merged[rows] = total
-            if not bool(merged[rows].isfinite().all()):
+            if not all_finite(merged[rows]):
                 raise self.overflow(name, weight[rows], first)
         return merged
 
     def overflow(self, name: str, piece: Tensor, first: int) -> CheckpointError:
-        if not bool(piece.isfinite().all()):
+        if not all_finite(piece):
             return not_finite(name, piece, first)
         return CheckpointError(
             f"{name}: merged with {', '.join(adapter.name for adapter in self.adapters)} it is "
@@ -285,7 +285,7 @@ def is_copy(copy: Tensor, original: Tensor) -> bool:
 def check_finite(path: Path, adapter: Adapter) -> None:
     for module in sorted(adapter.modules):
         for half, tensor in zip("AB", adapter.factors(module)[:2], strict=True):
-            if not bool(tensor.isfinite().all()):
+            if not all_finite(tensor):
                 raise CheckpointError(
                     f"{path}: lora_{half} of {module} has values that are not finite: download "
                     "the adapter again; if it is as it was trained, the training diverged"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
-from neuralchat_lite.quantization.rtn import QUANTIZER, not_finite, packed_rtn
+from neuralchat_lite.quantization.rtn import QUANTIZER, all_finite, not_finite, packed_rtn
 from neuralchat_lite.weights.adapters import MergedCheckpoint
 from neuralchat_lite.weights.architecture import TensorSpec
 from neuralchat_lite.weights.checkpoint import Checkpoint, RandomCheckpoint, stored_name
@@ -353,7 +353,7 @@ def copied(weight: Tensor, name: str) -> Iterator[Tensor]:
     rows = max(1, PIECE_BYTES // (weight[:1].numel() * weight.element_size()))
     for first in range(0, weight.shape[0], rows):
         piece = weight[first : first + rows]
-        if not bool(piece.isfinite().all()):
+        if not all_finite(piece):
             raise not_finite(name, piece, first)
         yield piece
 
