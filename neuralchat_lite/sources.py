@@ -95,7 +95,7 @@ def merged_tokenizer(merged: MergedCheckpoint) -> Tokenizer:
             shutil.copyfile(path, Path(folder) / path.name)
         tokenizer = load_tokenizer(Path(folder), origin)
     size = len(cast(Any, tokenizer))
-    if size > merged.architecture.vocab_size:
+    if origin != merged.base.folder and size > merged.architecture.vocab_size:
         raise CheckpointError(
             f"the tokenizer in {origin} has {size} tokens, but the base's embedding only "
             f"{merged.architecture.vocab_size} rows: give a base whose embedding was resized for "

@@ -1,8 +1,8 @@
 """Fine-tuned adapters (PEFT LoRA), merged into a checkpoint tensor by tensor, as it is read.
 
 W' = W + sum over adapters of scale * B @ A (arXiv:2106.09685), added up in fp32 and rounded once
-to the dtype of W. PEFT's own merge rounds after each adapter, and rounds each product to the
-adapter's dtype; the two differ by those roundings.
+to the dtype of W. PEFT's own merge rounds after each adapter (and each product too, where it keeps
+the adapter in half precision); the two differ by those roundings.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -268,17 +269,23 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+def refusal(base: Path, make_adapter: MakeAdapter, change: Callable[[Path], Any]) -> Exception:
+    """The error for an adapter of this base, changed."""
+    adapter = make_adapter(base)
+    change(adapter)
+    with pytest.raises(CheckpointError) as refused:
+        open_adapter(adapter, open_checkpoint(base))
+    return refused.value
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_adapter_is_refused(
     write_checkpoint, make_adapter: MakeAdapter, damage: str
 ) -> None:
-    base = write_checkpoint()
-    adapter = make_adapter(base)
     change, message = DAMAGES[damage]
-    change(adapter)
-    with pytest.raises(CheckpointError, match=message) as refused:
-        open_adapter(adapter, open_checkpoint(base))
-    assert not isinstance(refused.value, UnsupportedModelError)
+    error = refusal(write_checkpoint(), make_adapter, change)
+    assert re.search(message, str(error))
+    assert not isinstance(error, UnsupportedModelError)
 
 
 UNSUPPORTED: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -315,12 +322,10 @@ UNSUPPORTED: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_what_is_more_than_lora_on_matrices_is_refused_by_name(
     write_checkpoint, make_adapter: MakeAdapter, kind: str
 ) -> None:
-    base = write_checkpoint()
-    adapter = make_adapter(base)
     change, message = UNSUPPORTED[kind]
-    change(adapter)
-    with pytest.raises(UnsupportedModelError, match=message):
-        open_adapter(adapter, open_checkpoint(base))
+    error = refusal(write_checkpoint(), make_adapter, change)
+    assert re.search(message, str(error))
+    assert isinstance(error, UnsupportedModelError)
 
 
 @pytest.mark.parametrize(
