@@ -33,7 +33,7 @@ def resolve_adapters(adapters: Adapters, token: str | None) -> list[Resolved]:
             f"adapters must be a list of folders or hub names, got {adapters!r}: write it as "
             f"[{str(adapters)!r}]"
         )
-    return [resolve(adapter, None, token, ADAPTER) for adapter in adapters]
+    return [resolve(adapter, None, token, kind=ADAPTER) for adapter in adapters]
 
 
 def merged_adapters(weights: Checkpoint | MergedCheckpoint | PackedModel) -> tuple[str, ...]:

@@ -57,17 +57,26 @@ class Resolved:
 
 
 def resolve(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | Resolved,
     revision: str | None = None,
     token: str | None = None,
+    *,
     kind: Kind = MODEL,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
 ) -> Resolved:
     """Find the folder of a model or an adapter, downloading it when it is a hub name that is not
     yet here.
 
-    An existing folder wins over a hub name. Raises CheckpointError for a path that is no folder,
-    HubError for a name that cannot be had.
+    kind: MODEL or ADAPTER
+    cache_dir: where downloads lie, instead of the hub client's own cache
+    local_files_only: download nothing
+
+    An existing folder wins over a hub name, and what is resolved already stays. Raises
+    CheckpointError for a path that is no folder, HubError for a name that cannot be had.
     """
+    if isinstance(name_or_path, Resolved):
+        return name_or_path
     if not isinstance(name_or_path, str | os.PathLike):
         raise CheckpointError(
             f"the {kind.noun} must be a folder or a hub name, got {name_or_path!r}"
@@ -101,10 +110,17 @@ def resolve(
             f"there is no folder {str(name_or_path)!r}, and it is no hub name either: give the "
             f"path of {kind.one} folder, or a name of the form 'organisation/{kind.noun}'"
         )
-    return download(name_or_path, revision, token, kind)
+    return download(name_or_path, revision, token, kind, cache_dir, local_files_only)
 
 
-def download(name: str, revision: str | None, token: str | None, kind: Kind) -> Resolved:
+def download(
+    name: str,
+    revision: str | None,
+    token: str | None,
+    kind: Kind,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> Resolved:
     import huggingface_hub
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its client's
 
@@ -112,7 +128,12 @@ def download(name: str, revision: str | None, token: str | None, kind: Kind) -> 
     try:
         folder = Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, token=token, allow_patterns=list(kind.wanted)
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                local_files_only=local_files_only,
+                allow_patterns=list(kind.wanted),
             )
         )
     # The hub client raises OSError (no such name, no access, no space), ValueError (a name that
