@@ -30,8 +30,8 @@ CACHE = (
     if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     else "past_key_values"
 )
-# What `generate` hands on to the model, though it is meant for stopping criteria and assistants.
-PASSED_ON = {"tokenizer", "assistant_tokenizer", "assistant_model"}
+# What `generate` hands on to the model though it is meant for others, or is known from the cache.
+PASSED_ON = {"tokenizer", "assistant_tokenizer", "assistant_model", "cache_position"}
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -209,7 +209,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
     ) -> None:
         """Called by `generate`: our own cache instead of a DynamicCache."""
         kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic"):
+        if kind is not None and not kind.startswith("dynamic"):
             raise ValueError(
                 f"cache_implementation={kind!r} is a cache of transformers, and the native decoder "
                 "fills its own: leave it out"

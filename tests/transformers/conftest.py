@@ -78,6 +78,7 @@ def make_pair(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     plain = write_dequantized(ours.folder, folder / "dequantized")
     theirs = hf.AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
     tokenizer = hf.AutoTokenizer.from_pretrained(source, padding_side="left")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Pair(ours, theirs, tokenizer)
