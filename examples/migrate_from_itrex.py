@@ -1,31 +1,14 @@
-"""What a script for intel-extension-for-transformers becomes: see migrate_from_itrex.md.
+from transformers import AutoTokenizer, TextStreamer
+from neuralchat_lite.transformers import AutoModelForCausalLM, WeightOnlyQuantConfig
 
-python examples/migrate_from_itrex.py [MODEL]
-"""
+model_name = "Intel/neural-chat-7b-v3-2"
+# for int8: weight_dtype="int8"
+config = WeightOnlyQuantConfig(compute_dtype="bf16", weight_dtype="int4")
+prompt = "Once upon a time, there existed a little girl,"
 
-import sys
-from pathlib import Path
+tokenizer = AutoTokenizer.from_pretrained(model_name, trust_remote_code=True)
+inputs = tokenizer(prompt, return_tensors="pt").input_ids
+streamer = TextStreamer(tokenizer)
 
-import neuralchat_lite as ncl
-from neuralchat_lite import WeightOnlyQuantConfig
-
-NANO = Path(__file__).parent / "nano" / "model"
-SYSTEM = "You are a math assistant. You solve problems step by step and give the correct answer."
-
-
-def generate_response(model: ncl.Model, system_input: str, user_input: str) -> str:
-    messages = [
-        {"role": "system", "content": system_input},
-        {"role": "user", "content": user_input},
-    ]
-    return model.generate(messages, max_new_tokens=1000).text
-
-
-def main() -> None:
-    config = WeightOnlyQuantConfig(compute_dtype="bf16", weight_dtype="int4")
-    model = ncl.load(sys.argv[1] if len(sys.argv) > 1 else NANO, config)
-    print(generate_response(model, SYSTEM, "calculate 100 + 520 + 60"))
-
-
-if __name__ == "__main__":
-    main()
+model = AutoModelForCausalLM.from_pretrained(model_name, quantization_config=config)
+outputs = model.generate(inputs, streamer=streamer, max_new_tokens=300)

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuralchat_lite.api import Model, generate, load, quantize, stream
+    from neuralchat_lite.api import Model, generate, load, merge, quantize, stream
     from neuralchat_lite.chat import Conversation
     from neuralchat_lite.errors import (
         CacheError,
@@ -39,6 +39,7 @@ __all__ = [
     "WeightOnlyQuantConfig",
     "generate",
     "load",
+    "merge",
     "quantize",
     "stream",
 ]
@@ -55,6 +56,7 @@ HOMES = {
     "WeightOnlyQuantConfig": "quantization.config",
     "generate": "api",
     "load": "api",
+    "merge": "api",
     "quantize": "api",
     "stream": "api",
 }

@@ -10,34 +10,40 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-from transformers import AutoTokenizer
+from typing import Any
 
 from neuralchat_lite.chat import Conversation, encode_prompt, with_stops
 from neuralchat_lite.detokenize import Tokenizer
 from neuralchat_lite.engines import NATIVE, check_name, open_engine
 from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
-from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
+from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.generation import Decoder, GenerationOptions, Piece, Reply, fold
 from neuralchat_lite.generation import stream as stream_ids
 from neuralchat_lite.kernels import native
 from neuralchat_lite.model.decoder import checked_context
-from neuralchat_lite.model.rope import RotaryTable
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.sources import (
+    Adapters,
+    load_tokenizer,
+    merged_adapters,
+    open_source,
+    refuse_adapters_of_quantized,
+    resolve_adapters,
+)
+from neuralchat_lite.weights.adapters import MergedCheckpoint
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
-from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
+from neuralchat_lite.weights.checkpoint import Checkpoint
 from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
-from neuralchat_lite.weights.file_names import MANIFEST, SIDECARS
+from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, SIDECARS
 from neuralchat_lite.weights.hub import Resolved, resolve
 from neuralchat_lite.weights.identity import identify
 from neuralchat_lite.weights.manifest import read_manifest, released
+from neuralchat_lite.weights.merge import write_merged
 from neuralchat_lite.weights.packed import PackedModel, is_packed, open_packed
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | None
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Model:
     folder: where its files lie; for a quantized model the quantized folder
     config: how it is quantized; None when it is not
     load_s: what loading took, in seconds (quantizing included, when it was needed)
+    adapters: what was merged into it, in order: hub names, folder names, or in a quantized model
+        the digests of local adapters
     """
 
     engine: Engine
@@ -59,6 +67,7 @@ class Model:
     folder: Path
     config: WeightOnlyQuantConfig | None
     load_s: float
+    adapters: tuple[str, ...] = ()
 
     @property
     def decoder(self) -> Decoder:
@@ -103,6 +112,7 @@ class Model:
             "folder": str(self.folder),
             "model_type": self.architecture.model_type,
             "weights": self.config.to_dict() if self.config else "as in the checkpoint",
+            "adapters": list(self.adapters),
             "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
             "context_length": self.decoder.context_length,
             "load_s": self.load_s,
@@ -124,21 +134,23 @@ class Model:
         """
         if self.config is None:
             raise ConfigError(
-                f"this model has the weights of its checkpoint: copy {self.folder}, or load it "
-                "with a WeightOnlyQuantConfig first"
+                f"this model has the weights of its checkpoint: copy {self.folder} (if adapters "
+                "are merged into it, write it with neuralchat_lite.merge), or load it with a "
+                "WeightOnlyQuantConfig first"
             )
         if not is_packed(self.folder):
             raise ConfigError(
                 f"engine {self.report()['engine']!r} has quantized this model in its own memory: "
                 "load it with engine='native' to save it"
             )
-        return copy_folder(self.folder, Path(folder))
+        return copy_folder(self.folder, self.config, Path(folder))
 
 
 def load(
     model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
     *,
+    adapters: Adapters = (),
     engine: str = NATIVE,
     compute_dtype: Any = None,
     dtype: Any = None,
@@ -154,12 +166,15 @@ def load(
     model: a folder with a Hugging Face checkpoint, a quantized folder, or a hub name
     quantization_config: how to quantize (default: int4, groups of 32), or a dictionary of some
         of its options; must agree with what a quantized folder holds, except for compute_dtype
+    adapters: PEFT LoRA folders or hub names, merged into a checkpoint in this order before it is
+        quantized; the last tokenizer and chat template among them replace the checkpoint's
     engine: "native"; or, as a reference, "torch" (transformers in bf16 or fp32), "ipex" (bf16, fp32
         or its own weight-only quantization) or "itrex" (its own int4 and int8) run a checkpoint;
         the last two in an environment that `neuralchat-lite engines setup` makes
     compute_dtype: precision of the activations, instead of the configuration's
     dtype: "fp32" or "bf16" runs the checkpoint's own weights, not quantized, computing in it
-    revision, token: of a hub name
+    revision: of the model's hub name
+    token: for hub names
     cache_dir: where quantized models are kept, instead of the default cache
     context_length: positions to allow; the model's own default when None
     threads: of the operations, in the whole process; physical cores when None
@@ -168,6 +183,7 @@ def load(
     Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError or EngineError.
     """
     check_name(engine)
+    refuse_adapters_of_engine(engine, adapters)
     start = time.perf_counter()
     asked = options_of(quantization_config)
     if compute_dtype is not None:
@@ -179,17 +195,19 @@ def load(
         )
     if threads is not None and engine == NATIVE:
         native.set_threads(threads)
+    tuned = resolve_adapters(adapters, token)
     found = resolve(model, revision, token)
     folder, config = found.folder, None
-    weights: Checkpoint | PackedModel
+    weights: Checkpoint | MergedCheckpoint | PackedModel
     if is_packed(folder):
         refuse_engine_of_quantized(folder, engine)
+        refuse_adapters_of_quantized(folder, adapters)
         refuse_dtype_of_quantized(folder, dtype)
         weights = open_packed(folder)
         config = agreed_config(weights.config, asked, folder)
         tokenizer = load_tokenizer(folder)
     else:
-        weights, tokenizer = open_source(folder, context_length)
+        weights, tokenizer = open_source(found, tuned, context_length)
         if engine != NATIVE:
             arch = weights.architecture
             length = checked_context(arch, context_length)
@@ -202,7 +220,14 @@ def load(
             weights = open_packed(folder)
     compute = float_name(dtype) if config is None else config.compute_dtype
     running = open_native(weights, config, compute_dtype=compute, context_length=context_length)
-    return Model(running, tokenizer, folder, config, time.perf_counter() - start)
+    return Model(
+        running,
+        tokenizer,
+        folder,
+        config,
+        load_s=time.perf_counter() - start,
+        adapters=merged_adapters(weights),
+    )
 
 
 def quantize(
@@ -210,6 +235,7 @@ def quantize(
     quantization_config: QuantizationOptions = None,
     output: str | os.PathLike[str] | None = None,
     *,
+    adapters: Adapters = (),
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -217,20 +243,48 @@ def quantize(
 ) -> Path:
     """Quantize a checkpoint into `output`, a new folder that stands alone, or into the cache.
 
+    adapters: merged first, as in `load`
+
     Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
     Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
     """
     config = WeightOnlyQuantConfig(**(options_of(quantization_config) or {}))
+    tuned = resolve_adapters(adapters, token)
     found = resolve(model, revision, token)
     if is_packed(found.folder):
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     if output is not None:
         require_empty(Path(output))
-    source, _ = open_source(found.folder)
+    source, _ = open_source(found, tuned)
     if output is None:
         return cached(source, config, hub=found.hub, root=cache_root(cache_dir), progress=progress)
     source_id = identify(source, hub=found.hub, progress=hashing(progress))
     return quantize_checkpoint(source, config, Path(output), source_id=source_id, progress=progress)
+
+
+def merge(
+    model: str | os.PathLike[str],
+    adapters: Adapters,
+    output: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> Path:
+    """Merge PEFT LoRA adapters into a checkpoint, in order, and write it to the new folder
+    `output` in the layout of transformers; returns it.
+
+    Sums are in fp32, rounded once to the checkpoint's dtype. Raises what `quantize` raises.
+    """
+    tuned = resolve_adapters(adapters, token)
+    if not tuned:
+        raise ConfigError("merge needs at least one adapter, got none: give a folder or a hub name")
+    require_empty(Path(output))
+    found = resolve(model, revision, token)
+    refuse_adapters_of_quantized(found.folder, adapters)
+    source, _ = open_source(found, tuned)
+    assert isinstance(source, MergedCheckpoint)
+    return write_merged(source, Path(output), progress)
 
 
 def generate(model: Model, prompt: Any, **options: Any) -> Reply:
@@ -255,6 +309,14 @@ def options_of(config: Any) -> dict[str, Any] | None:
     )
 
 
+def refuse_adapters_of_engine(engine: str, adapters: Adapters) -> None:
+    if adapters and engine != NATIVE:
+        raise ConfigError(
+            f"engine {engine!r} reads a checkpoint from its folder, and adapters are merged in "
+            "memory: write a merged one first, with neuralchat_lite.merge, and load that"
+        )
+
+
 def refuse_engine_of_quantized(folder: Path, engine: str) -> None:
     if engine != NATIVE:
         raise ConfigError(
@@ -269,14 +331,6 @@ def refuse_dtype_of_quantized(folder: Path, dtype: Any) -> None:
             f"dtype={float_name(dtype)!r} needs the original checkpoint, but {folder} is "
             "quantized: leave dtype out, or give the checkpoint's folder"
         )
-
-
-def open_source(folder: Path, context_length: int | None = None) -> tuple[Checkpoint, Tokenizer]:
-    """A checkpoint and its tokenizer, found to be fit to speak before minutes of work."""
-    checkpoint = open_checkpoint(folder)
-    checked_context(checkpoint.architecture, context_length)
-    RotaryTable(checkpoint.architecture)
-    return checkpoint, load_tokenizer(folder)
 
 
 def cache_root(given: str | os.PathLike[str] | None) -> Path | None:
@@ -305,34 +359,10 @@ def agreed_config(
     return config
 
 
-def require_tokenizer(folder: Path) -> None:
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        raise CheckpointError(
-            f"{folder} has no tokenizer, expected one of {', '.join(TOKENIZER_FILES)}: "
-            "copy the tokenizer files of the model there"
-        )
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder. Runs no code from it and never goes to the network."""
-    require_tokenizer(folder)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    # What goes wrong here is always the files: the parsers raise everything, even bare Exception.
-    except Exception as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(
-            f"the tokenizer in {folder} cannot be read ({why}): download its files and config.json "
-            "again"
-        ) from error
-    return cast(Tokenizer, tokenizer)
-
-
-def copy_folder(source: Path, target: Path) -> Path:
+def copy_folder(source: Path, config: WeightOnlyQuantConfig, target: Path) -> Path:
     """Copy a quantized folder whole or not at all, to be its owner's: see `manifest.released`.
 
+    config: how the copy is to be run, unless the next `load` says otherwise
     A tokenizer that was saved to `target` before stays.
     """
     if target.exists() and not target.is_dir():
@@ -347,7 +377,8 @@ def copy_folder(source: Path, target: Path) -> Path:
         for file in sorted(source.iterdir()):
             if file.is_file() and not file.name.startswith("."):
                 shutil.copyfile(file, temporary / file.name)
-        manifest = json.dumps(released(read_manifest(source)), indent=2) + "\n"
+        (temporary / QUANTIZATION).write_text(config.to_json(), encoding="utf-8")
+        manifest = json.dumps(released(read_manifest(source), config), indent=2) + "\n"
         (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
         for file in theirs:
             shutil.copyfile(file, temporary / file.name)

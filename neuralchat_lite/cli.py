@@ -82,6 +82,10 @@ ComputeDtype = Annotated[
     str | None, option(WEIGHTS, "Precision of activations: bf16 (default), fp32 or int8.")
 ]
 Dtype = Annotated[str | None, option(WEIGHTS, "fp32 or bf16: do not quantize.")]
+Adapter = Annotated[
+    list[str] | None,
+    option(WEIGHTS, "Merge this LoRA adapter first (folder or hub name; repeatable, in order)."),
+]
 EngineName = Annotated[
     str, option(RUN, "native; torch, ipex and itrex are for comparison (see `engines list`).")
 ]
@@ -135,6 +139,7 @@ def generate(
     scale_dtype: ScaleDtype = None,
     compute_dtype: ComputeDtype = None,
     dtype: Dtype = None,
+    adapter: Adapter = None,
     engine: EngineName = "native",
     threads: Threads = None,
     context_length: ContextLength = None,
@@ -181,6 +186,7 @@ def chat(
     scale_dtype: ScaleDtype = None,
     compute_dtype: ComputeDtype = None,
     dtype: Dtype = None,
+    adapter: Adapter = None,
     engine: EngineName = "native",
     threads: Threads = None,
     context_length: ContextLength = None,
@@ -234,6 +240,7 @@ def quantize(
     scheme: Scheme = None,
     scale_dtype: ScaleDtype = None,
     compute_dtype: ComputeDtype = None,
+    adapter: Adapter = None,
     revision: Revision = None,
 ) -> None:
     """Quantize a checkpoint, into the cache or into a folder of its own, and print the folder."""
@@ -246,7 +253,38 @@ def quantize(
     from neuralchat_lite.api import quantize as quantize_model
 
     with QuantizingProgress() as progress:
-        folder = quantize_model(model, config, output, revision=revision, progress=progress.update)
+        folder = quantize_model(
+            model,
+            config,
+            output,
+            adapters=adapter or (),
+            revision=revision,
+            progress=progress.update,
+        )
+    print(folder)
+
+
+@app.command(
+    epilog="Example: [bold]neuralchat-lite merge ./mistral-7b ./sft_lora ./dpo_lora "
+    "-o ./mistral-7b-dpo[/bold]"
+)
+def merge(
+    model: ModelArgument,
+    adapters: Annotated[list[str], typer.Argument(metavar="ADAPTER...", help="LoRA adapters.")],
+    output: Annotated[Path, option(WEIGHTS, "The new folder.", "-o", "--output")],
+    revision: Revision = None,
+) -> None:
+    """Merge LoRA adapters into a checkpoint, in order, and print the folder.
+
+    The folder has the checkpoint's own dtype, and the last adapter's tokenizer where it brings
+    one. Quantizing does not need it: see [bold]--adapter[/bold] of the other commands.
+    """
+    from neuralchat_lite.api import merge as merge_adapters
+
+    with QuantizingProgress() as progress:
+        folder = merge_adapters(
+            model, adapters, output, revision=revision, progress=progress.update
+        )
     print(folder)
 
 
@@ -386,6 +424,7 @@ def load_model(model: str, asked: Mapping[str, Any]) -> Model:
         return load(
             model,
             quantization_options(asked),
+            adapters=asked["adapter"] or (),
             progress=progress.update,
             **{name: asked[name] for name in names},
         )

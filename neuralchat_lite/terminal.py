@@ -14,6 +14,7 @@ STAGES = {
     "hash": "Reading the checkpoint",
     "wait": "Waiting for another process that quantizes this model",
     "quantize": "Quantizing",
+    "merge": "Merging",
     "verify": "Verifying",
 }
 
@@ -84,8 +85,8 @@ class QuantizingProgress:
         self.stage = step.stage
         title = STAGES.get(step.stage, step.stage)
         if not sys.stderr.isatty():
-            # Other stages count file by file, and only this one knows the whole at its beginning.
-            whole = f" ({size_text(step.total)})" if step.stage == "quantize" else ""
+            # Other stages count file by file, and only these know the whole at their beginning.
+            whole = f" ({size_text(step.total)})" if step.stage in ("quantize", "merge") else ""
             warn(title + whole)
             return
         from rich import progress as rich

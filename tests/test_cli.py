@@ -21,6 +21,7 @@ from neuralchat_lite import cli
 Run = Callable[..., tuple[int, str, str]]
 START = "from neuralchat_lite.cli import main; main()"
 PROMPT = "Once upon a time"
+NANO = str(Path(__file__).parents[1] / "examples/nano/model")
 
 
 @pytest.fixture
@@ -388,7 +389,7 @@ def test_help_shows_every_command_without_loading_torch() -> None:
     code = "import sys; from neuralchat_lite.cli import app\n"
     code += "app(['--help'], standalone_mode=False); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for command in ("generate", "chat", "quantize", "cache", "doctor"):
+    for command in ("generate", "chat", "quantize", "merge", "cache", "doctor"):
         assert command in done.stdout
 
 
@@ -431,3 +432,25 @@ def test_a_closed_pipe_ends_without_a_traceback(stories: str, tmp_path: Path) ->
     assert "Traceback" not in process.stderr.read()
     assert process.wait(30) == 1
     process.stderr.close()
+
+
+def test_adapters_are_merged_before_generating_and_quantizing(
+    run: Run, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    sft, dpo = (str(make_adapter(NANO, name, seed)) for seed, name in enumerate(("sft", "dpo")))
+    merged = str(tmp_path / "merged")
+    code, out, err = run("merge", NANO, sft, dpo, "-o", merged)
+    assert (code, out) == (0, merged + "\n")
+    assert re.search(r"^Merging \([\d.]+ MB\)$", err, re.MULTILINE)
+    command = ("generate", "-p", "calculate 1 + 2", "--max-new-tokens", "8", "--dtype", "bf16")
+    code, want, _ = run(*command, merged)
+    assert code == 0
+    both = ("--adapter", sft, "--adapter", dpo)
+    assert run(*command, NANO, *both) == (0, want, "")
+    assert run(*command, NANO)[1] != want
+    folder = Path(run("quantize", NANO, *both)[1].strip())
+    assert len(json.loads((folder / "manifest.json").read_text())["adapters"]) == 2
+    assert folder == Path(run("quantize", NANO, *both)[1].strip())
+    for again in (("quantize", NANO, "--adapter", merged), ("merge", NANO, sft, "-o", merged)):
+        code, out, err = run(*again)
+        assert (code, out, err.count("\n")) == (2, "", 1)

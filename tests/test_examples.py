@@ -43,10 +43,6 @@ def test_quickstart_answers_the_cards_own_question(environment: dict[str, str]) 
     assert "finished by eos" in out
 
 
-def test_migration_answers_the_same(environment: dict[str, str]) -> None:
-    assert run(environment, "migrate_from_itrex.py").strip().endswith("680")
-
-
 def test_stream_chat_keeps_earlier_turns_in_its_cache(environment: dict[str, str]) -> None:
     out = run(environment, "stream_chat.py", stdin="What is 12 + 30?\nWhat is 50 - 8?\n\n")
     assert out.count("Answer: 42") == 2

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ipex",),
     ("cli", "diagnosis", "terminal", "transformers"),
     ("api",),
-    ("engines", "generation", "chat", "detokenize"),
+    ("engines", "generation", "chat", "detokenize", "sources"),
     ("model",),
     ("quantization", "weights"),
     ("kernels",),

@@ -147,7 +147,8 @@ def dtype_of(options: Mapping[str, Any]) -> str | None:
         )
     if name is None:
         raise ConfigError(
-            f"dtype must be torch.float32, torch.bfloat16 or 'auto', got {given[0]!r}"
+            f"dtype must be torch.float32, torch.bfloat16 or 'auto', got {given[0]!r}: for int4 or "
+            "int8 give a quantization_config"
         )
     return name
 

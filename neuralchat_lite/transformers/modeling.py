@@ -31,8 +31,8 @@ CACHE = (
     if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     else "past_key_values"
 )
-# What `generate` hands on to the model, though it is meant for stopping criteria and assistants.
-PASSED_ON = {"tokenizer", "assistant_tokenizer", "assistant_model"}
+# What `generate` hands on to the model though it is meant for others, or is known from the cache.
+PASSED_ON = {"tokenizer", "assistant_tokenizer", "assistant_model", "cache_position"}
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -96,7 +96,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         position_ids: [batch, new], which may say nothing else (counting padding too is the same)
         past_key_values, cache: what an earlier call returned (both names mean the same)
         labels: [batch, new], -100 where there is none; the loss is the mean cross-entropy of each
-            next token
+            token given those before it in this call
         logits_to_keep: logits of so many last columns (0: of all), or of these columns
 
         Returns fp32 logits [batch, columns, vocab], zero where a row has padding. Raises ValueError
@@ -134,6 +134,8 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             logits = logits[:, logits_to_keep]
         loss = None
         if labels is not None:
+            before = torch.nn.functional.pad(real[:, :-1], (1, 0))
+            labels = labels.masked_fill(~before, -100)  # padding predicts nothing
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
         kept_for: dict[str, Any] = {CACHE: kept if use_cache else None}
         output = CausalLMOutputWithPast(loss=loss, logits=logits, **kept_for)
@@ -209,7 +211,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
     ) -> None:
         """Called by `generate`: our own cache instead of a DynamicCache."""
         kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic"):
+        if kind is not None and not kind.startswith("dynamic"):
             raise ValueError(
                 f"cache_implementation={kind!r} is a cache of transformers, and the native decoder "
                 "fills its own: leave it out"

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.rtn import QUANTIZER
+from neuralchat_lite.weights.adapters import MergedCheckpoint
 from neuralchat_lite.weights.convert import (
     Progress,
     ProgressCallback,
@@ -91,7 +92,7 @@ def cached(
     root = cache_root() if root is None else Path(root)
     source_id = identify(source, hub=hub, root=root, progress=hashing(progress))
     key = cache_key(source_id, config)
-    entry = root / entry_name(hub[0] if hub else source.name, config, key)
+    entry = root / entry_name(model_name(source, hub), config, key)
     try:
         if entry.exists():
             return checked(entry, key)
@@ -113,6 +114,14 @@ def cached(
     finally:
         lock.release()
     return checked(entry, key)
+
+
+def model_name(source: Source, hub: tuple[str, str] | None) -> str:
+    """What an entry is called after: the repository or folder, and the adapters."""
+    if hub is None:
+        return source.name
+    adapters = source.adapters if isinstance(source, MergedCheckpoint) else ()
+    return "_".join([hub[0].rpartition("/")[2], *(adapter.name for adapter in adapters)])
 
 
 def cache_key(source_id: dict[str, Any], config: WeightOnlyQuantConfig) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.config_json import parse_architecture, read_architecture, read_json
-from neuralchat_lite.weights.file_names import INDEX, WEIGHTS
+from neuralchat_lite.weights.file_names import INDEX, SIDECARS, WEIGHTS
 from neuralchat_lite.weights.manifest import is_packed
 from neuralchat_lite.weights.safetensors_file import DTYPES, StoredTensor, read_header
 
@@ -72,6 +72,10 @@ class Checkpoint:
 
     def dtype(self, name: str) -> torch.dtype:
         return DTYPES[self._find(name)[1].dtype]
+
+    def sidecars(self) -> list[Path]:
+        """The files beside the weights: configuration and tokenizer."""
+        return [self.folder / name for name in SIDECARS if (self.folder / name).exists()]
 
     def holds_twice(self, place: tuple[Path, StoredTensor], name: str) -> bool:
         """Whether what is stored at `place` has the values of the tensor `name`."""
@@ -127,6 +131,9 @@ class RandomCheckpoint:
     def dtype(self, name: str) -> torch.dtype:
         assert stored_name(name, self.architecture) in self._shapes, name
         return self.dtype_given
+
+    def sidecars(self) -> list[Path]:
+        return []
 
 
 def stored_name(name: str, architecture: Architecture) -> str:

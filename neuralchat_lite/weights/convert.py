@@ -8,7 +8,6 @@ of one matrix and the scales, however large the model is.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,15 +22,17 @@ from torch import Tensor
 
 from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
-from neuralchat_lite.quantization.rtn import QUANTIZER, not_finite, packed_rtn
+from neuralchat_lite.quantization.rtn import QUANTIZER, all_finite, not_finite, packed_rtn
+from neuralchat_lite.weights.adapters import MergedCheckpoint
 from neuralchat_lite.weights.architecture import TensorSpec
 from neuralchat_lite.weights.checkpoint import Checkpoint, RandomCheckpoint, stored_name
-from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, SIDECARS, WEIGHTS
+from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, WEIGHTS
 from neuralchat_lite.weights.identity import identify
 from neuralchat_lite.weights.manifest import (
     FORMAT_VERSION,
     HashProgress,
     creator,
+    file_entry,
     stamp_of,
     write_stamp,
 )
@@ -46,14 +47,15 @@ from neuralchat_lite.weights.safetensors_file import (
 
 PIECE_BYTES = 1 << 23  # of tensors that are copied
 WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers
-Source = Checkpoint | RandomCheckpoint
+Source = Checkpoint | RandomCheckpoint | MergedCheckpoint
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a long operation is.
 
-    stage: "hash" (the source's files), "wait" (for another process), "quantize" or "verify"
+    stage: "hash" (the source's files), "wait" (for another process), "quantize", "merge" or
+        "verify"
     name: the tensor or file being worked on
     done, total: bytes
     """
@@ -69,28 +71,30 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What quantizing takes.
+    """What quantizing or merging takes.
 
     disk_bytes: the size of the finished folder, exact to its two small JSON files
     memory_bytes: the most that is held at a time, beyond mapped files
+    work: what it is called in errors
     """
 
     disk_bytes: int
     memory_bytes: int
+    work: str = "quantizing"
 
     def require(self, folder: Path) -> None:
         """Raise CacheError with the figures unless the machine has them. `folder` must exist."""
         free = shutil.disk_usage(folder).free
         if free < self.disk_bytes:
             raise CacheError(
-                f"quantizing needs {gigabytes(self.disk_bytes)} in {folder}, {gigabytes(free)} "
+                f"{self.work} needs {gigabytes(self.disk_bytes)} in {folder}, {gigabytes(free)} "
                 "are free: make room, choose another output folder, or set NEURALCHAT_LITE_CACHE "
                 "to a larger disk"
             )
         available = psutil.virtual_memory().available
         if available < self.memory_bytes:
             raise CacheError(
-                f"quantizing needs {gigabytes(self.memory_bytes)} of memory, "
+                f"{self.work} needs {gigabytes(self.memory_bytes)} of memory, "
                 f"{gigabytes(available)} are available: close other programs"
             )
 
@@ -120,24 +124,23 @@ def estimate(source: Source, config: WeightOnlyQuantConfig) -> Estimate:
     """What quantizing a checkpoint takes. Raises ConfigError as `quantize_checkpoint` does."""
     tensors = plan(source, config)
     disk = len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
-    disk += sum(path.stat().st_size for path in sidecars(source))
+    disk += sum(path.stat().st_size for path in source.sidecars())
     disk += 1 << 16  # manifest and quantization config
     # Scales and zeros wait until the codes before them are written, and are put together once.
     scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith((".scales", ".zeros"))]
     waiting = sum(count for count in scales if count % ALIGNMENT)  # for the end of the file
-    made = 0
-    if isinstance(source, RandomCheckpoint):  # a mapped checkpoint takes no memory of its own
-        made = max(
-            source.dtype(spec.name).itemsize * torch.Size(spec.shape).numel()
-            for spec in source.architecture.tensors()
-        )
-    return Estimate(disk, WORKING_MEMORY + made + waiting + 4 * max(scales, default=0))
+    return Estimate(disk, held_bytes(source) + waiting + 4 * max(scales, default=0))
 
 
-def sidecars(source: Source) -> list[Path]:
-    if source.folder is None:
-        return []
-    return [source.folder / name for name in SIDECARS if (source.folder / name).exists()]
+def held_bytes(source: Source) -> int:
+    """The memory that reading a source tensor by tensor takes, at most."""
+    if isinstance(source, Checkpoint):  # mapped
+        return WORKING_MEMORY
+    below = held_bytes(source.base) if isinstance(source, MergedCheckpoint) else WORKING_MEMORY
+    return below + max(
+        source.dtype(spec.name).itemsize * torch.Size(spec.shape).numel()
+        for spec in source.architecture.tensors()
+    )
 
 
 def quantize_checkpoint(
@@ -160,6 +163,13 @@ def quantize_checkpoint(
     require_empty(out)
     if source_id is None:
         source_id = identify(source, progress=hashing(progress))
+    temporary = temporary_beside(out)
+    write_whole(source, config, temporary, out, source_id=source_id, progress=progress)
+    return out
+
+
+def temporary_beside(out: Path) -> Path:
+    """A name for the unfinished folder; what killed processes left under such names goes."""
     prefix = f".tmp-{out.name}-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -169,9 +179,7 @@ def quantize_checkpoint(
                 shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
         raise unwritable(out, error) from None
-    temporary = out.parent / f"{prefix}{os.getpid()}"
-    write_whole(source, config, temporary, out, source_id=source_id, progress=progress)
-    return out
+    return out.parent / f"{prefix}{os.getpid()}"
 
 
 def require_empty(out: Path) -> None:
@@ -198,12 +206,21 @@ def write_whole(
 ) -> None:
     """Write the folder `temporary` and rename it to `out`; whatever fails, remove it."""
     estimate(source, config).require(out.parent)
+    with whole_folder(temporary, out):
+        write_folder(source, config, temporary, source_id, key, progress)
+
+
+@contextlib.contextmanager
+def whole_folder(temporary: Path, out: Path) -> Iterator[None]:
+    """Make `temporary`, to be filled, and at the end rename it to `out`; if anything fails,
+    remove it."""
     try:
         temporary.mkdir()  # what is there already is somebody else's, and stays
     except OSError as error:
         raise unwritable(out, error) from error
     try:
-        write_folder(source, config, temporary, source_id, key, progress)
+        yield
+        flush_folder(temporary)
         temporary.rename(out)
         flush_folder(out.parent)
     except BaseException as error:
@@ -216,8 +233,8 @@ def write_whole(
 def unwritable(out: Path, error: OSError) -> CacheError:
     return CacheError(
         f"{out} cannot be written ({error.strerror or error}): make room or check permissions, "
-        "set NEURALCHAT_LITE_CACHE to another folder, or quantize to a folder of your choice "
-        "(`neuralchat-lite quantize MODEL -o FOLDER`)"
+        "set NEURALCHAT_LITE_CACHE to another folder, or write to a folder of your choice "
+        "(`neuralchat-lite quantize MODEL -o FOLDER`, or merge)"
     )
 
 
@@ -232,14 +249,10 @@ def write_folder(
     files: dict[str, dict[str, Any]] = {}
 
     def write(name: str, data: bytes) -> None:
-        path = folder / name
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        write_flushed(folder / name, data)
+        files[name] = file_entry(data)
 
-    for path in sidecars(source):
+    for path in source.sidecars():
         write(path.name, path.read_bytes())
     if isinstance(source, RandomCheckpoint):
         write("config.json", json.dumps(source.config, indent=2).encode())
@@ -252,8 +265,8 @@ def write_folder(
     manifest = {
         "format_version": FORMAT_VERSION,
         "created_by": creator(),
-        "source": source_id,
-        "adapters": [],
+        "source": {name: part for name, part in source_id.items() if name != "adapters"},
+        "adapters": source_id.get("adapters", []),
         "quantizer": {"name": QUANTIZER[0], "version": QUANTIZER[1]},
         "quantization": config.to_dict(),
         "key": key,
@@ -264,7 +277,13 @@ def write_folder(
     write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     # The digests are those of the bytes as they were written, so the folder counts as verified.
     write_stamp(folder, stamp_of(folder, manifest))
-    flush_folder(folder)
+
+
+def write_flushed(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_tensors(
@@ -334,7 +353,7 @@ def copied(weight: Tensor, name: str) -> Iterator[Tensor]:
     rows = max(1, PIECE_BYTES // (weight[:1].numel() * weight.element_size()))
     for first in range(0, weight.shape[0], rows):
         piece = weight[first : first + rows]
-        if not bool(piece.isfinite().all()):
+        if not all_finite(piece):
             raise not_finite(name, piece, first)
         yield piece
 

@@ -6,10 +6,12 @@ MANIFEST = "manifest.json"
 QUANTIZATION = "quantization_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Beside the weights of a checkpoint; copied as they are, where they exist.
-SIDECARS = (
-    "config.json",
-    "generation_config.json",
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # one of them makes a tokenizer
+CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+CONFIGURATION = ("config.json", "generation_config.json")
+TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -17,6 +19,7 @@ SIDECARS = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+    *CHAT_TEMPLATES,
 )
+# Beside the weights of a checkpoint; copied as they are, where they exist.
+SIDECARS = (*CONFIGURATION, *TOKENIZER)

@@ -1,8 +1,8 @@
 """From what a user calls a model to a folder: a path, or a name on the Hugging Face hub.
 
 A name is downloaded by `huggingface_hub`, with its own cache, tokens and environment variables.
-Only what this library reads is fetched: configuration, tokenizer, safetensors. Never code, and
-never a pickle.
+Only what this library reads is fetched: configuration, tokenizer, safetensors, of a model or of an
+adapter to one. Never code, and never a pickle.
 """
 
 from __future__ import annotations
@@ -13,13 +13,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuralchat_lite.errors import CheckpointError, HubError
-from neuralchat_lite.weights.file_names import INDEX, MANIFEST, QUANTIZATION, SIDECARS
+from neuralchat_lite.weights.file_names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEX,
+    MANIFEST,
+    QUANTIZATION,
+    SIDECARS,
+    TOKENIZER,
+)
 
 # "model*" leaves out second copies of the weights, such as Mistral's consolidated.safetensors.
 SHARDS = "model*.safetensors"
 WANTED = (*SIDECARS, QUANTIZATION, MANIFEST, SHARDS, INDEX)
 HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a name is wanted for: what to call it, the files to fetch, the pattern of the weights
+    that must be among them, and whose save_pretrained writes such a folder."""
+
+    noun: str
+    one: str
+    wanted: tuple[str, ...]
+    weights: str
+    library: str
+
+
+MODEL = Kind("model", "a model", WANTED, SHARDS, "transformers")
+ADAPTER = Kind(
+    "adapter", "an adapter", (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER), ADAPTER_WEIGHTS, "peft"
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +61,14 @@ def resolve(
     revision: str | None = None,
     token: str | None = None,
     *,
+    kind: Kind = MODEL,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Resolved:
-    """Find the folder of a model, downloading it when it is a hub name that is not yet here.
+    """Find the folder of a model or an adapter, downloading it when it is a hub name that is not
+    yet here.
 
+    kind: MODEL or ADAPTER
     cache_dir: where downloads lie, instead of the hub client's own cache
     local_files_only: download nothing
 
@@ -49,9 +78,11 @@ def resolve(
     if isinstance(name_or_path, Resolved):
         return name_or_path
     if not isinstance(name_or_path, str | os.PathLike):
-        raise CheckpointError(f"the model must be a folder or a hub name, got {name_or_path!r}")
+        raise CheckpointError(
+            f"the {kind.noun} must be a folder or a hub name, got {name_or_path!r}"
+        )
     if not os.fspath(name_or_path):
-        raise CheckpointError("the model is an empty text, expected a folder or a hub name")
+        raise CheckpointError(f"the {kind.noun} is an empty text, expected a folder or a hub name")
     try:
         path = Path(name_or_path).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
@@ -60,7 +91,7 @@ def resolve(
     except (OSError, RuntimeError, ValueError) as error:  # closed, too long, ~nobody, a zero byte
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{str(name_or_path)[:200]!r} cannot be opened as a model folder ({why}): check the "
+            f"{str(name_or_path)[:200]!r} cannot be opened as {kind.one} folder ({why}): check the "
             "path and its permissions"
         ) from None
     if is_folder:
@@ -72,20 +103,21 @@ def resolve(
         return Resolved(path)
     if exists:
         raise CheckpointError(
-            f"{str(path)!r} is a file, expected a model folder: give the folder that holds it"
+            f"{str(path)!r} is a file, expected {kind.one} folder: give the folder that holds it"
         )
     if not isinstance(name_or_path, str) or not HUB_NAME.fullmatch(name_or_path):
         raise CheckpointError(
             f"there is no folder {str(name_or_path)!r}, and it is no hub name either: give the "
-            "path of a model folder, or a name of the form 'organisation/model'"
+            f"path of {kind.one} folder, or a name of the form 'organisation/{kind.noun}'"
         )
-    return download(name_or_path, revision, token, cache_dir, local_files_only)
+    return download(name_or_path, revision, token, kind, cache_dir, local_files_only)
 
 
 def download(
     name: str,
     revision: str | None,
     token: str | None,
+    kind: Kind,
     cache_dir: str | os.PathLike[str] | None,
     local_files_only: bool,
 ) -> Resolved:
@@ -101,17 +133,18 @@ def download(
                 token=token,
                 cache_dir=None if cache_dir is None else Path(cache_dir),
                 local_files_only=local_files_only,
-                allow_patterns=list(WANTED),
+                allow_patterns=list(kind.wanted),
             )
         )
     # The hub client raises OSError (no such name, no access, no space), ValueError (a name that
     # cannot be), or what its HTTP client raises when a connection breaks.
     except (OSError, ValueError, HTTPError) as error:
         raise HubError(f"cannot get {at}: {explain(error)}") from error
-    if not any(folder.glob(SHARDS)):
+    if not any(folder.glob(kind.weights)):
         raise HubError(
-            f"{at} has no {SHARDS}, and pickled weights are never loaded: choose a revision with "
-            "safetensors, or convert it with transformers' save_pretrained and give that folder"
+            f"{at} has no {kind.weights}, and pickled weights are never loaded: choose a revision "
+            f"with safetensors, or convert it with {kind.library}'s save_pretrained and give that "
+            "folder"
         )
     if not COMMIT.fullmatch(folder.name):
         raise HubError(

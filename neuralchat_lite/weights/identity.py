@@ -1,6 +1,7 @@
 """What a checkpoint is, apart from where it lies: the part of a cache key that names the source.
 
 A model of the hub is its name and resolved revision. A local folder is the sha256 of its files;
+a merged checkpoint is its base and, in order, its adapters, each of them likewise;
 as hashing 14 GB takes a while, digests are noted in the cache by path, size, times and inode.
 """
 
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.weights.adapters import MergedCheckpoint
 from neuralchat_lite.weights.checkpoint import Checkpoint, RandomCheckpoint
-from neuralchat_lite.weights.file_names import SIDECARS
 from neuralchat_lite.weights.manifest import HashProgress, sha256_of
 
 log = logging.getLogger(__name__)
@@ -24,14 +25,8 @@ log = logging.getLogger(__name__)
 DIGESTS = ".digests"  # folder of the cache with one small file per noted digest
 
 
-def source_files(source: Checkpoint) -> list[Path]:
-    """The files that decide what is written: weights, config.json, tokenizer files."""
-    sidecars = (source.folder / name for name in SIDECARS)
-    return [*(path for path in sidecars if path.exists()), *source.files]
-
-
 def identify(
-    source: Checkpoint | RandomCheckpoint,
+    source: Checkpoint | RandomCheckpoint | MergedCheckpoint,
     *,
     hub: tuple[str, str] | None = None,
     root: Path | None = None,
@@ -45,9 +40,25 @@ def identify(
 
     Raises CheckpointError when a file cannot be read.
     """
+    if isinstance(source, MergedCheckpoint):
+        base = identify(source.base, hub=hub, root=root, progress=progress)
+        adapters = [
+            identify_files(adapter.files(), adapter.hub, root, progress)
+            for adapter in source.adapters
+        ]
+        return {**base, "adapters": adapters}
     if isinstance(source, RandomCheckpoint):
         return {"random": source.seed, "dtype": str(source.dtype_given), "config": source.config}
-    files = source_files(source)
+    # What decides the bytes that are written: configuration, tokenizer, weights.
+    return identify_files([*source.sidecars(), *source.files], hub, root, progress)
+
+
+def identify_files(
+    files: list[Path],
+    hub: tuple[str, str] | None,
+    root: Path | None,
+    progress: HashProgress | None,
+) -> dict[str, Any]:
     if hub is not None:
         # The revision fixes the contents; which files were there decides what is copied.
         sizes = {path.name: path.stat().st_size for path in files}

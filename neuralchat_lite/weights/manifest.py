@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.errors import CacheError, CheckpointError
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, SIDECARS, WEIGHTS
 from neuralchat_lite.weights.safetensors_file import read_metadata
 
@@ -128,11 +129,19 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def released(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def released(manifest: Mapping[str, Any], config: WeightOnlyQuantConfig) -> dict[str, Any]:
     """The manifest of a copy that is its owner's: it vouches for weights and configuration, and
-    leaves tokenizer files to `tokenizer.save_pretrained` and the like."""
+    leaves tokenizer files to `tokenizer.save_pretrained` and the like.
+
+    config: what quantization_config.json of the copy says
+    """
     files = {name: manifest["files"][name] for name in REQUIRED_FILES}
-    return {**manifest, "key": None, "files": files}
+    files[QUANTIZATION] = file_entry(config.to_json().encode())
+    return {**manifest, "key": None, "quantization": config.to_dict(), "files": files}
+
+
+def file_entry(data: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
 
 def is_released(manifest: Mapping[str, Any]) -> bool:

@@ -75,6 +75,10 @@ def test_the_report_says_which_engine_runs(stories: Path) -> None:
         ),
         ({"engine": "torch", "threads": 0}, "threads must be an integer from 1 to 1024, got 0"),
         ({"engine": "torch", "context_length": 513}, "512 positions, got 513"),
+        (
+            {"engine": "torch", "adapters": ["lora"]},
+            "'torch' reads a checkpoint from its folder, and adapters are merged in memory",
+        ),
         ({"engine": "itrex", "dtype": "fp32"}, "'itrex' quantizes, and dtype='fp32' means not to"),
         (
             {"engine": "itrex", "quantization_config": {"lm_head": "int4"}},

@@ -17,6 +17,7 @@ from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize, pack_codes, pack_groups
 from neuralchat_lite.kernels.reference import ReferenceKernels
+from neuralchat_lite.model import decoder as decoder_module
 from neuralchat_lite.model import kv_cache
 from neuralchat_lite.model.decoder import load_decoder
 from neuralchat_lite.quantization.rtn import quantize_rtn
@@ -423,3 +424,67 @@ def test_bytes_per_token_counts_each_matrix_once_and_the_keys_in_the_window(smal
     kept = 2 * arch.layers * arch.kv_size * 2  # keys and values, bf16, per position
     assert decoder.bytes_per_token(10) == matrices + 10 * kept
     assert decoder.bytes_per_token(1000) == matrices + 16 * kept
+
+
+@pytest.mark.parametrize("storage", [(None, 0, ""), ("int4", 32, "sym"), ("int8", 64, "asym")])
+@pytest.mark.parametrize("seed", range(4))
+def test_conversations_fed_together_are_as_if_fed_alone(seed, storage, monkeypatch):
+    monkeypatch.setattr(decoder_module, "PREFILL_BLOCK", 32)  # so that texts straddle blocks
+    config = random_shape(seed)
+    model = transformers_model(config, seed)
+    weights = share_weights(model, parse_architecture(model.config.to_dict()), *storage)
+    decoder = load_decoder(weights, compute_dtype="fp32", context_length=256)
+    lengths = [1, 70, 31, 2]
+    texts = [torch.randint(0, config["vocab_size"], (n + 3,)) for n in lengths]
+    together = [decoder.new_cache() for _ in texts]
+    alone = [decoder.new_cache() for _ in texts]
+    for keep in (1, 3, None):
+        for first, last in ((None, -2), (-2, -1)):  # long and unequal, then one token each
+            parts = [text[first:last] for text in texts]
+            found = decoder.forward_batch(parts, together, keep=keep)
+            for part, cache, logits in zip(parts, alone, found, strict=True):
+                want = decoder.forward(part, cache, all_logits=True)[-(keep or len(part)) :]
+                torch.testing.assert_close(logits, want, rtol=0, atol=2e-4)
+        for cache in (*together, *alone):
+            cache.truncate(0)
+
+
+def test_blocks_hold_every_token_once_and_no_more_than_fit():
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = [rng.choice([1, 2, 100, 256, 257, 700]) for _ in range(rng.randint(1, 6))]
+        seen = [0] * len(lengths)
+        for block in decoder_module.blocks(lengths):
+            assert 0 < sum(last - first for _, first, last in block) <= kv_cache.PREFILL_BLOCK
+            assert len({text for text, _, _ in block}) == len(block)
+            for text, first, last in block:
+                assert first == seen[text]
+                seen[text] = last
+        assert seen == lengths
+
+
+def test_a_batch_that_does_not_fit_leaves_every_cache_as_it_was():
+    config = random_shape(0)
+    weights = share_weights(
+        transformers_model(config, 0), parse_architecture(config), None, 0, "sym"
+    )
+    decoder = load_decoder(weights, compute_dtype="fp32", context_length=20)
+    caches = [decoder.new_cache(), decoder.new_cache()]
+    with pytest.raises(PromptError, match="exceed the context of 20"):
+        decoder.forward_batch([[1, 2], [3] * 21], caches)
+    assert [cache.length for cache in caches] == [0, 0]
+
+
+def test_a_copied_cache_goes_its_own_way():
+    config = random_shape(0)
+    weights = share_weights(
+        transformers_model(config, 0), parse_architecture(config), None, 0, "sym"
+    )
+    decoder = load_decoder(weights, compute_dtype="fp32", context_length=64)
+    cache = decoder.new_cache()
+    decoder.forward([1, 2, 3], cache)
+    twin = cache.copy()
+    decoder.forward([9, 9, 9], cache)
+    assert (cache.length, twin.length) == (6, 3)
+    want = decoder.forward([1, 2, 3, 4], decoder.new_cache())
+    torch.testing.assert_close(decoder.forward([4], twin), want, rtol=0, atol=1e-4)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from neuralchat_lite.errors import CheckpointError, HubError
-from neuralchat_lite.weights.hub import resolve
+from neuralchat_lite.weights.hub import ADAPTER, resolve
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -92,6 +92,25 @@ def test_only_configuration_tokenizer_and_safetensors_are_downloaded(hub: StubHu
         "README.md",
     }
     assert got == set(ON_THE_HUB) - unwanted
+
+
+def test_of_an_adapter_only_its_config_weights_and_tokenizer_are_downloaded(hub: StubHub) -> None:
+    adapter = {"adapter_config.json", "adapter_model.safetensors"}
+    hub.files = (*ON_THE_HUB, *adapter, "adapter_model.bin", "checkpoint-9/adapter_config.json")
+    found = resolve("org/sft", kind=ADAPTER)
+    assert found.hub == ("org/sft", COMMIT)
+    tokenizer = {name for name in ON_THE_HUB if name.startswith(("token", "special", "chat"))}
+    assert {path.name for path in found.folder.iterdir()} == adapter | tokenizer
+
+
+def test_adapter_without_safetensors_is_refused(hub: StubHub) -> None:
+    hub.files = ("adapter_config.json", "adapter_model.bin")
+    with pytest.raises(
+        HubError, match=r"has no adapter_model\.safetensors.*peft's save_pretrained"
+    ):
+        resolve("org/sft", kind=ADAPTER)
+    with pytest.raises(CheckpointError, match="give the path of an adapter folder"):
+        resolve("missing", kind=ADAPTER)
 
 
 def test_existing_folder_wins_over_a_name(hub: StubHub, tmp_path: Path) -> None:

@@ -1,0 +1,350 @@
+"""`generate` and `forward` against transformers' own class on the dequantized weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+
+from neuralchat_lite.errors import CacheError, ConfigError, PromptError
+from neuralchat_lite.transformers import AutoModelForCausalLM, NativeCache, pipeline
+
+from .conftest import NANO, PROMPTS, Pair
+
+Pairs = Callable[[str], Pair]
+MODELS = ("nano", "stories260K", "tinystories-char-0.97m")
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("name", MODELS)
+def test_ids_are_those_of_transformers(pair: Pairs, name: str, size: int, beams: int) -> None:
+    models = pair(name)
+    batch = models.batch(*PROMPTS[:size])
+    ours, theirs = models.ids(batch, max_new_tokens=24, num_beams=beams, do_sample=False)
+    assert ours == theirs
+
+
+def test_a_row_of_a_batch_is_computed_as_if_by_itself(nano: Pair) -> None:
+    together = nano.ours.generate(**nano.batch(*PROMPTS), max_new_tokens=12, eos_token_id=-1)
+    for row, prompt in enumerate(PROMPTS):
+        alone = nano.ours.generate(**nano.batch(prompt), max_new_tokens=12, eos_token_id=-1)
+        assert together[row, -12:].tolist() == alone[0, -12:].tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": True, "temperature": 0.9, "top_k": 40},
+        {"do_sample": True, "top_p": 0.9, "num_return_sequences": 3},
+        {"do_sample": True, "num_beams": 3},
+        {"num_beams": 4, "num_return_sequences": 4},
+        {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
+        {"min_new_tokens": 20, "suppress_tokens": [5, 6, 7]},
+        {"use_cache": False},
+        {"prefill_chunk_size": 4},
+    ],
+    ids=str,
+)
+def test_ways_to_generate_give_the_ids_of_transformers(nano: Pair, options: dict[str, Any]) -> None:
+    prompts = PROMPTS[:1] if "prefill_chunk_size" in options else PROMPTS[:3]
+    ours, theirs = nano.ids(nano.batch(*prompts), max_new_tokens=24, **options)
+    assert ours == theirs
+
+
+def test_a_window_that_slides_over_padding_gives_the_ids_of_transformers(nano: Pair) -> None:
+    window = nano.ours.decoder.architecture.windows[0]
+    prompts = (" and ".join(PROMPTS * 6), PROMPTS[0], " or ".join(PROMPTS * 3))
+    batch = nano.batch(*prompts)
+    assert batch.input_ids.shape[1] > window > int(batch.attention_mask[1].sum())
+    ours, theirs = nano.ids(batch, max_new_tokens=30, eos_token_id=-1)
+    assert ours == theirs
+
+
+def test_assisted_generation_gives_the_greedy_ids(nano: Pair) -> None:
+    batch = nano.batch(PROMPTS[3])
+    greedy = nano.theirs.generate(**batch, max_new_tokens=40).tolist()
+    for model, options in (
+        (nano.ours, {"prompt_lookup_num_tokens": 4}),
+        (nano.ours, {"assistant_model": nano.ours}),
+        (nano.ours, {"assistant_model": nano.theirs}),
+        (nano.theirs, {"assistant_model": nano.ours}),
+    ):
+        assert model.generate(**batch, max_new_tokens=40, **options).tolist() == greedy, options
+
+
+def test_generation_ends_at_a_stop_string_and_at_a_criterion(nano: Pair) -> None:
+    batch = nano.batch(PROMPTS[3])
+    whole = nano.tokenizer.decode(nano.ours.generate(**batch, max_new_tokens=40)[0])
+    stop = whole[-12:-8]
+    ours, theirs = nano.ids(batch, max_new_tokens=40, stop_strings=[stop], tokenizer=nano.tokenizer)
+    assert ours == theirs and stop in nano.tokenizer.decode(ours[0])
+
+    class AfterFive(hf.StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+            return torch.full((len(input_ids),), input_ids.shape[1] >= start + 5)
+
+    start = batch.input_ids.shape[1]
+    found = nano.ours.generate(
+        **batch, max_new_tokens=40, stopping_criteria=hf.StoppingCriteriaList([AfterFive()])
+    )
+    assert found.shape[1] == start + 5
+
+
+def test_a_logits_processor_decides(nano: Pair) -> None:
+    class Only(hf.LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            allowed = torch.full_like(scores, float("-inf"))
+            allowed[:, 9] = 0
+            return allowed
+
+    found = nano.ours.generate(
+        **nano.batch(PROMPTS[0]), max_new_tokens=3, logits_processor=[Only()]
+    )
+    assert found[0, -3:].tolist() == [9, 9, 9]
+
+
+def test_a_generation_config_is_taken_whole_and_from_the_folder(nano: Pair) -> None:
+    batch = nano.batch(PROMPTS[0])
+    given = hf.GenerationConfig(max_new_tokens=7, do_sample=False, eos_token_id=-1)
+    found = nano.ours.generate(**batch, generation_config=given)
+    assert found.shape[1] == batch.input_ids.shape[1] + 7
+    assert nano.ours.generation_config.eos_token_id == nano.theirs.generation_config.eos_token_id
+
+
+def test_scores_and_logits_are_returned(nano: Pair) -> None:
+    options = {
+        "max_new_tokens": 4,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "output_logits": True,
+    }
+    batch = nano.batch(PROMPTS[0])
+    ours, theirs = (m.generate(**batch, **options) for m in (nano.ours, nano.theirs))
+    assert ours.sequences.tolist() == theirs.sequences.tolist()
+    assert len(ours.scores) == len(ours.logits) == 4
+    torch.testing.assert_close(ours.logits[3], theirs.logits[3], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_padded_rows_are_as_exact_as_those_of_transformers(nano: Pair, side: str) -> None:
+    nano.tokenizer.padding_side = side
+    batch = nano.batch(*PROMPTS[:3])
+    nano.tokenizer.padding_side = "left"
+    positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
+    real = batch.attention_mask.bool()
+    ours = nano.ours(**batch).logits
+    with torch.no_grad():
+        theirs = nano.theirs(**batch, position_ids=positions).logits
+        exact = copy.deepcopy(nano.theirs).double()(**batch, position_ids=positions).logits
+    allowed = (theirs - exact)[real].abs().max()  # what fp32 loses
+    assert (ours - exact)[real].abs().max() <= 1.5 * allowed < 0.01
+    assert not ours[~real].any()
+
+
+def test_the_loss_is_that_of_transformers_and_leaves_padding_out(nano: Pair) -> None:
+    batch = nano.batch(*PROMPTS[:3])
+    mask = batch.attention_mask
+    labels = batch.input_ids.masked_fill(mask == 0, -100)
+    first = mask.argmax(dim=1)  # transformers predicts it from padding
+    theirs = nano.theirs(
+        **batch, labels=labels.scatter(1, first[:, None], -100), position_ids=None
+    ).loss
+    ours = nano.ours(**batch, labels=labels).loss
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_to_keep_are_the_last_columns(nano: Pair) -> None:
+    batch = nano.batch(*PROMPTS[:2])
+    whole = nano.ours(**batch).logits
+    torch.testing.assert_close(nano.ours(**batch, logits_to_keep=2).logits, whole[:, -2:])
+    columns = torch.tensor([0, 3])
+    torch.testing.assert_close(nano.ours(**batch, logits_to_keep=columns).logits, whole[:, columns])
+    logits, *_ = nano.ours(**batch, return_dict=False)
+    torch.testing.assert_close(logits, whole)
+
+
+def test_a_cache_goes_on_where_it_was(nano: Pair) -> None:
+    batch = nano.batch(*PROMPTS[:3])
+    ids, mask = batch.input_ids, batch.attention_mask
+    whole = nano.ours(ids, attention_mask=mask).logits
+    cut = ids.shape[1] - 3
+    first = nano.ours(ids[:, :cut], attention_mask=mask[:, :cut], use_cache=True)
+    cache = first.cache if "cache" in first else first.past_key_values
+    twin = copy.deepcopy(cache)
+    for kept in (cache, twin):  # what one was fed is not in the other
+        second = nano.ours(ids[:, cut:], attention_mask=mask, past_key_values=kept)
+        torch.testing.assert_close(second.logits, whole[:, cut:], rtol=0, atol=1e-4)
+    cache.crop(-3)
+    assert cache.get_seq_length() == cut
+    again = nano.ours(ids[:, cut:], attention_mask=mask, past_key_values=cache)
+    torch.testing.assert_close(again.logits, second.logits)
+
+
+def test_a_conversation_continues_in_its_cache(nano: Pair) -> None:
+    cache = NativeCache(nano.ours.decoder)
+    first = nano.batch(PROMPTS[0])
+    said = nano.ours.generate(**first, past_key_values=cache, max_new_tokens=5, eos_token_id=-1)
+    assert cache.get_seq_length() == said.shape[1] - 1
+    longer = torch.cat((said, first.input_ids[:, 1:]), dim=1)
+    found = nano.ours.generate(longer, past_key_values=cache, max_new_tokens=5, eos_token_id=-1)
+    anew = nano.ours.generate(longer, max_new_tokens=5, eos_token_id=-1)
+    assert found.tolist() == anew.tolist()
+
+
+def test_beams_that_begin_alike_are_fed_once(nano: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed = []
+    forward = nano.ours.decoder.forward_batch
+
+    def counting(batch: Any, caches: Any, **options: Any) -> Any:
+        fed.append(sum(map(len, batch)))
+        return forward(batch, caches, **options)
+
+    monkeypatch.setattr(nano.ours.decoder, "forward_batch", counting)
+    batch = nano.batch(PROMPTS[0])
+    nano.ours.generate(**batch, num_beams=4, max_new_tokens=3, eos_token_id=-1)
+    assert fed == [batch.input_ids.shape[1], 4, 4]
+
+
+def test_a_call_that_fails_leaves_the_cache_as_it_was(nano: Pair) -> None:
+    ids = nano.batch(PROMPTS[0]).input_ids
+    cache = NativeCache(nano.ours.decoder)
+    nano.ours(ids, past_key_values=cache)
+    before, length = cache.real.clone(), cache.rows[0].length
+    with pytest.raises(PromptError, match="outside the vocabulary"):
+        nano.ours(torch.tensor([[10**6]]), past_key_values=cache)
+    assert torch.equal(cache.real, before) and cache.rows[0].length == length
+    nano.ours(ids, past_key_values=cache)
+    assert cache.get_seq_length() == 2 * ids.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ({"input_ids": None}, r"must be \[batch, tokens\], got None"),
+        ({"input_ids": torch.tensor([1, 2])}, r"got \(2,\)"),
+        ({"attention_mask": torch.ones(1, 5)}, r"\[batch, past \+ new\] = \[1, 3\], got \[1, 5\]"),
+        ({"attention_mask": torch.zeros(1, 3)}, "row 0 of attention_mask has no token"),
+        ({"position_ids": torch.tensor([[4, 9, 1]])}, "position_ids of row 0 are"),
+        ({"output_hidden_states": True}, "output_hidden_states cannot be had"),
+        ({"output_attentions": True}, "output_attentions cannot be had"),
+        ({"past_key_values": hf.DynamicCache()}, "expected one that this model has made"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_computed_is_refused(
+    nano: Pair, arguments: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(ValueError, match=rule):
+        nano.ours(**{"input_ids": torch.tensor([[1, 2, 3]]), **arguments})
+
+
+def test_unknown_arguments_are_refused(nano: Pair) -> None:
+    with pytest.raises(TypeError, match="unexpected arguments: colour"):
+        nano.ours(torch.tensor([[1]]), colour="red")
+    with pytest.raises(ValueError, match="not used by the model: \\['colour'\\]"):
+        nano.ours.generate(torch.tensor([[1]]), colour="red")
+    with pytest.raises(ValueError, match="cache_implementation='static'"):
+        nano.ours.generate(torch.tensor([[1]]), cache_implementation="static")
+
+
+def test_a_cache_is_refused_by_another_model_and_for_another_mask(nano: Pair) -> None:
+    batch = nano.batch(*PROMPTS[:2])
+    cache = NativeCache(nano.ours.decoder)
+    nano.ours(**batch, past_key_values=cache)
+    step = torch.tensor([[3], [3]])
+    ones = torch.ones((2, batch.input_ids.shape[1] + 1))
+    with pytest.raises(ValueError, match="hides other columns"):
+        nano.ours(step, attention_mask=ones, past_key_values=cache)
+    with pytest.raises(ValueError, match="batch of 2, and 1 rows"):
+        nano.ours(step[:1], past_key_values=cache)
+    with pytest.raises(NotImplementedError, match="native decoder"):
+        nano.theirs(batch.input_ids, use_cache=True, past_key_values=NativeCache(nano.ours.decoder))
+
+
+def test_streamers_show_the_text_as_it_comes(
+    nano: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = nano.batch(PROMPTS[3])
+    ids = nano.ours.generate(
+        **batch, max_new_tokens=30, streamer=hf.TextStreamer(nano.tokenizer, skip_prompt=True)
+    )
+    answer = nano.tokenizer.decode(ids[0, batch.input_ids.shape[1] :])
+    assert capsys.readouterr().out.strip() == answer.strip()
+
+    streamer = hf.TextIteratorStreamer(nano.tokenizer, skip_prompt=True, timeout=60)
+    options = {**batch, "max_new_tokens": 30, "streamer": streamer}
+    worker = threading.Thread(target=nano.ours.generate, kwargs=options)
+    worker.start()
+    pieces = list(streamer)
+    worker.join()
+    assert "".join(pieces) == answer and len(pieces) > 3
+
+
+def test_a_pipeline_takes_the_model(nano: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    hf.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        speak = pipeline("text-generation", model=nano.ours, tokenizer=nano.tokenizer)
+        options = {"max_new_tokens": 8, "do_sample": False}
+        answers = speak(list(PROMPTS[:3]), batch_size=3, **options)
+    assert "not supported" not in caplog.text
+    for prompt, [answer] in zip(PROMPTS, answers, strict=False):
+        ids = nano.theirs.generate(**nano.batch(prompt), **options)
+        assert answer["generated_text"] == nano.tokenizer.decode(ids[0], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("first", ["model", "tokenizer"])
+def test_a_saved_model_comes_back_with_a_tokenizer_saved_beside_it(
+    nano: Pair, tmp_path: Path, first: str
+) -> None:
+    savers = [nano.ours, nano.tokenizer]
+    for saver in savers if first == "model" else savers[::-1]:
+        saver.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert loaded.quantization_config == nano.ours.quantization_config
+    batch = nano.batch(*PROMPTS[:2])
+    options = {"max_new_tokens": 12, "do_sample": False}
+    assert torch.equal(loaded.generate(**batch, **options), nano.ours.generate(**batch, **options))
+    with pytest.raises(CacheError, match="not empty"):
+        nano.ours.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="push_to_hub"):
+        nano.ours.save_pretrained(tmp_path / "other", push_to_hub=True)
+
+
+def test_the_model_says_what_it_is(nano: Pair) -> None:
+    assert isinstance(nano.ours, hf.PreTrainedModel)
+    assert type(nano.ours).__name__ == type(nano.theirs).__name__ == "MistralForCausalLM"
+    assert nano.ours.num_parameters() == nano.theirs.num_parameters()
+    assert nano.ours.num_parameters(exclude_embeddings=True) < nano.ours.num_parameters()
+    assert nano.ours.get_memory_footprint() < nano.theirs.get_memory_footprint() / 4
+    assert nano.ours.device.type == "cpu" and nano.ours.dtype == torch.float32
+    assert nano.ours.can_generate() and not nano.ours.training
+    assert nano.ours.native.report()["weights"]["weight_dtype"] == "int4"
+
+
+def test_the_model_stays_where_and_what_it_is(nano: Pair) -> None:
+    model = nano.ours
+    assert model.to("cpu") is model.eval() is model.float() is model
+    for move in (model.cuda, lambda: model.to("cuda")):
+        with pytest.raises(ConfigError, match="no CPU"):
+            move()
+    for cast in (model.half, model.bfloat16, lambda: model.to(torch.float16)):
+        with pytest.raises(ConfigError, match="cannot become"):
+            cast()
+
+
+def test_a_model_that_is_not_quantized_computes_on_the_checkpoints_weights() -> None:
+    ours = AutoModelForCausalLM.from_pretrained(NANO)
+    theirs = hf.AutoModelForCausalLM.from_pretrained(NANO, dtype=torch.float32)
+    ids = torch.tensor([[1, 5, 9, 30, 77]])
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=1e-3)
+    with pytest.raises(ConfigError, match="weights of its checkpoint"):
+        ours.save_pretrained("/nowhere/at/all")
