@@ -18,7 +18,7 @@ NAME = "neuralchat_lite"
 # stands for all its modules. `errors` may be imported by all.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("ipex",),
-    ("cli", "diagnosis", "terminal", "transformers"),
+    ("cli", "diagnosis", "housekeeping", "terminal", "transformers"),
     ("api",),
     ("engines", "generation", "chat", "detokenize", "sources"),
     ("model",),
