@@ -28,8 +28,8 @@ import typer
 from rich.console import Console
 
 from benchmarks import results
+from benchmarks.accuracy_variants import REFERENCE, Variant, chosen, conditions_of, open_variant
 from benchmarks.measures import MEASURES, Asked
-from benchmarks.variants import REFERENCE, Variant, chosen, conditions_of, open_variant
 from neuralchat_lite.errors import ConfigError, NeuralchatError
 from neuralchat_lite.weights.checkpoint import open_checkpoint
 from neuralchat_lite.weights.hub import resolve
@@ -37,7 +37,7 @@ from neuralchat_lite.weights.identity import digest_of, identify
 
 console = Console(stderr=True)
 LEADERBOARD = "arc_challenge,hellaswag,mmlu,truthfulqa_mc2,winogrande,gsm8k"
-DEFAULT_VARIANTS = "neuralchat_lite,transformers/bf16"
+DEFAULT_VARIANTS = "neuralchat_lite,transformers:bf16"
 PACKAGES = ("neuralchat_lite", "torch", "transformers", "lm_eval", "datasets", "numpy", "scipy")
 
 Write = Callable[[dict[str, Any]], None]
@@ -47,6 +47,14 @@ def model_digest(model: str) -> str:
     """sha256 over what a checkpoint holds: weights, config, tokenizer."""
     found = resolve(model, None, None)
     return digest_of(identify(open_checkpoint(found.folder), hub=found.hub))
+
+
+def model_name(model: str) -> str:
+    """What rows call a model: a hub name, or its folder's name, which says more than "model"."""
+    if not Path(model).exists():
+        return model
+    folder = Path(model).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def measure(
@@ -64,7 +72,7 @@ def measure(
     common = {
         "engine": variant.engine,
         "variant": variant.name,
-        "model": Path(model).resolve().name if Path(model).exists() else model,
+        "model": model_name(model),
     }
 
     def failed(stage: str, error: Exception) -> None:
@@ -177,7 +185,7 @@ def accuracy_command(
     out: Annotated[Path, typer.Option(help="results file; what it holds is not measured again")],
     tasks: Annotated[str, typer.Option(help=f"some of: {', '.join(MEASURES)}")] = LEADERBOARD,
     variants: Annotated[
-        str, typer.Option(help="engines, or engine/variant, with commas between")
+        str, typer.Option(help="engines, or engine:variant, with commas between")
     ] = DEFAULT_VARIANTS,
     data: Annotated[
         Path | None, typer.Option(help="folder of local JSON lines; without it, the hub's sets")

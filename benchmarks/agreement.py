@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ TASKS = [name for name, measure in MEASURES.items() if measure is leaderboard_ta
 class Agreement:
     """One task, through both backends.
 
-    largest: greatest difference of a log-likelihood; of texts, how many differ
-    ours, theirs: the scores
+    cut: requests that lost their beginning, since the model's context is shorter
+    largest: greatest difference of a log-likelihood (1 for texts that differ)
+    ours, theirs: the mean scores; items_differ: items that are not scored the same
     """
 
     task: str
@@ -46,14 +48,19 @@ class Agreement:
     largest: float
     ours: float
     theirs: float
+    items_differ: int
 
     @property
     def holds(self) -> bool:
-        return self.largest <= TOLERANCE and same(self.ours, self.theirs)
+        return self.largest <= TOLERANCE and not self.items_differ
 
 
 def same(left: float, right: float) -> bool:
-    return left == right or (left != left and right != right)  # NaN of both is the same
+    """Rights and wrongs must be equal; shares of probability agree as log-likelihoods do. A score
+    that is NaN in both is the same."""
+    if {left, right} <= {0.0, 1.0}:
+        return left == right
+    return abs(left - right) <= TOLERANCE or (math.isnan(left) and math.isnan(right))
 
 
 def write_dequantized(quantized: Path, folder: Path) -> None:
@@ -121,7 +128,7 @@ def compare_task(name: str, data: Path, limit: int, ours: Any, theirs: Any) -> A
         ]
         answers.append([answer[0] for sample in samples for answer in sample["resps"]])
         values = [float(sample[SOURCES[name].metric]) for sample in samples]
-        scores.append(sum(values) / len(values))
+        scores.append(values)
     pairs = list(zip(*answers, strict=True))
     return Agreement(
         name,
@@ -129,7 +136,8 @@ def compare_task(name: str, data: Path, limit: int, ours: Any, theirs: Any) -> A
         len(pairs),
         ours.cut - before,
         max(difference(left, right) for left, right in pairs),
-        *scores,
+        *(sum(values) / len(values) for values in scores),
+        sum(not same(left, right) for left, right in zip(*scores, strict=True)),
     )
 
 
@@ -149,8 +157,8 @@ def agreement_command(
     """Compare every log-likelihood with the evaluation harness' own backend."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    print("| task | items | requests | cut | largest difference | our score | its score |")
-    print("|---|---|---|---|---|---|---|")
+    print("| task | items | requests | cut | largest difference | our score | its score | differ |")
+    print("|---|---|---|---|---|---|---|---|")
     failed = []
     with tempfile.TemporaryDirectory(prefix="neuralchat-agreement-") as scratch:
         ours, theirs = backends(model, Path(scratch))
@@ -163,7 +171,8 @@ def agreement_command(
                 continue
             print(
                 f"| {name} | {found.items} | {found.requests} | {found.cut} | "
-                f"{found.largest:.2g} | {found.ours:.6f} | {found.theirs:.6f} |",
+                f"{found.largest:.2g} | {found.ours:.6f} | {found.theirs:.6f} | "
+                f"{found.items_differ} |",
                 flush=True,
             )
             if not found.holds:

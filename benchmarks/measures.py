@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import neuralchat_lite as ncl
+from benchmarks.accuracy_variants import REFERENCE
 from benchmarks.results import ResultsError
-from benchmarks.variants import REFERENCE
 from neuralchat_lite.chat import encode_messages
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.weights.identity import digest_of

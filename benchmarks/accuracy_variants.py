@@ -20,7 +20,7 @@ class Variant:
     options: dict[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.engine}/{self.name}"
+        return f"{self.engine}:{self.name}"
 
 
 def native(name: str, **options: Any) -> Variant:
@@ -29,8 +29,9 @@ def native(name: str, **options: Any) -> Variant:
 
 def quantized(weight_dtype: str, group_size: int, compute_dtype: str = "bf16") -> Variant:
     config = {"weight_dtype": weight_dtype, "group_size": group_size}
+    group = "" if group_size == 32 else f"-g{group_size}"  # 32 is the library's default
     return native(
-        f"{weight_dtype} g{group_size} {compute_dtype}",
+        f"{weight_dtype}{group}-{compute_dtype}",
         quantization_config={**config, "compute_dtype": compute_dtype},
     )
 
@@ -57,7 +58,7 @@ OPENERS = {
 
 
 def chosen(names: str) -> tuple[Variant, ...]:
-    """The variants that a text names: "engine/variant" or "engine", with commas between.
+    """The variants that a text names: "engine:variant" or "engine", with commas between.
 
     Raises ConfigError that lists what there is.
     """
