@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from benchmarks.summary import Footprint, Loss, Speed
 
@@ -145,6 +146,8 @@ def label_points(
                 "arrowstyle": "-",
                 "color": colour,
                 "linewidth": 0.8,
+                "linestyle": (0, (1, 2)),
+                "relpos": (0, 0.5),
                 "shrinkA": 1,
                 "shrinkB": 4,
             },
@@ -197,10 +200,11 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
-def over_context(
-    speed: Sequence[Speed], styles: Styles, what: str, unit: str, logarithmic: bool
-) -> str | None:
-    """A line for each variant over the tokens of context. what: "step" or "first_token"."""
+def over_context(speed: Sequence[Speed], styles: Styles, what: str, unit: str) -> str | None:
+    """A line for each variant over the tokens of context, both axes logarithmic.
+
+    what: "step" or "first_token"
+    """
     lines: dict[str, list[tuple[int, float, float, float]]] = {}
     for one in speed:
         samples = getattr(one, what)
@@ -220,11 +224,10 @@ def over_context(
             axes.vlines(xs, low, high, color=colour, linewidth=1, alpha=0.6)
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, [str(context) for context in contexts])
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
-        if logarithmic:
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=0)
         axes.set_xlabel("tokens of context" if what == "step" else "tokens of prompt")
         axes.set_ylabel(unit)
         axes.grid(True)

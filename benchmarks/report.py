@@ -39,7 +39,11 @@ class Table:
 
     def markdown(self) -> Iterator[str]:
         yield f"| {' | '.join(self.heads)} |"
-        yield "|" + "|".join("---" if i in self.texts else "---:" for i in range(len(self.heads)))
+        yield (
+            "|"
+            + "|".join("---" if i in self.texts else "---:" for i in range(len(self.heads)))
+            + "|"
+        )
         for row in self.rows:
             yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
 
@@ -69,7 +73,7 @@ class Report:
         lines = [f"# {TITLE}", ""]
         for paragraph in [*self.opening, *(f"**{warning}**" for warning in self.warnings)]:
             lines += [paragraph, ""]
-        for section in self.sections:
+        for section in (one for one in self.sections if one.tables):
             lines += [f"## {section.title}", ""]
             lines += [section.note, ""] if section.note else []
             for table in section.tables:
@@ -216,12 +220,12 @@ def latency(
             if one.context == context and (share := one.roofline_share(bandwidth)) is not None
         ]
         drawn = [
-            ("Time per token", "10 % to 90 % of the steps.",
-             over_context(single, styles, "step", "ms", False)),
+            ("Time per token", "Strokes: 10 % to 90 % of steps. Both axes are logarithmic.",
+             over_context(single, styles, "step", "ms")),
             ("Share of the roofline", f"Batch 1, {context} tokens; 1 is all of the bandwidth.",
              bars(shares, styles, "of the measured bandwidth", line=1.0)),
-            ("Time to the first token", "Both axes logarithmic.",
-             over_context(single, styles, "first_token", "s", True)),
+            ("Time to the first token", "Both axes are logarithmic.",
+             over_context(single, styles, "first_token", "s")),
             ("Memory", "", memory(footprints, styles)),
         ]  # fmt: skip
         section.pictures = [Picture(title, note, svg) for title, note, svg in drawn if svg]
@@ -366,9 +370,7 @@ def failures(rows: Sequence[Row]) -> Section:
 def report_command(
     files: Annotated[list[Path], typer.Argument(help="results files")],
     out: Annotated[Path, typer.Option(help="folder to write")],
-    baseline: Annotated[
-        str | None, typer.Option(help="engine:variant that scores are held against")
-    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="engine:variant of reference")] = None,
 ) -> None:
     """Write results.jsonl, report.md and report.html."""
     rows = [row for file in files for row in results.read(file)]
