@@ -37,6 +37,7 @@ from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import digest_of, identify
 
 console = Console(stderr=True)
+DEFAULT_TASKS = ",".join(LEADERBOARD)
 DEFAULT_VARIANTS = "neuralchat_lite,transformers:bf16"
 PACKAGES = ("neuralchat_lite", "torch", "transformers", "lm_eval", "datasets", "numpy", "scipy")
 
@@ -183,11 +184,7 @@ def checked_tasks(names: str) -> list[str]:
 def accuracy_command(
     models: Annotated[list[str], typer.Argument(help="model folders or hub names")],
     out: Annotated[Path, typer.Option(help="results file; what it holds is not measured again")],
-    tasks: Annotated[
-        str, typer.Option(help=f"some of: {', '.join(MEASURES)}")
-    ] = ",".join(LEADERBOARD),
-        LEADERBOARD
-    ),
+    tasks: Annotated[str, typer.Option(help=f"some of: {', '.join(MEASURES)}")] = DEFAULT_TASKS,
     variants: Annotated[
         str, typer.Option(help="engines, or engine:variant, with commas between")
     ] = DEFAULT_VARIANTS,
