@@ -1,0 +1,119 @@
+"""One engine in a process of its own: `python worker.py SERVING_FOLDER ENGINE_FILE`.
+
+It runs in the engine's environment, so it needs nothing but Python 3.9. An engine file defines
+`prepare(checkpoint, folder, options)`, `load(folder, options, threads)` and `versions()`; what
+`load` returns is the engine:
+
+    weight_bytes    read for each token
+    kv_item_bytes   of one number in the key/value cache
+    conditions      what a reader must know: flags, versions, what is estimated
+    generate(prompts, new_tokens, tick) -> token ids of each sequence, chosen greedily, the
+        end-of-text token ignored; it calls `tick()` whenever every sequence has got one token
+        (or `tick(seconds)` with the time of its own clock at which that happened)
+    own()           the engine's own figures for the last `generate`, {} where it has none
+"""
+
+import sys
+
+sys.path.pop(0)  # this folder: its names are not for the engine's packages to import
+
+import importlib.util  # noqa: E402
+import time  # noqa: E402
+
+WARM_UP_TOKENS = 2
+
+
+class Host:
+    def __init__(self, module):
+        self.module = module
+        self.engine = None
+
+    def versions(self):
+        return self.module.versions()
+
+    def prepare(self, checkpoint, folder, options):
+        start = time.perf_counter()
+        self.module.prepare(checkpoint, folder, options)
+        return {"seconds": time.perf_counter() - start}
+
+    def load(self, folder, options, threads):
+        start = time.perf_counter()
+        self.engine = self.module.load(folder, options, threads)
+        return {
+            "seconds": time.perf_counter() - start,
+            "weight_bytes": self.engine.weight_bytes,
+            "kv_item_bytes": self.engine.kv_item_bytes,
+            "conditions": self.engine.conditions,
+        }
+
+    def warm_up(self, prompts):
+        """Let the engine do once what it does once: compile, allocate, touch its weights."""
+        self.engine.generate(prompts, WARM_UP_TOKENS, lambda at=None: None)
+
+    def generate(self, prompts, new_tokens):
+        """Seconds to the first token, and of each later step; one step is a token for each."""
+        ticks = []
+        start = time.perf_counter()
+        tokens = self.engine.generate(
+            prompts, new_tokens, lambda at=None: ticks.append(time.perf_counter() if at is None else at)
+        )
+        if [len(ids) for ids in tokens] != [new_tokens] * len(prompts):
+            raise RuntimeError(
+                f"{[len(ids) for ids in tokens]} tokens came, not {new_tokens} for each of "
+                f"{len(prompts)} prompts"
+            )
+        if len(ticks) != new_tokens:
+            raise RuntimeError(f"{len(ticks)} ticks came, not {new_tokens}")
+        return {
+            "first_token_s": ticks[0] - start,
+            "step_s": [later - earlier for earlier, later in zip(ticks, ticks[1:])],
+            "token_ids": tokens,
+            "own": self.engine.own(),
+        }
+
+    def memory(self):
+        """Bytes: the most that was resident at once, and what is ours alone now."""
+        found = {}
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                name, _, value = line.partition(":")
+                if name in ("VmHWM", "RssAnon"):
+                    found[name] = int(value.split()[0]) * 1024
+        return {"peak_rss_bytes": found["VmHWM"], "private_bytes": found["RssAnon"]}
+
+
+def load_file(path):
+    spec = importlib.util.spec_from_file_location("engine", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main():
+    serving_folder, engine_file = sys.argv[1:]
+    sys.path.insert(0, serving_folder)
+    from serving import serve
+
+    sys.path.pop(0)
+    host = None
+
+    def call(name):
+        # The engine's packages are imported by the first call, when the pipes are protected.
+        def operation(**arguments):
+            nonlocal host
+            if host is None:
+                host = Host(load_file(engine_file))
+            return getattr(host, name)(**arguments)
+
+        return operation
+
+    serve(
+        {
+            name: call(name)
+            for name in ("versions", "prepare", "load", "warm_up", "generate", "memory")
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
