@@ -29,3 +29,7 @@ class PromptError(NeuralchatError, ValueError):
 
 class HubError(NeuralchatError, OSError):
     """A model name could not be resolved to files."""
+
+
+class EngineError(NeuralchatError, RuntimeError):
+    """An engine in another environment is missing, refuses, or has died."""

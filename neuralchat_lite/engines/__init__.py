@@ -1,0 +1,1 @@
+"""Whole-model engines behind one protocol, chosen by name."""
