@@ -1,1 +1,1 @@
-"""Engines side by side on one machine: how fast, how much memory, how much accuracy is lost."""
+"""Engines side by side: latency and accuracy, measured with their conditions, in JSON lines."""

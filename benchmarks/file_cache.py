@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -39,23 +40,25 @@ def read_all(folder: Path) -> None:
 
 def resident_share(folder: Path) -> float:
     """The share of a folder's pages that are in memory."""
-    pages = [flag for path in files_in(folder) for flag in resident_pages(path)]
-    return sum(pages) / len(pages) if pages else 0.0
+    flags = [resident_pages(path) for path in files_in(folder) if path.stat().st_size]
+    return float(np.concatenate(flags).mean()) if flags else 0.0
 
 
-def resident_pages(path: Path) -> Iterator[int]:
+def resident_pages(path: Path) -> np.ndarray:
+    """[pages] bool, by mincore(2)."""
     size = path.stat().st_size
-    if size == 0:
-        return
+    flags = np.zeros(-(-size // mmap.PAGESIZE), dtype=np.uint8)
     libc = ctypes.CDLL(None, use_errno=True)
-    count = -(-size // mmap.PAGESIZE)
-    flags = (ctypes.c_ubyte * count)()
+    # ACCESS_COPY: ctypes takes addresses of writable buffers only. Nothing is written.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
-        # ACCESS_COPY: ctypes takes addresses of writable buffers only. Nothing is written.
         start = ctypes.c_char.from_buffer(mapped)
-        failed = libc.mincore(ctypes.addressof(start), ctypes.c_size_t(size), flags)
+        failed = libc.mincore(
+            ctypes.c_void_p(ctypes.addressof(start)),
+            ctypes.c_size_t(size),
+            ctypes.c_void_p(flags.ctypes.data),
+        )
         number = ctypes.get_errno()
-        del start
-        if failed:
-            raise OSError(number, os.strerror(number), str(path))
-    yield from (flag & 1 for flag in flags)
+        del start  # or the mapping could not be closed
+    if failed:
+        raise OSError(number, os.strerror(number), str(path))
+    return (flags & 1).astype(bool)

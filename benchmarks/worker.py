@@ -1,24 +1,17 @@
 """One engine in a process of its own: `python worker.py SERVING_FOLDER ENGINE_FILE`.
 
-It runs in the engine's environment, so it needs nothing but Python 3.9. An engine file defines
-`prepare(checkpoint, folder, options)`, `load(folder, options, threads)` and `versions()`; what
-`load` returns is the engine:
-
-    weight_bytes    read for each token
-    kv_item_bytes   of one number in the key/value cache
-    conditions      what a reader must know: flags, versions, what is estimated
-    generate(prompts, new_tokens, tick) -> token ids of each sequence, chosen greedily, the
-        end-of-text token ignored; it calls `tick()` whenever every sequence has got one token
-        (or `tick(seconds)` with the time of its own clock at which that happened)
-    own()           the engine's own figures for the last `generate`, {} where it has none
+It runs in the engine's environment, so it needs nothing but Python 3.9. `engines/__init__.py` says
+what an engine file defines; one may import another as `engines.NAME`.
 """
 
 import sys
 
 sys.path.pop(0)  # this folder: its names are not for the engine's packages to import
 
-import importlib.util  # noqa: E402
+import importlib  # noqa: E402
+import os  # noqa: E402
 import time  # noqa: E402
+import types  # noqa: E402
 
 WARM_UP_TOKENS = 2
 
@@ -82,11 +75,11 @@ class Host:
         return {"peak_rss_bytes": found["VmHWM"], "private_bytes": found["RssAnon"]}
 
 
-def load_file(path):
-    spec = importlib.util.spec_from_file_location("engine", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def import_engine(path):
+    package = types.ModuleType("engines")
+    package.__path__ = [os.path.dirname(path)]
+    sys.modules["engines"] = package
+    return importlib.import_module("engines." + os.path.splitext(os.path.basename(path))[0])
 
 
 def main():
@@ -102,7 +95,7 @@ def main():
         def operation(**arguments):
             nonlocal host
             if host is None:
-                host = Host(load_file(engine_file))
+                host = Host(import_engine(engine_file))
             return getattr(host, name)(**arguments)
 
         return operation
