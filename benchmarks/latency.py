@@ -176,7 +176,7 @@ def turns(variants: Sequence[Variant], rounds: int) -> Iterator[tuple[int, Varia
 class Bench:
     """A run of a profile.
 
-    python_of: the interpreter of an environment (None: the harness' own)
+    python_of: the interpreter of an engine
     limit: seconds for one run of a case
     say: gets a line for people about each step
     """
@@ -186,7 +186,7 @@ class Bench:
     variants: Sequence[Variant]
     cases: Sequence[Case]
     threads: int
-    python_of: Callable[[str | None], Path]
+    python_of: Callable[[str], Path]
     limit: float = 300.0
     say: Callable[[str], None] = lambda line: None
     probe: Callable[[], float] = machine.probe_bandwidth
@@ -311,7 +311,7 @@ class Bench:
         own = engine.environment is None
         return Worker(
             [
-                str(self.python_of(engine.environment)),
+                str(self.python_of(variant.engine)),
                 str(WORKER),
                 str(Path(serving.__file__).parent),
                 str(engine.path),
@@ -414,8 +414,9 @@ class Turn:
             keys = self.bench.model.kv_bytes(
                 case.context + case.new_tokens // 2, loaded["kv_item_bytes"]
             )
-            # Sequences of a batch share one reading of the weights; each has its own keys.
-            size = loaded["weight_bytes"] + case.batch * keys
+            # Sequences that take turns read the weights each for itself.
+            readings = case.batch if loaded["takes_turns"] else 1
+            size = readings * loaded["weight_bytes"] + case.batch * keys
             self.add("bytes_per_token", [size], "bytes", {"per": "step of the batch"}, case)
 
     def add_memory(self) -> None:

@@ -155,3 +155,8 @@ def busy_warnings(
             f"the load average was {load_average:.1f} on {cpus} CPUs before the run: "
             "end what else is running"
         )
+
+
+def load_average() -> float:
+    """Of the last minute."""
+    return os.getloadavg()[0]

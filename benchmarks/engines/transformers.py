@@ -2,6 +2,7 @@
 
 import torch
 import transformers
+from transformers import AutoModelForCausalLM
 from engines.huggingface import HuggingFaceEngine
 
 
@@ -12,6 +13,6 @@ def versions():
 def load(folder, options, threads):
     torch.set_num_threads(threads)
     dtype = getattr(torch, options["dtype"])
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype).eval()
     conditions = {"attention": model.config._attn_implementation}
     return HuggingFaceEngine(model, dtype.itemsize, conditions)
