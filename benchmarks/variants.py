@@ -73,6 +73,42 @@ ENGINES: dict[str, Engine] = {
         None,
         {"bf16": ({"dtype": "bfloat16"}, None), "fp32": ({"dtype": "float32"}, None)},
     ),
+    "llamacpp": Engine(
+        "llama.cpp",
+        "llamacpp.py",
+        "llamacpp",
+        {kind: ({"type": kind}, kind) for kind in ("Q4_0", "Q4_K_M", "Q8_0")},
+    ),
+    "openvino": Engine(
+        "OpenVINO GenAI",
+        "openvino.py",
+        "openvino",
+        {
+            "int4": ({"bits": 4, "sym": True, "group_size": 128}, "int4-g128"),
+            "int8": ({"bits": 8, "sym": False}, "int8"),
+        },
+    ),
+    "onnxruntime": Engine(
+        "ONNX Runtime GenAI",
+        "onnxruntime.py",
+        "onnxruntime",
+        {"int4": ({"precision": "int4"}, "int4-b32")},
+    ),
+    "ctranslate2": Engine(
+        "CTranslate2",
+        "ctranslate2.py",
+        "ctranslate2",
+        {"int8": ({"compute_type": "int8"}, "int8")},
+    ),
+    "torchao": Engine(
+        "torchao",
+        "torchao.py",
+        "torchao",
+        {
+            "int4": ({"weight_dtype": "int4", "group_size": 128}, None),
+            "int8": ({"weight_dtype": "int8"}, None),
+        },
+    ),
 }
 
 

@@ -28,9 +28,12 @@ class HuggingFaceEngine:
 
     def __init__(self, model, kv_item_bytes, conditions):
         self.model = model
-        self.weight_bytes = read_per_token(model)
         self.kv_item_bytes = kv_item_bytes
         self.conditions = conditions
+
+    @property
+    def weight_bytes(self):
+        return read_per_token(self.model)
 
     def generate(self, prompts, new_tokens, tick):
         ids = torch.tensor(prompts)
