@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -26,8 +27,10 @@ from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
 from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
 from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
-from neuralchat_lite.weights.hub import resolve
+from neuralchat_lite.weights.file_names import MANIFEST, SIDECARS
+from neuralchat_lite.weights.hub import Resolved, resolve
 from neuralchat_lite.weights.identity import identify
+from neuralchat_lite.weights.manifest import read_manifest, released
 from neuralchat_lite.weights.packed import PackedModel, is_packed, open_packed
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | None
@@ -108,8 +111,8 @@ class Model:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the quantized model to a folder that stands alone; `load` maps it.
 
-        Raises ConfigError when the model is not quantized, CacheError when the folder is not
-        empty or cannot be written.
+        A tokenizer may be saved there too, before or after. Raises ConfigError when the model is
+        not quantized, CacheError when the folder has other files or cannot be written.
         """
         if self.config is None:
             raise ConfigError(
@@ -120,7 +123,7 @@ class Model:
 
 
 def load(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
     *,
     compute_dtype: Any = None,
@@ -306,8 +309,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def copy_folder(source: Path, target: Path) -> Path:
-    """Copy a model folder whole or not at all."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    """Copy a quantized folder whole or not at all, to be its owner's: see `manifest.released`.
+
+    A tokenizer that was saved to `target` before stays.
+    """
+    if target.exists() and not target.is_dir():
+        raise CacheError(f"{target} is a file: choose another folder, or remove it")
+    theirs = sorted(target.iterdir()) if target.exists() else []
+    if not {path.name for path in theirs} <= {*SIDECARS} - {"config.json"}:
         raise CacheError(f"{target} exists and is not empty: choose another folder, or remove it")
     temporary = None
     try:
@@ -316,8 +325,14 @@ def copy_folder(source: Path, target: Path) -> Path:
         for file in sorted(source.iterdir()):
             if file.is_file() and not file.name.startswith("."):
                 shutil.copyfile(file, temporary / file.name)
+        manifest = json.dumps(released(read_manifest(source)), indent=2) + "\n"
+        (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
+        for file in theirs:
+            shutil.copyfile(file, temporary / file.name)
         target.mkdir(exist_ok=True)  # with the permissions that the user's umask gives
         temporary.chmod(target.stat().st_mode)
+        for file in theirs:  # a folder is only replaced when it is empty
+            file.unlink()
         temporary.replace(target)
     except OSError as error:
         raise CacheError(f"cannot copy the model to {target}: {error.strerror or error}") from error

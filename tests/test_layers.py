@@ -17,6 +17,7 @@ NAME = "neuralchat_lite"
 # From top to bottom. A module may import from rows below its own and from its own row; a folder
 # stands for all its modules. `errors` may be imported by all.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("ipex",),
     ("cli", "diagnosis", "terminal", "transformers"),
     ("api",),
     ("engines", "generation", "chat", "detokenize"),
@@ -114,6 +115,7 @@ def loaded_after(statement: str) -> set[str]:
         "from neuralchat_lite import errors, PromptError",
         "import neuralchat_lite.cli",
         "import neuralchat_lite.weights.hub",
+        "import neuralchat_lite.transformers, neuralchat_lite.ipex",
     ],
 )
 def test_importing_loads_no_heavy_package(statement: str) -> None:

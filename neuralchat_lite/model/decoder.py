@@ -7,7 +7,7 @@ native operations take turns, and nothing mixes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +56,14 @@ class Layer:
         return sum(p.nbytes for p in (self.qkv, self.output, self.gate_up, self.down))
 
 
+@dataclass(frozen=True)
+class Span:
+    """The next tokens of one conversation, among those that go through the layers together."""
+
+    cache: KVCache
+    count: int
+
+
 class Decoder:
     """Made by `load_decoder`."""
 
@@ -98,17 +106,48 @@ class Decoder:
         `all_logits`. Raises PromptError when there are no ids, when one is outside the
         vocabulary, or when they don't fit into the context; the cache is then as before.
         """
-        ids = torch.as_tensor(ids)
-        self.check(ids, cache)
-        cache.reserve(cache.length + len(ids))
-        logits = []
-        for block in torch.split(ids, PREFILL_BLOCK):
-            cache.written = max(cache.written, cache.length + len(block))
-            x = self.run_layers(block, cache)
-            cache.length += len(block)
-            if all_logits:
-                logits.append(self.project_to_vocabulary(x))
-        return torch.cat(logits) if all_logits else self.project_to_vocabulary(x[-1:])[0]
+        [logits] = self.forward_batch([ids], [cache], keep=None if all_logits else 1)
+        return logits if all_logits else logits[0]
+
+    def forward_batch(
+        self,
+        batch: Sequence[Sequence[int] | Tensor],
+        caches: Sequence[KVCache],
+        *,
+        keep: int | None = 1,
+    ) -> list[Tensor]:
+        """Feed several conversations at once, so that the weights are read once for all of them.
+
+        batch: token ids for each conversation, as many as it likes; caches: one for each
+        keep: of how many last tokens the logits are wanted; of all when None
+
+        Returns for each conversation [min(keep, len(ids)), vocab] fp32 logits. Raises PromptError
+        as `forward` does; the caches are then all as before.
+        """
+        assert len(batch) == len(caches) == len(set(map(id, caches)))
+        fed = [torch.as_tensor(ids) for ids in batch]
+        for ids, cache in zip(fed, caches, strict=True):
+            self.check(ids, cache)
+        for ids, cache in zip(fed, caches, strict=True):
+            cache.reserve(cache.length + len(ids))
+        logits: list[list[Tensor]] = [[] for _ in fed]
+        for block in blocks([len(ids) for ids in fed]):
+            spans = [Span(caches[i], last - first) for i, first, last in block]
+            x = self.run_layers(torch.cat([fed[i][first:last] for i, first, last in block]), spans)
+            wanted, rows, begin = [], [], 0
+            for i, first, last in block:
+                skipped = 0 if keep is None else max(0, len(fed[i]) - keep - first)
+                if skipped < last - first:
+                    wanted.append((i, last - first - skipped))
+                    rows.append(x[begin + skipped : begin + last - first])
+                begin += last - first
+            if rows:
+                # A tensor of one part is not copied.
+                found = self.project_to_vocabulary(rows[0] if len(rows) == 1 else torch.cat(rows))
+                parts = torch.split(found, [count for _, count in wanted])
+                for (i, _), part in zip(wanted, parts, strict=True):
+                    logits[i].append(part)
+        return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in logits]
 
     def check(self, ids: Tensor, cache: KVCache) -> None:
         if ids.ndim != 1 or len(ids) == 0:
@@ -133,20 +172,28 @@ class Decoder:
                 f"{self.architecture.vocab_size}: use the model's own tokenizer"
             )
 
-    def run_layers(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """[m] ids -> [m, hidden] activations before the last norm."""
+    def run_layers(self, ids: Tensor, spans: Sequence[Span]) -> Tensor:
+        """[m] ids of all spans -> [m, hidden] activations before the last norm."""
         count, arch, kernels = len(ids), self.architecture, self.kernels
-        cos, sin = self.rotary.upto(cache.length + count)
+        cos, sin = self.rotary.upto(max(span.cache.length + span.count for span in spans))
         x = self.embedding[ids].float()
         qkv = x.new_empty((count, arch.query_size + 2 * arch.kv_size))
         heads = x.new_empty((count, arch.query_size))
         gate_up = x.new_empty((count, 2 * arch.intermediate_size))
-        for layer, kept in zip(self.layers, cache.layers, strict=True):
+        sizes = [span.count for span in spans]
+        parts = list(zip(spans, torch.split(qkv, sizes), torch.split(heads, sizes), strict=True))
+        for span in spans:
+            span.cache.written = max(span.cache.written, span.cache.length + span.count)
+        for index, layer in enumerate(self.layers):
             kernels.linear(x, layer.qkv, qkv, norm=layer.attention_norm)
-            kernels.attention(qkv, kept, cache.length, cos, sin, layer.attention, heads)
+            for span, own_qkv, own_heads in parts:
+                kept, start = span.cache.layers[index], span.cache.length
+                kernels.attention(own_qkv, kept, start, cos, sin, layer.attention, own_heads)
             kernels.linear(heads, layer.output, x, accumulate=True)
             kernels.linear(x, layer.gate_up, gate_up, norm=layer.mlp_norm)
             kernels.linear(gate_up, layer.down, x, swiglu=True, accumulate=True)
+        for span in spans:
+            span.cache.length += span.count
         return x
 
     def project_to_vocabulary(self, x: Tensor) -> Tensor:
@@ -164,6 +211,27 @@ class Decoder:
         arch, item = self.architecture, CACHE_DTYPES[self.compute_dtype].itemsize
         seen = sum(min(context, window or context) for window in arch.windows)
         return self.weight_bytes + 2 * seen * arch.kv_size * item
+
+
+def blocks(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut texts of these lengths into blocks of at most PREFILL_BLOCK tokens in all.
+
+    A block is a list of (text, first token, behind its last token), each text once.
+    """
+    block: list[tuple[int, int, int]] = []
+    room = PREFILL_BLOCK
+    for text, length in enumerate(lengths):
+        first = 0
+        while first < length:
+            last = min(length, first + room)
+            block.append((text, first, last))
+            room -= last - first
+            first = last
+            if room == 0:
+                yield block
+                block, room = [], PREFILL_BLOCK
+    if block:
+        yield block
 
 
 def checked_context(arch: Architecture, length: int | None) -> int:

@@ -7,6 +7,8 @@ p % capacity, so that memory stays constant however long the text.
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,11 @@ class LayerKeysValues:
         keys = grown(self.keys, wanted // KEY_BLOCK)
         values = grown(self.values, wanted)
         self.keys, self.values, self.capacity = keys, values, wanted
+
+    def copy(self) -> LayerKeysValues:
+        twin = copy(self)
+        twin.keys, twin.values = self.keys.clone(), self.values.clone()
+        return twin
 
     def keeps(self, length: int, written: int) -> bool:
         """Can the layer go on at `length`, positions up to `written` having been written?"""
@@ -85,6 +92,12 @@ class KVCache:
         for layer in self.layers:
             layer.reserve(positions)
         self.reserved = positions
+
+    def copy(self) -> KVCache:
+        """Another conversation that has said the same so far."""
+        twin = copy(self)
+        twin.layers = [layer.copy() for layer in self.layers]
+        return twin
 
     def can_truncate(self, length: int) -> bool:
         """Can the conversation go back to its first `length` positions?

@@ -31,13 +31,23 @@ class Resolved:
 
 
 def resolve(
-    name_or_path: str | os.PathLike[str], revision: str | None = None, token: str | None = None
+    name_or_path: str | os.PathLike[str] | Resolved,
+    revision: str | None = None,
+    token: str | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
 ) -> Resolved:
     """Find the folder of a model, downloading it when it is a hub name that is not yet here.
 
-    An existing folder wins over a hub name. Raises CheckpointError for a path that is no folder,
-    HubError for a name that cannot be had.
+    cache_dir: where downloads lie, instead of the hub client's own cache
+    local_files_only: download nothing
+
+    An existing folder wins over a hub name, and what is resolved already stays. Raises
+    CheckpointError for a path that is no folder, HubError for a name that cannot be had.
     """
+    if isinstance(name_or_path, Resolved):
+        return name_or_path
     if not isinstance(name_or_path, str | os.PathLike):
         raise CheckpointError(f"the model must be a folder or a hub name, got {name_or_path!r}")
     if not os.fspath(name_or_path):
@@ -69,10 +79,16 @@ def resolve(
             f"there is no folder {str(name_or_path)!r}, and it is no hub name either: give the "
             "path of a model folder, or a name of the form 'organisation/model'"
         )
-    return download(name_or_path, revision, token)
+    return download(name_or_path, revision, token, cache_dir, local_files_only)
 
 
-def download(name: str, revision: str | None, token: str | None) -> Resolved:
+def download(
+    name: str,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> Resolved:
     import huggingface_hub
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its client's
 
@@ -80,7 +96,12 @@ def download(name: str, revision: str | None, token: str | None) -> Resolved:
     try:
         folder = Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, token=token, allow_patterns=list(WANTED)
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                local_files_only=local_files_only,
+                allow_patterns=list(WANTED),
             )
         )
     # The hub client raises OSError (no such name, no access, no space), ValueError (a name that

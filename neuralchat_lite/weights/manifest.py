@@ -121,11 +121,22 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
     strangers = [
         name for name in SIDECARS if name not in manifest["files"] and (folder / name).exists()
     ]
-    if strangers:
+    if strangers and not is_released(manifest):
         raise CacheError(
             f"{folder / strangers[0]} is not in the manifest, so it is from another model: "
             f"remove that file, or put it into the checkpoint and quantize again"
         )
+
+
+def released(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a copy that is its owner's: it vouches for weights and configuration, and
+    leaves tokenizer files to `tokenizer.save_pretrained` and the like."""
+    files = {name: manifest["files"][name] for name in REQUIRED_FILES}
+    return {**manifest, "key": None, "files": files}
+
+
+def is_released(manifest: Mapping[str, Any]) -> bool:
+    return manifest["key"] is None and set(manifest["files"]) == set(REQUIRED_FILES)
 
 
 def check_digests(

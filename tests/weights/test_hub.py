@@ -74,6 +74,8 @@ def test_name_becomes_a_folder_and_a_commit(hub: StubHub) -> None:
         "repo_id": "Intel/neural-chat-7b-v3-2",
         "revision": "main",
         "token": "secret",
+        "cache_dir": None,
+        "local_files_only": False,
     }
 
 

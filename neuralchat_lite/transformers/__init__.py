@@ -1,0 +1,89 @@
+"""The drop-in face: what was imported from intel_extension_for_transformers.transformers, or from
+transformers itself, under the same names.
+
+    from neuralchat_lite.transformers import AutoModelForCausalLM, WeightOnlyQuantConfig
+
+`AutoModelForCausalLM` and the configurations are ours; names that have nothing to do with weights
+(tokenizers, streamers, stopping criteria) are transformers' own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import (
+        AutoConfig,
+        AutoTokenizer,
+        GenerationConfig,
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        TextIteratorStreamer,
+        TextStreamer,
+        pipeline,
+        set_seed,
+    )
+
+    from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+    from neuralchat_lite.transformers.auto import AutoModelForCausalLM
+    from neuralchat_lite.transformers.cache import NativeCache
+    from neuralchat_lite.transformers.configs import (
+        AutoRoundConfig,
+        AwqConfig,
+        GPTQConfig,
+        RtnConfig,
+        TeqConfig,
+    )
+    from neuralchat_lite.transformers.modeling import NativeForCausalLM
+
+__all__ = [
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "AutoRoundConfig",
+    "AutoTokenizer",
+    "AwqConfig",
+    "GPTQConfig",
+    "GenerationConfig",
+    "LogitsProcessor",
+    "LogitsProcessorList",
+    "NativeCache",
+    "NativeForCausalLM",
+    "RtnConfig",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+    "TeqConfig",
+    "TextIteratorStreamer",
+    "TextStreamer",
+    "WeightOnlyQuantConfig",
+    "pipeline",
+    "set_seed",
+]
+
+# Where our own names live; every other public name is transformers'.
+HOMES = {
+    "AutoModelForCausalLM": "neuralchat_lite.transformers.auto",
+    "AutoRoundConfig": "neuralchat_lite.transformers.configs",
+    "AwqConfig": "neuralchat_lite.transformers.configs",
+    "GPTQConfig": "neuralchat_lite.transformers.configs",
+    "NativeCache": "neuralchat_lite.transformers.cache",
+    "NativeForCausalLM": "neuralchat_lite.transformers.modeling",
+    "RtnConfig": "neuralchat_lite.transformers.configs",
+    "TeqConfig": "neuralchat_lite.transformers.configs",
+    "WeightOnlyQuantConfig": "neuralchat_lite.quantization.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}: what has nothing to do with weights "
+            "is imported from transformers itself"
+        )
+    return getattr(import_module(HOMES.get(name, "transformers")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

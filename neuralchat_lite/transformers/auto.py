@@ -1,0 +1,178 @@
+"""`AutoModelForCausalLM.from_pretrained` as the old snippets call it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuralchat_lite.api import load
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.quantization.config import FLOATS, HALF, WeightOnlyQuantConfig, suggestion
+from neuralchat_lite.transformers.configs import LegacyConfig
+from neuralchat_lite.transformers.modeling import NativeForCausalLM, named_class
+from neuralchat_lite.weights.checkpoint import EMBEDDING, open_checkpoint
+from neuralchat_lite.weights.hub import resolve
+from neuralchat_lite.weights.packed import is_packed
+
+# Switches of ITREX, IPEX and transformers that mean nothing here, whatever their value: there is
+# one engine, weights are always mapped, and no code from a model is ever run.
+WITHOUT_EFFECT = frozenset(
+    (
+        "use_neural_speed",
+        "use_llm_runtime",
+        "use_ipex",
+        "use_cpu",
+        "use_xpu",
+        "trust_remote_code",
+        "low_cpu_mem_usage",
+        "use_safetensors",
+        "attn_implementation",
+        "torchscript",
+        "return_dict",
+        "use_cache",
+        "max_memory",
+        "offload_folder",
+        "model_hub",
+    )
+)
+FOR_LOAD = ("adapters", "context_length", "threads")  # handed on to `load`
+HONOURED = (
+    *FOR_LOAD,
+    "cache_dir",
+    "device_map",
+    "dtype",
+    "load_in_4bit",
+    "load_in_8bit",
+    "local_files_only",
+    "quantization_config",
+    "revision",
+    "token",
+    "torch_dtype",
+)
+CPU_MAPS = ("cpu", "auto", None)
+SHORTHANDS = {"load_in_4bit": "int4", "load_in_8bit": "int8"}
+
+
+class AutoModelForCausalLM:
+    """Made by `from_pretrained` alone, as in transformers."""
+
+    def __init__(self) -> None:
+        raise TypeError("use AutoModelForCausalLM.from_pretrained(name_or_folder, ...)")
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
+    ) -> NativeForCausalLM:
+        """Load a checkpoint or a quantized folder for transformers' `generate`.
+
+        quantization_config: a WeightOnlyQuantConfig, RtnConfig or dictionary of options
+        load_in_4bit, load_in_8bit: short for WeightOnlyQuantConfig(weight_dtype="int4"), "int8"
+        dtype, torch_dtype: without any of these, the precision of the computation over the
+            checkpoint's own weights: fp32 (the default), bf16, or "auto" for the checkpoint's
+        device_map: "cpu" or "auto"
+        cache_dir: of downloads, as in transformers; quantized models lie in NEURALCHAT_LITE_CACHE
+        revision, token, local_files_only: of a hub name
+        adapters, context_length, threads: as of `neuralchat_lite.load`
+
+        Switches of the old stack without a meaning are accepted with one warning. Raises
+        ConfigError for others, and what `load` raises.
+        """
+        check_names(options)
+        check_device(options.get("device_map"))
+        config, dtype = config_of(options), dtype_of(options)
+        if config is not None and dtype is not None:
+            warnings.warn(
+                f"dtype={dtype!r} has no effect beside a quantization: its compute_dtype is the "
+                "precision of the computation",
+                stacklevel=2,
+            )
+        found = resolve(
+            pretrained_model_name_or_path,
+            options.get("revision"),
+            options.get("token"),
+            cache_dir=options.get("cache_dir"),
+            local_files_only=bool(options.get("local_files_only")),
+        )
+        weights: dict[str, Any] = {"quantization_config": config}
+        if config is None and not (is_packed(found.folder) and dtype is None):
+            weights = {"dtype": own_dtype(found.folder) if dtype == "auto" else dtype or "fp32"}
+        more = {name: options[name] for name in FOR_LOAD if options.get(name) is not None}
+        model = load(found, **weights, **more)
+        if "context_length" not in more:
+            # For transformers a conversation is bounded by the model's positions alone.
+            model.decoder.context_length = model.architecture.max_positions
+        return named_class(model.architecture.model_type)(model)
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Refuse what nobody knows; one warning for what has no effect."""
+    valid = sorted((*HONOURED, *WITHOUT_EFFECT))
+    for name in options:
+        if name not in valid:
+            raise ConfigError(
+                f"{name!r} is not an argument of from_pretrained{suggestion(name, valid)}: "
+                f"expected one of {', '.join(valid)}"
+            )
+    idle = sorted(WITHOUT_EFFECT & options.keys())
+    if idle:
+        # Past check_names and from_pretrained, to the caller's line.
+        warnings.warn(f"these arguments have no effect here: {', '.join(idle)}", stacklevel=3)
+
+
+def check_device(device_map: Any) -> None:
+    devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    for device in devices:
+        name = None if device is None else str(device)
+        if name not in CPU_MAPS:
+            raise ConfigError(
+                f"device_map={device_map!r} names another device than the CPU, and this library "
+                "runs on CPUs: leave it out"
+            )
+
+
+def dtype_of(options: Mapping[str, Any]) -> str | None:
+    """ "fp32", "bf16", "auto", or None when none was asked for."""
+    given = [options[name] for name in ("dtype", "torch_dtype") if options.get(name) is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        raise ConfigError(f"dtype={given[0]!r} and torch_dtype={given[1]!r} differ: give one")
+    if not given or given[0] == "auto":
+        return given[0] if given else None
+    name = FLOATS.get(str(given[0]))
+    if str(given[0]) in HALF:
+        raise ConfigError(
+            f"dtype {str(given[0])!r} has too small a range for activations: use torch.bfloat16"
+        )
+    if name is None:
+        raise ConfigError(
+            f"dtype must be torch.float32, torch.bfloat16 or 'auto', got {given[0]!r}"
+        )
+    return name
+
+
+def own_dtype(folder: Path) -> str:
+    """The checkpoint's precision; what is stored in fp16 is computed in fp32."""
+    return FLOATS.get(str(open_checkpoint(folder).dtype(EMBEDDING)), "fp32")
+
+
+def config_of(options: Mapping[str, Any]) -> WeightOnlyQuantConfig | None:
+    """The one quantization that is asked for. Raises ConfigError for two."""
+    given = options.get("quantization_config")
+    short = [name for name in SHORTHANDS if options.get(name)]
+    if len(short) > 1 or (short and given is not None):
+        asked = [*short, *(["quantization_config"] if given is not None else [])]
+        raise ConfigError(f"{' and '.join(asked)} both say how to quantize: give one of them")
+    if short:
+        return WeightOnlyQuantConfig(weight_dtype=SHORTHANDS[short[0]])
+    if given is None or isinstance(given, WeightOnlyQuantConfig):
+        return given
+    if isinstance(given, LegacyConfig):
+        return given.to_weight_only()
+    if isinstance(given, Mapping):
+        return WeightOnlyQuantConfig(**given)
+    raise ConfigError(
+        f"quantization_config must be a WeightOnlyQuantConfig, an RtnConfig or a dictionary of "
+        f"options, got {type(given).__name__}: import one from neuralchat_lite.transformers"
+    )

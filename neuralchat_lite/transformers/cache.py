@@ -1,0 +1,128 @@
+"""The key/value cache of a batch, as `generate` of transformers knows caches.
+
+Every row is a conversation of its own (`model.kv_cache.KVCache`) and holds its own tokens alone:
+padding is never fed, so a row of a batch is computed as if it were by itself. What transformers
+counts are columns, padding included; `real` says which of them a row was fed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from neuralchat_lite.model.decoder import Decoder
+from neuralchat_lite.model.kv_cache import KVCache
+
+
+class NativeCache(Cache):
+    """Keys and values of a batch, in the decoder's own order in memory.
+
+    decoder: whose keys and values these are
+    rows: one for each sequence of the batch; none before the first call
+    real: [batch, columns] bool, true where a row has a token and false where it has padding
+    """
+
+    is_compileable = False
+    is_croppable = True
+    is_initialized = True
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(layers=[])
+        self.decoder = decoder
+        self.rows: list[KVCache] = []
+        self.real = torch.zeros((0, 0), dtype=torch.bool)
+
+    def grow(self, real: Tensor) -> None:
+        """Take note of new columns [batch, new] before their tokens are fed."""
+        if not self.rows:
+            self.rows = [self.decoder.new_cache() for _ in range(len(real))]
+            self.real = real.new_zeros((len(real), 0))
+        if len(real) != len(self.rows):
+            raise ValueError(
+                f"the cache holds a batch of {len(self.rows)}, and {len(real)} rows are to be "
+                "added to it: start with a new cache"
+            )
+        self.real = torch.cat((self.real, real), dim=1)
+
+    def crop(self, tokens: int) -> None:
+        """Forget the last columns: `-n` of them, or all behind the first n (older transformers)."""
+        columns = self.real.shape[1]
+        kept = columns + tokens if tokens <= 0 else min(tokens, columns)
+        if kept < 0:
+            raise ValueError(f"the cache has {columns} columns and cannot lose {-tokens}")
+        for row, real in zip(self.rows, self.real[:, kept:], strict=True):
+            row.truncate(row.length - int(real.sum()))
+        self.real = self.real[:, :kept]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, in this order; a row that is wanted again is copied."""
+        wanted = indices.tolist()
+        kept: set[int] = set()
+        rows = []
+        for index in wanted:
+            rows.append(self.rows[index].copy() if index in kept else self.rows[index])
+            kept.add(index)
+        self.rows = rows
+        self.real = self.real[wanted]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.batch_select_indices(torch.arange(len(self.rows)).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        self.rows = []
+        self.real = torch.zeros((0, 0), dtype=torch.bool)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.real.shape[1]
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return self.decoder.context_length
+
+    def get_max_cache_shape(self, layer_idx: int | None = None) -> int:
+        return self.decoder.context_length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def activate_past_recording(self) -> None:
+        """Nothing to do: going back over what was just fed is always possible."""
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            "a NativeCache is filled by the native decoder: give it to a model of "
+            "neuralchat_lite.transformers, not to one of transformers"
+        )
+
+    def __len__(self) -> int:
+        return self.decoder.architecture.layers
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NativeCache:
+        """A second cache that has said the same so far; the decoder is shared."""
+        twin = NativeCache(self.decoder)
+        twin.rows, twin.real = [row.copy() for row in self.rows], self.real.clone()
+        return twin
+
+    def __repr__(self) -> str:
+        return f"NativeCache(batch={len(self.rows)}, columns={self.real.shape[1]})"
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.rows) or -1
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        return [window is not None for window in self.decoder.architecture.windows]
+
+    @property
+    def is_linear(self) -> list[bool]:
+        return [False] * len(self)
+
+    @property
+    def is_dummy(self) -> list[bool]:
+        return [False] * len(self)

@@ -1,0 +1,172 @@
+"""The quantization configurations of intel-extension-for-transformers 1.4, which split 1.3's
+WeightOnlyQuantConfig by algorithm: their names, their defaults, and what they mean here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, suggestion
+
+WEIGHT_DTYPES = {4: "int4", 8: "int8"}
+
+
+@dataclass
+class LegacyConfig:
+    """What the configurations have in common. Raises ConfigError for values that cannot be.
+
+    bits: 4 or 8; by weight_dtype when not given
+    group_size: 32, 64, 128, or -1 for a row
+    weight_dtype, compute_dtype, scale_dtype, llm_int8_skip_modules: as of WeightOnlyQuantConfig
+    sym: symmetric codes around zero
+    use_double_quant, mse_range, use_quant ...: as of WeightOnlyQuantConfig, which refuses those
+        that promise other weights and warns of those without effect
+    """
+
+    bits: int | None = None
+    group_size: int = 32
+    compute_dtype: Any = None
+    weight_dtype: Any = None
+    scale_dtype: Any = None
+    sym: bool = True
+    mse_range: bool = False
+    use_double_quant: bool = False
+    double_quant_scale_dtype: Any = None
+    use_ggml: bool = False
+    use_quant: bool = True
+    use_neural_speed: bool = False
+    layer_wise: bool = False
+    llm_int8_skip_modules: list[str] | None = None
+
+    algorithm: ClassVar[str]
+    default_bits: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        of_dtype = {name: bits for bits, name in WEIGHT_DTYPES.items()}
+        asked = self.options(skip_algorithm=True)["weight_dtype"]
+        named = None if self.weight_dtype is None else of_dtype[asked.removesuffix("_fullrange")]
+        if self.bits is None:
+            self.bits = named or self.default_bits
+        if self.bits not in WEIGHT_DTYPES:
+            raise ConfigError(f"bits must be 4 or 8, got {self.bits!r}: 4 is half the size of 8")
+        if named not in (None, self.bits):
+            raise ConfigError(
+                f"bits={self.bits} and weight_dtype={self.weight_dtype!r} contradict each other: "
+                "give one of them"
+            )
+        if not isinstance(self.sym, bool):
+            raise ConfigError(f"sym must be True or False, got {self.sym!r}")
+
+    def options(self, *, skip_algorithm: bool = False) -> dict[str, Any]:
+        """As options of WeightOnlyQuantConfig, checked by it."""
+        plain = {field.name: field.default for field in dataclasses.fields(LegacyConfig)}
+        legacy = {
+            name: getattr(self, name)
+            for name in ("mse_range", "use_double_quant", "use_ggml", "use_quant")
+            if getattr(self, name) != plain[name]
+        }
+        config = WeightOnlyQuantConfig(
+            weight_dtype=self.weight_dtype
+            or WEIGHT_DTYPES.get(self.bits or self.default_bits, "int4"),
+            compute_dtype=self.compute_dtype,
+            scale_dtype=self.scale_dtype,
+            group_size=self.group_size,
+            scheme="sym" if self.sym else "asym",
+            algorithm="RTN" if skip_algorithm else self.algorithm,
+            modules_to_not_convert=self.llm_int8_skip_modules or None,
+            **legacy,
+        )
+        return config.to_dict()
+
+    def to_weight_only(self) -> WeightOnlyQuantConfig:
+        """What the native kernels run. Raises ConfigError for what is not implemented."""
+        return WeightOnlyQuantConfig(**self.options())
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"quant_method": self.algorithm.lower()}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The options that differ from the defaults."""
+        default = type(self)().to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != default[name]}
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        options = self.to_diff_dict() if use_diff else self.to_dict()
+        return json.dumps(options, indent=2, sort_keys=True, default=str) + "\n"
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> LegacyConfig:
+        """The inverse of `to_dict` and `to_diff_dict`. Raises ConfigError for unknown options."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in (*known, "quant_method"):
+                raise ConfigError(
+                    f"{name!r} is no option of {cls.__name__}{suggestion(name, known)}: expected "
+                    f"one of {known}"
+                )
+        return cls(**{name: value for name, value in options.items() if name in known})
+
+
+@dataclass
+class RtnConfig(LegacyConfig):
+    """Round to nearest: the algorithm that is implemented here."""
+
+    algorithm: ClassVar[str] = "RTN"
+
+
+@dataclass
+class CalibratedConfig(LegacyConfig):
+    """What the algorithms share that look at texts. None of them is implemented yet: such a
+    configuration can be made, read and written, and loading a model with it is refused."""
+
+    tokenizer: Any = None
+    dataset: Any = "NeelNanda/pile-10k"
+    nsamples: int = 128
+    seq_len: int = 2048
+    batch_size: int = 8
+
+
+@dataclass
+class GPTQConfig(CalibratedConfig):
+    algorithm: ClassVar[str] = "GPTQ"
+
+    desc_act: bool = False
+    damp_percent: float = 0.1
+    blocksize: int = 128
+    max_input_length: int | None = None
+    static_groups: bool = False
+    true_sequential: bool = False
+
+
+@dataclass
+class AwqConfig(CalibratedConfig):
+    algorithm: ClassVar[str] = "AWQ"
+    default_bits: ClassVar[int] = 8
+
+    zero_point: bool = True
+
+
+@dataclass
+class TeqConfig(CalibratedConfig):
+    algorithm: ClassVar[str] = "TEQ"
+    default_bits: ClassVar[int] = 8
+
+    absorb_to_layer: Any = None
+
+
+@dataclass
+class AutoRoundConfig(CalibratedConfig):
+    algorithm: ClassVar[str] = "AUTOROUND"
+
+    group_size: int = 128
+    sym: bool = False
+    nsamples: int = 512
+    iters: int = 200
+    lr: float | None = None
+    minmax_lr: float | None = None
+    enable_quanted_input: bool = True
+    disable_quanted_input: bool | None = None
