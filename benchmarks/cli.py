@@ -97,9 +97,7 @@ def setup(
         if environment is None:
             warn(f"{name} runs in this environment: nothing to do")
         else:
-            environment.setup(
-                python=python, torch_index=torch_index, stub_cuda=stub_cuda, say=warn
-            )
+            environment.setup(python=python, torch_index=torch_index, stub_cuda=stub_cuda, say=warn)
 
 
 @app.command()

@@ -93,9 +93,7 @@ PROFILES = {
     ),
     "thorough": Profile(
         "1b",
-        tuple(
-            Case(batch, context, 32, 7) for context in (32, 512, 2048) for batch in (1, 4, 8)
-        ),
+        tuple(Case(batch, context, 32, 7) for context in (32, 512, 2048) for batch in (1, 4, 8)),
         tuple(ENGINES),
     ),
 }
@@ -312,6 +310,7 @@ class Bench:
         return Worker(
             [
                 str(self.python_of(variant.engine)),
+                "-s",  # no packages of the user's own folder
                 str(WORKER),
                 str(Path(serving.__file__).parent),
                 str(engine.path),
@@ -380,9 +379,7 @@ class Turn:
             "versions": versions,
             "environment": ENGINES[self.variant.engine].environment or "the harness' own",
         }
-        self.add(
-            f"load_{temperature}_s", [loaded["seconds"]], "s", {"pages_in_memory": resident}
-        )
+        self.add(f"load_{temperature}_s", [loaded["seconds"]], "s", {"pages_in_memory": resident})
         if self.number == 0:
             self.add("disk_bytes", [file_cache.disk_bytes(folder)], "bytes")
         return loaded

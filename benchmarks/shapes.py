@@ -58,7 +58,7 @@ SHAPES = {
     "7b": shape(4096, 14336, 32, 32, 8),  # Mistral 7B, neural-chat-7b-v3
     "1b": shape(2048, 5632, 22, 32, 4),  # TinyLlama 1.1B
     "100m": shape(768, 2048, 12, 12, 4),
-    "10m": shape(256, 704, 4, 8, 4),  # for trying the harness itself
+    "10m": shape(256, 768, 4, 8, 4),  # for trying the harness itself
 }
 ALIASES = {"mistral-7b": "7b"}
 
@@ -105,9 +105,7 @@ def checkpoint_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def random_model(
-    name: str, root: Path, progress: Callable[[int, int], None] | None = None
-) -> Path:
+def random_model(name: str, root: Path, progress: Callable[[int, int], None] | None = None) -> Path:
     """The folder of a shape's checkpoint, written now unless it is there already.
 
     progress: called with the bytes written and to be written

@@ -56,6 +56,24 @@ def ours(weight_dtype: str, compute_dtype: str) -> tuple[dict[str, Any], str]:
     return {"weight_dtype": weight_dtype, "compute_dtype": compute_dtype}, weight_dtype
 
 
+def woq(weight_dtype: str) -> dict[str, Any]:
+    return {
+        "api": "weight_only",
+        "weight_dtype": weight_dtype,
+        "lowp_mode": "BF16",
+        "group_size": -1,
+    }
+
+
+def qbits(bits: int, weight_dtype: str, compute_dtype: str) -> dict[str, Any]:
+    return {
+        "bits": bits,
+        "weight_dtype": weight_dtype,
+        "compute_dtype": compute_dtype,
+        "group_size": 32,
+    }
+
+
 ENGINES: dict[str, Engine] = {
     "neuralchat_lite": Engine(
         "neuralchat_lite",
@@ -93,6 +111,27 @@ ENGINES: dict[str, Engine] = {
         "onnxruntime.py",
         "onnxruntime",
         {"int4": ({"precision": "int4"}, "int4-b32")},
+    ),
+    "ipex": Engine(
+        "Intel Extension for PyTorch",
+        "ipex.py",
+        "ipex",
+        {
+            "bf16": ({"api": "optimize"}, None),
+            "bf16-llm": ({"api": "llm_optimize"}, None),
+            "int8": (woq("INT8"), None),
+            "int4": (woq("INT4"), None),
+        },
+    ),
+    "itrex": Engine(
+        "Intel Extension for Transformers",
+        "itrex.py",
+        "itrex",
+        {
+            "int4-int8": (qbits(4, "int4_clip", "int8"), None),
+            "int4-fp32": (qbits(4, "int4_clip", "fp32"), None),
+            "int8-int8": (qbits(8, "int8", "int8"), None),
+        },
     ),
     "ctranslate2": Engine(
         "CTranslate2",

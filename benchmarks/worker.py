@@ -49,7 +49,9 @@ class Host:
         ticks = []
         start = time.perf_counter()
         tokens = self.engine.generate(
-            prompts, new_tokens, lambda at=None: ticks.append(time.perf_counter() if at is None else at)
+            prompts,
+            new_tokens,
+            lambda at=None: ticks.append(time.perf_counter() if at is None else at),
         )
         if [len(ids) for ids in tokens] != [new_tokens] * len(prompts):
             raise RuntimeError(

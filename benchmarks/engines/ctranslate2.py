@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 
 import ctranslate2
 
 FILE, VOCABULARY = "model.bin", "vocabulary.json"
+ORIGINAL = "checkpoint_config.json"
 
 
 def versions():
@@ -17,6 +19,7 @@ def prepare(checkpoint, folder, options):
 
     converter = TransformersConverter(checkpoint, low_cpu_mem_usage=True)
     converter.convert(folder, quantization=options["compute_type"])
+    shutil.copy(os.path.join(checkpoint, "config.json"), os.path.join(folder, ORIGINAL))
 
 
 def load(folder, options, threads):
@@ -42,10 +45,10 @@ class Engine:
 
     @property
     def weight_bytes(self):
-        with open(os.path.join(self.folder, "config.json"), encoding="utf-8") as file:
+        with open(os.path.join(self.folder, ORIGINAL), encoding="utf-8") as file:
             config = json.load(file)
         size = os.path.getsize(os.path.join(self.folder, FILE))
-        return size - len(self.words) * config.get("hidden_size", 0)
+        return size - len(self.words) * config["hidden_size"]
 
     def generate(self, prompts, new_tokens, tick):
         last = len(prompts) - 1

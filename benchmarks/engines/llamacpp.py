@@ -29,9 +29,7 @@ def prepare(checkpoint, folder, options):
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = TYPES[options["type"]]
     path = os.path.join(folder, FILE)
-    failed = llama_cpp.llama_model_quantize(
-        plain.encode(), path.encode(), ctypes.byref(parameters)
-    )
+    failed = llama_cpp.llama_model_quantize(plain.encode(), path.encode(), ctypes.byref(parameters))
     if failed:
         raise RuntimeError(f"llama_model_quantize returned {failed}")
     os.remove(plain)

@@ -45,6 +45,7 @@ class Engine:
         self.pipe = pipe
         self.folder = folder
         self.metrics = None
+        self.batch = 1
         self.conditions = {**properties, "kv_cache": "u8, the plugin's default"}
 
     @property
@@ -68,11 +69,13 @@ class Engine:
         start = time.perf_counter()
         result = self.pipe.generate(inputs, config, streamer)
         self.metrics = result.perf_metrics
+        self.batch = len(prompts)
         if streamer is None:  # the pipeline streams single sequences only: its own clock has it
             raw = self.metrics.raw_metrics
-            at = start
-            for duration in [raw.m_times_to_first_token[0], *raw.m_durations]:
-                at += duration / 1e6  # from microseconds
+            at = start + raw.m_times_to_first_token[0] / 1e6  # from microseconds
+            tick(at)
+            for step in np.diff(raw.m_new_token_times):
+                at += step / 1e3  # from milliseconds
                 tick(at)
         return [[int(token) for token in tokens] for tokens in result.tokens]
 
@@ -80,7 +83,8 @@ class Engine:
         return {
             "clock": "perf_metrics",
             "first_token_s": self.metrics.get_ttft().mean / 1000,
-            "time_per_token_s": self.metrics.get_tpot().mean / 1000,
+            # It divides the time of a step by the sequences of the batch.
+            "time_per_token_s": self.metrics.get_tpot().mean / 1000 * self.batch,
         }
 
 

@@ -4,19 +4,16 @@ import torch
 import torchao
 import transformers
 from engines.huggingface import HuggingFaceEngine
+from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import AutoModelForCausalLM
 
 
-def int4(options):
-    from torchao.quantization import Int4WeightOnlyConfig
-
-    return Int4WeightOnlyConfig(
-        group_size=options["group_size"], int4_packing_format="opaque", version=2
-    )
-
-
-CONFIGS = {"int4": int4, "int8": lambda options: Int8WeightOnlyConfig()}
+# int4 for a CPU is in torchao's prototypes: the official layouts are those of GPUs.
+CONFIGS = {
+    "int4": lambda options: PrototypeInt4WeightOnlyConfig(group_size=options["group_size"]),
+    "int8": lambda options: Int8WeightOnlyConfig(),
+}
 
 
 def versions():
