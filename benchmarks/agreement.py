@@ -1,0 +1,185 @@
+"""Our log-likelihoods beside the evaluation harness' own Hugging Face backend, weight for weight.
+
+python -m benchmarks.agreement MODEL --data DIR            200 items of each task
+
+A quantized model is written back as the fp32 checkpoint that its codes and scales stand for. The
+harness runs that through transformers; we run the quantized model itself, computing in fp32. Both
+get the same requests, so every log-likelihood must agree to 1e-3, and every score exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import neuralchat_lite as ncl
+from benchmarks.measures import MEASURES, leaderboard_task
+from neuralchat_lite.errors import NeuralchatError
+from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
+from neuralchat_lite.weights.file_names import SIDECARS
+from neuralchat_lite.weights.packed import open_packed
+
+TOLERANCE = 1e-3
+TASKS = [name for name, measure in MEASURES.items() if measure is leaderboard_task]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One task, through both backends.
+
+    cut: requests that lost their beginning, since the model's context is shorter
+    largest: greatest difference of a log-likelihood (1 for texts that differ)
+    ours, theirs: the mean scores; items_differ: items that are not scored the same
+    """
+
+    task: str
+    items: int
+    requests: int
+    cut: int
+    largest: float
+    ours: float
+    theirs: float
+    items_differ: int
+
+    @property
+    def holds(self) -> bool:
+        return self.largest <= TOLERANCE and not self.items_differ
+
+
+def same(left: float, right: float) -> bool:
+    """Rights and wrongs must be equal; shares of probability agree as log-likelihoods do. A score
+    that is NaN in both is the same."""
+    if {left, right} <= {0.0, 1.0}:
+        return left == right
+    return abs(left - right) <= TOLERANCE or (math.isnan(left) and math.isnan(right))
+
+
+def write_dequantized(quantized: Path, folder: Path) -> None:
+    """The fp32 Hugging Face checkpoint that a quantized folder stands for."""
+    from safetensors.torch import save_file
+
+    packed = open_packed(quantized)
+    tensors = {}
+    for spec in packed.architecture.tensors():
+        name = "lm_head.weight" if spec.role == "lm_head" else spec.name
+        found = packed.weight(name)
+        weight = dequantize(found) if isinstance(found, PackedMatrix) else found.float()
+        tensors[name] = weight.contiguous().clone()
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for name in SIDECARS:
+        if (quantized / name).exists():
+            (folder / name).write_bytes((quantized / name).read_bytes())
+    config = json.loads((quantized / "config.json").read_text(encoding="utf-8"))
+    # The quantized head is no longer the embedding, even where it once was.
+    config |= {"tie_word_embeddings": False, "dtype": "float32", "torch_dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def backends(model: str, scratch: Path, **options: Any) -> tuple[Any, Any]:
+    """Our harness model over quantized weights, and the harness' own over the same in fp32."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.lm_eval_model import NeuralchatLM
+
+    config = {"weight_dtype": "int4", "group_size": 32, **options, "compute_dtype": "fp32"}
+    loaded = ncl.load(model, config, cache_dir=scratch / "cache")
+    folder = scratch / "dequantized"
+    write_dequantized(loaded.folder, folder)
+    ours = NeuralchatLM(loaded)
+    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = HFLM(
+        pretrained=reference,
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        backend="causal",
+        max_length=ours.max_length,
+        batch_size=1,
+    )
+    return ours, theirs
+
+
+def compare_task(name: str, data: Path, limit: int, ours: Any, theirs: Any) -> Agreement:
+    """Ask both the same task."""
+    import lm_eval
+
+    from benchmarks.lm_eval_tasks import TASKS as SOURCES
+    from benchmarks.lm_eval_tasks import local_tasks
+
+    answers, scores = [], []
+    before = ours.cut
+    for backend in (ours, theirs):
+        tasks = {task.task_name: task for task in local_tasks(name, data, limit)}
+        found = lm_eval.evaluate(backend, {"tasks": tasks, "groups": {}}, bootstrap_iters=0)
+        samples = [
+            sample
+            for task in tasks
+            for sample in found["samples"][task]
+            if sample["filter"] == SOURCES[name].filter
+        ]
+        answers.append([answer[0] for sample in samples for answer in sample["resps"]])
+        values = [float(sample[SOURCES[name].metric]) for sample in samples]
+        scores.append(values)
+    pairs = list(zip(*answers, strict=True))
+    return Agreement(
+        name,
+        len(samples),
+        len(pairs),
+        ours.cut - before,
+        max(difference(left, right) for left, right in pairs),
+        *(sum(values) / len(values) for values in scores),
+        sum(not same(left, right) for left, right in zip(*scores, strict=True)),
+    )
+
+
+def difference(left: Any, right: Any) -> float:
+    """Of two answers: log-likelihoods with whether they are greedy, or texts."""
+    if isinstance(left, str):
+        return float(left.strip() != right.strip())
+    return abs(left[0] - right[0]) if left[1] == right[1] else float("inf")
+
+
+def agreement_command(
+    model: Annotated[str, typer.Argument(help="a checkpoint's folder or hub name")],
+    data: Annotated[Path, typer.Option(help="folder of local JSON lines")],
+    limit: Annotated[int, typer.Option(min=1, help="items of each task")] = 200,
+    tasks: Annotated[str, typer.Option(help="names with commas between")] = ",".join(TASKS),
+) -> None:
+    """Compare every log-likelihood with the evaluation harness' own backend."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    print("| task | items | requests | cut | largest difference | our score | its score | differ |")
+    print("|---|---|---|---|---|---|---|---|")
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="neuralchat-agreement-") as scratch:
+        ours, theirs = backends(model, Path(scratch))
+        for name in tasks.split(","):
+            try:
+                found = compare_task(name, data, limit, ours, theirs)
+            except (NeuralchatError, AssertionError) as error:
+                print(f"| {name} | {error} |", flush=True)
+                failed.append(name)
+                continue
+            print(
+                f"| {name} | {found.items} | {found.requests} | {found.cut} | "
+                f"{found.largest:.2g} | {found.ours:.6f} | {found.theirs:.6f} | "
+                f"{found.items_differ} |",
+                flush=True,
+            )
+            if not found.holds:
+                failed.append(name)
+    if failed:
+        sys.exit(f"error: {', '.join(failed)} do not agree to {TOLERANCE}")
+
+
+if __name__ == "__main__":
+    typer.run(agreement_command)
