@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,9 +119,9 @@ def latency(
     pin: Pin = False,
 ) -> None:
     """Measure load, first token, time per token and memory, engines taking turns."""
-    from benchmarks import machine
+    from benchmarks import machine, results
     from benchmarks.environments import python_of
-    from benchmarks.latency import PROFILES, Bench, Results
+    from benchmarks.latency import PROFILES, Bench
     from benchmarks.show import show_latency
     from neuralchat_lite.kernels import native
 
@@ -135,24 +136,24 @@ def latency(
     threads = int(native.threads().value)
     if pin:
         machine.pin(threads)
-    results = Results(results_path(output, resume))
+    path = results_path(output, resume)
     measured = open_model(shape or (None if model else profile.shape), model)
     start = machine.CpuTime.now()
     load_average = machine.load_average()
-    bench = Bench(results, measured, variants, cases, threads, python_of, limit, say=warn)
+    bench = Bench(path, measured, variants, cases, threads, python_of, limit, say=warn)
     try:
         bench.run({name: value for name, value in arguments.items() if is_plain(value)})
     except KeyboardInterrupt:
-        warn(f"interrupted; go on with --resume {results.path}")
+        warn(f"interrupted; go on with --resume {path}")
         raise
     finally:
-        rows = results.rows()
+        rows = results.read(path) if path.exists() else []
         show_latency(rows, measured.digest)
         probes = [row["bandwidth_bytes_per_s"] for row in rows if row["kind"] == "probe"]
         steal = machine.CpuTime.now().steal_share_since(start)
         for warning in machine.busy_warnings(probes, steal, load_average, threads):
             warn(f"Busy machine: {warning}")
-        warn(f"written to {results.path}")
+        warn(f"written to {path}")
 
 
 @app.command()
@@ -163,11 +164,11 @@ def check(
     ] = None,
 ) -> None:
     """Compare our figures of an engine with those of its own clock."""
+    from benchmarks import results
     from benchmarks.check import agreements
-    from benchmarks.latency import Results
     from benchmarks.show import show_agreements
 
-    show_agreements(agreements(Results(file).rows(), llama_bench))
+    show_agreements(agreements(results.read(file), llama_bench))
 
 
 @app.command()
@@ -177,6 +178,38 @@ def clean() -> None:
 
     freed = remove_models(cache_root())
     print(f"{size_text(freed)} freed in {cache_root()}")
+
+
+# Commands that have parameters of their own and take seconds to import: name -> (where, help)
+LATER = {
+    "accuracy": ("benchmarks.accuracy:accuracy_command", "Score variants on the same items."),
+    "compare": ("benchmarks.compare:compare_command", "Compare variants with a baseline."),
+    "report": ("benchmarks.report:report_command", "Write results as one file, table and page."),
+}
+
+
+def add_later(name: str, where: str, help: str) -> None:
+    """Add a command that is imported when it is called, its --help included."""
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+    @app.command(name, help=help, context_settings=settings)
+    def call(context: typer.Context) -> Any:
+        module, _, function = where.partition(":")
+        command = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        try:
+            command.command()(getattr(import_module(module), function))
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"`{name}` needs the package {error.name}, which is not installed: "
+                "run `pip install 'neuralchat_lite[bench]'`"
+            ) from error
+        return command(
+            context.args, prog_name=f"python -m benchmarks {name}", standalone_mode=False
+        )
+
+
+for name, (where, help) in LATER.items():
+    add_later(name, where, help)
 
 
 def require_engine(name: str) -> None:

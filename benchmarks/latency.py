@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import file_cache, machine
+from benchmarks import file_cache, machine, results
 from benchmarks.shapes import COMPLETE, checkpoint_digest, in_one_piece
 from benchmarks.variants import ENGINES, Variant
 from neuralchat_lite.engines import serving
@@ -99,26 +99,6 @@ PROFILES = {
 }
 
 
-class Results:
-    """A file of JSON lines. What was measured is in it at once, and stays whatever happens."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def rows(self) -> list[Row]:
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
 @dataclass(frozen=True)
 class Model:
     """The checkpoint that all engines run.
@@ -175,11 +155,12 @@ class Bench:
     """A run of a profile.
 
     python_of: the interpreter of an engine
+    results: the file that is written, and read first
     limit: seconds for one run of a case
     say: gets a line for people about each step
     """
 
-    results: Results
+    results: Path
     model: Model
     variants: Sequence[Variant]
     cases: Sequence[Case]
@@ -190,8 +171,8 @@ class Bench:
     probe: Callable[[], float] = machine.probe_bandwidth
 
     def __post_init__(self) -> None:
-        rows = self.results.rows()
-        self.done = {key_of(row) for row in rows if row["kind"] == "latency"}
+        rows = results.read(self.results) if self.results.exists() else []
+        self.done = results.done(rows)
         self.failed: set[tuple[str, str, str]] = set()  # not tried again within this run
         self.clock = machine.CpuTime.now()
         self.prompts = {
@@ -200,7 +181,8 @@ class Bench:
 
     def run(self, arguments: Mapping[str, Any]) -> None:
         """Measure what is not in the results yet."""
-        self.results.add(
+        results.append(
+            self.results,
             {
                 "kind": "run",
                 "run_id": uuid.uuid4().hex[:12],
@@ -209,7 +191,7 @@ class Bench:
                 "versions": machine.versions(),
                 "commit": machine.commit(),
                 "arguments": dict(arguments),
-            }
+            },
         )
         rounds = max(case.rounds for case in self.cases)
         for number, variant in turns(self.variants, rounds):
@@ -233,7 +215,7 @@ class Bench:
             for case in self.cases
             if number < case.rounds
             and not self.has_failed(variant, case.name)
-            and key_of(self.row(variant, number, "time_per_token_s", case)) not in self.done
+            and results.key(self.row(variant, number, "time_per_token_s", case)) not in self.done
         ]
 
     def has_failed(self, variant: Variant, stage: str) -> bool:
@@ -271,7 +253,8 @@ class Bench:
             reason = " ".join(reason.removesuffix("; load the model again. ").split())
             self.say(f"  {variant.label}, {stage}: {reason}")
             self.failed.add((*id_of(variant), stage))
-            self.results.add(
+            results.append(
+                self.results,
                 {
                     "kind": "failure",
                     "engine": variant.engine,
@@ -280,7 +263,7 @@ class Bench:
                     "stage": stage,
                     "reason": reason,
                     "last_lines": [line.strip() for line in lines.splitlines()],
-                }
+                },
             )
 
     def row(self, variant: Variant, number: int, metric: str, case: Case | None) -> Row:
@@ -300,8 +283,8 @@ class Bench:
         }
 
     def add(self, row: Row) -> None:
-        self.results.add(row)
-        self.done.add(key_of(row))
+        results.append(self.results, row)
+        self.done.add(results.key(row))
 
     def worker(self, variant: Variant) -> Worker:
         engine = ENGINES[variant.engine]
@@ -329,7 +312,8 @@ class Bench:
 
     def add_probe(self) -> None:
         steal = machine.CpuTime.now().steal_share_since(self.clock)
-        self.results.add(
+        results.append(
+            self.results,
             {
                 "kind": "probe",
                 "bandwidth_bytes_per_s": self.probe(),
@@ -337,7 +321,7 @@ class Bench:
                 "time": now(),
                 "steal_share": steal,
                 "load_average": os.getloadavg()[0],
-            }
+            },
         )
 
 
@@ -411,9 +395,8 @@ class Turn:
             keys = self.bench.model.kv_bytes(
                 case.context + case.new_tokens // 2, loaded["kv_item_bytes"]
             )
-            # Sequences that take turns read the weights each for itself.
-            readings = case.batch if loaded["takes_turns"] else 1
-            size = readings * loaded["weight_bytes"] + case.batch * keys
+            # Sequences of a batch share one reading of the weights; each has its own keys.
+            size = loaded["weight_bytes"] + case.batch * keys
             self.add("bytes_per_token", [size], "bytes", {"per": "step of the batch"}, case)
 
     def add_memory(self) -> None:
@@ -445,12 +428,3 @@ def id_of(variant: Variant) -> tuple[str, str]:
 
 def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What is measured once: a resumed run skips what has this key."""
-    names = (
-        *("engine", "variant", "model", "shape_sha256", "prompt_sha256", "threads"),
-        *("metric", "batch", "context", "round"),
-    )
-    return tuple(row[name] for name in names)

@@ -1,4 +1,4 @@
-"""The machine of a measurement, and whether it was quiet: without these, a number is an anecdote."""
+"""The machine of a measurement, and whether it was quiet: without both, a number is a rumour."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One engine in a process of its own: `python worker.py SERVING_FOLDER ENGINE_FILE`.
 
-It runs in the engine's environment, so it needs nothing but Python 3.9. `engines/__init__.py` says
+It runs in the engine's environment, so it needs nothing but Python 3.10. `engines/__init__.py` says
 what an engine file defines; one may import another as `engines.NAME`.
 """
 
@@ -8,10 +8,11 @@ import sys
 
 sys.path.pop(0)  # this folder: its names are not for the engine's packages to import
 
-import importlib  # noqa: E402
-import os  # noqa: E402
-import time  # noqa: E402
-import types  # noqa: E402
+import importlib
+import itertools
+import time
+import types
+from pathlib import Path
 
 WARM_UP_TOKENS = 2
 
@@ -36,7 +37,6 @@ class Host:
             "seconds": time.perf_counter() - start,
             "weight_bytes": self.engine.weight_bytes,
             "kv_item_bytes": self.engine.kv_item_bytes,
-            "takes_turns": getattr(self.engine, "takes_turns", False),
             "conditions": self.engine.conditions,
         }
 
@@ -47,12 +47,12 @@ class Host:
     def generate(self, prompts, new_tokens):
         """Seconds to the first token, and of each later step; one step is a token for each."""
         ticks = []
+
+        def tick(at=None):
+            ticks.append(time.perf_counter() if at is None else at)
+
         start = time.perf_counter()
-        tokens = self.engine.generate(
-            prompts,
-            new_tokens,
-            lambda at=None: ticks.append(time.perf_counter() if at is None else at),
-        )
+        tokens = self.engine.generate(prompts, new_tokens, tick)
         if [len(ids) for ids in tokens] != [new_tokens] * len(prompts):
             raise RuntimeError(
                 f"{[len(ids) for ids in tokens]} tokens came, not {new_tokens} for each of "
@@ -62,7 +62,7 @@ class Host:
             raise RuntimeError(f"{len(ticks)} ticks came, not {new_tokens}")
         return {
             "first_token_s": ticks[0] - start,
-            "step_s": [later - earlier for earlier, later in zip(ticks, ticks[1:])],
+            "step_s": [later - earlier for earlier, later in itertools.pairwise(ticks)],
             "token_ids": tokens,
             "own": self.engine.own(),
         }
@@ -70,19 +70,18 @@ class Host:
     def memory(self):
         """Bytes: the most that was resident at once, and what is ours alone now."""
         found = {}
-        with open("/proc/self/status", encoding="ascii") as status:
-            for line in status:
-                name, _, value = line.partition(":")
-                if name in ("VmHWM", "RssAnon"):
-                    found[name] = int(value.split()[0]) * 1024
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name in ("VmHWM", "RssAnon"):
+                found[name] = int(value.split()[0]) * 1024
         return {"peak_rss_bytes": found["VmHWM"], "private_bytes": found["RssAnon"]}
 
 
 def import_engine(path):
     package = types.ModuleType("engines")
-    package.__path__ = [os.path.dirname(path)]
+    package.__path__ = [str(path.parent)]
     sys.modules["engines"] = package
-    return importlib.import_module("engines." + os.path.splitext(os.path.basename(path))[0])
+    return importlib.import_module(f"engines.{path.stem}")
 
 
 def main():
@@ -98,7 +97,7 @@ def main():
         def operation(**arguments):
             nonlocal host
             if host is None:
-                host = Host(import_engine(engine_file))
+                host = Host(import_engine(Path(engine_file)))
             return getattr(host, name)(**arguments)
 
         return operation

@@ -1,6 +1,6 @@
 """The engines, a file each, which `worker.py` imports in the environment of the engine.
 
-A file needs nothing but Python 3.9 and the engine's packages, and defines
+A file needs nothing but Python 3.10 and the engine's packages, and defines
 
     versions()                            packages and their versions
     prepare(checkpoint, folder, options)  convert a Hugging Face folder to the engine's own format
@@ -8,7 +8,6 @@ A file needs nothing but Python 3.9 and the engine's packages, and defines
 
         weight_bytes    read for each token
         kv_item_bytes   of one number in the key/value cache
-        takes_turns     True where sequences of a batch read the weights each for itself
         conditions      what a reader must know: flags, and what is estimated
         generate(prompts, new_tokens, tick)
                         token ids of each sequence, chosen greedily, the end-of-text token ignored;

@@ -1,8 +1,8 @@
 """CTranslate2: int8 weights and activations, by its own converter."""
 
 import json
-import os
 import shutil
+from pathlib import Path
 
 import ctranslate2
 
@@ -19,7 +19,7 @@ def prepare(checkpoint, folder, options):
 
     converter = TransformersConverter(checkpoint, low_cpu_mem_usage=True)
     converter.convert(folder, quantization=options["compute_type"])
-    shutil.copy(os.path.join(checkpoint, "config.json"), os.path.join(folder, ORIGINAL))
+    shutil.copy(Path(checkpoint, "config.json"), Path(folder, ORIGINAL))
 
 
 def load(folder, options, threads):
@@ -34,9 +34,8 @@ class Engine:
 
     def __init__(self, generator, folder):
         self.generator = generator
-        with open(os.path.join(folder, VOCABULARY), encoding="utf-8") as file:
-            self.words = json.load(file)
-        self.folder = folder
+        self.folder = Path(folder)
+        self.words = json.loads((self.folder / VOCABULARY).read_text(encoding="utf-8"))
         self.conditions = {
             "compute_type": generator.compute_type,
             "kv_cache": "fp32",
@@ -45,9 +44,8 @@ class Engine:
 
     @property
     def weight_bytes(self):
-        with open(os.path.join(self.folder, ORIGINAL), encoding="utf-8") as file:
-            config = json.load(file)
-        size = os.path.getsize(os.path.join(self.folder, FILE))
+        config = json.loads((self.folder / ORIGINAL).read_text(encoding="utf-8"))
+        size = (self.folder / FILE).stat().st_size
         return size - len(self.words) * config["hidden_size"]
 
     def generate(self, prompts, new_tokens, tick):

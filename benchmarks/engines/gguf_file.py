@@ -4,7 +4,7 @@ One tensor is in memory at a time. There is no tokenizer in it: token ids go in 
 """
 
 import json
-import os
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -36,8 +36,7 @@ MODEL_TYPES = ("mistral", "llama")
 
 def write_gguf(checkpoint, path):
     """Raises ValueError for a model that is not Llama's or Mistral's: others have other names."""
-    with open(os.path.join(checkpoint, "config.json"), encoding="utf-8") as file:
-        config = json.load(file)
+    config = json.loads(Path(checkpoint, "config.json").read_text(encoding="utf-8"))
     if config["model_type"] not in MODEL_TYPES or config.get("rope_scaling"):
         raise ValueError(
             f"model_type {config['model_type']!r} with rope_scaling {config.get('rope_scaling')} "
@@ -47,7 +46,7 @@ def write_gguf(checkpoint, path):
     tensors = dict(stored_tensors(checkpoint))
     writer = gguf.GGUFWriter(path, "llama", use_temp_file=False)
     describe(writer, config)
-    for name, (_, dtype, shape, _) in tensors.items():
+    for name, (_, _, shape, _) in tensors.items():
         kind = file_dtype(shape)
         writer.add_tensor_info(
             gguf_name(name),
@@ -91,11 +90,8 @@ def describe(writer, config):
 
 def stored_tensors(checkpoint):
     """Each (name, (file, dtype, shape, [first byte, last byte])) of the safetensors files."""
-    for name in sorted(os.listdir(checkpoint)):
-        if not name.endswith(".safetensors"):
-            continue
-        path = os.path.join(checkpoint, name)
-        with open(path, "rb") as file:
+    for path in sorted(Path(checkpoint).glob("*.safetensors")):
+        with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
         for tensor, entry in header.items():

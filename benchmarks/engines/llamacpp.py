@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python's low-level calls, its files quantized by itself."""
 
 import ctypes
-import os
+from pathlib import Path
 
 import gguf
 import llama_cpp
@@ -23,20 +23,20 @@ def versions():
 
 
 def prepare(checkpoint, folder, options):
-    os.makedirs(folder)
-    plain = os.path.join(folder, "bf16.gguf")
+    Path(folder).mkdir()
+    plain = Path(folder, "bf16.gguf")
     write_gguf(checkpoint, plain)
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = TYPES[options["type"]]
-    path = os.path.join(folder, FILE)
-    failed = llama_cpp.llama_model_quantize(plain.encode(), path.encode(), ctypes.byref(parameters))
+    path = Path(folder, FILE)
+    failed = llama_cpp.llama_model_quantize(bytes(plain), bytes(path), ctypes.byref(parameters))
     if failed:
         raise RuntimeError(f"llama_model_quantize returned {failed}")
-    os.remove(plain)
+    plain.unlink()
 
 
 def load(folder, options, threads):
-    return Engine(os.path.join(folder, FILE), threads)
+    return Engine(Path(folder, FILE), threads)
 
 
 class Engine:
@@ -46,7 +46,7 @@ class Engine:
         llama_cpp.llama_backend_init()
         self.threads = threads
         self.model = llama_cpp.llama_model_load_from_file(
-            path.encode(), llama_cpp.llama_model_default_params()
+            bytes(path), llama_cpp.llama_model_default_params()
         )
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")

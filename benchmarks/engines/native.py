@@ -21,8 +21,6 @@ def load(folder, options, threads):
 
 
 class Engine:
-    takes_turns = True
-
     def __init__(self, model, options):
         self.model = model
         self.weight_bytes = model.decoder.weight_bytes
@@ -31,18 +29,30 @@ class Engine:
         self.conditions = {
             "isa": report["isa"],
             "group_size": model.config.group_size,
-            "batch": "sequences take turns on the same weights, a token each",
+            "batch": "one sequence by model.stream, several by decoder.forward_batch",
         }
 
     def generate(self, prompts, new_tokens, tick):
-        streams = [
-            self.model.stream(prompt, max_new_tokens=new_tokens, ignore_eos=True)
-            for prompt in prompts
-        ]
+        if len(prompts) == 1:
+            options = {"max_new_tokens": new_tokens, "ignore_eos": True}
+            tokens = []
+            for piece in self.model.stream(prompts[0], **options):
+                tokens.append(piece.token_id)
+                tick()
+            return [tokens]
+        return self.generate_batch(prompts, new_tokens, tick)
+
+    def generate_batch(self, prompts, new_tokens, tick):
+        decoder = self.model.decoder
+        caches = [decoder.new_cache(len(prompt) + new_tokens) for prompt in prompts]
         tokens = [[] for _ in prompts]
+        feed = prompts
         for _ in range(new_tokens):
-            for stream, ids in zip(streams, tokens):
-                ids.append(next(stream).token_id)
+            # In numpy, as in the library's own loop: torch would wake its threads.
+            logits = decoder.forward_batch(feed, caches)
+            feed = [[int(row[0].numpy().argmax())] for row in logits]
+            for ids, new in zip(tokens, feed, strict=True):
+                ids += new
             tick()
         return tokens
 

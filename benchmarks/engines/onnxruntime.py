@@ -1,10 +1,10 @@
 """ONNX Runtime GenAI: int4 in blocks of 32 by its own model builder, activations in int8."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import onnx
 import onnxruntime_genai as og
@@ -40,15 +40,15 @@ def load(folder, options, threads):
 
 class Engine:
     kv_item_bytes = 4
-    conditions = {**BUILDER_OPTIONS, "kv_cache": "fp32"}
 
     def __init__(self, model, folder):
         self.model = model
         self.folder = folder
+        self.conditions = {**BUILDER_OPTIONS, "kv_cache": "fp32"}
 
     @property
     def weight_bytes(self):
-        return bytes_read(os.path.join(self.folder, "model.onnx"))
+        return bytes_read(Path(self.folder, "model.onnx"))
 
     def generate(self, prompts, new_tokens, tick):
         parameters = og.GeneratorParams(self.model)
@@ -61,7 +61,7 @@ class Engine:
         tokens = [[] for _ in prompts]
         for _ in range(new_tokens):
             generator.generate_next_token()
-            for ids, token in zip(tokens, generator.get_next_tokens()):
+            for ids, token in zip(tokens, generator.get_next_tokens(), strict=True):
                 ids.append(int(token))
             tick()
         return tokens

@@ -1,7 +1,7 @@
 """OpenVINO GenAI: exported and compressed by optimum-intel, as its own documentation has it."""
 
-import os
 import time
+from pathlib import Path
 
 import numpy as np
 import openvino
@@ -50,7 +50,7 @@ class Engine:
 
     @property
     def weight_bytes(self):
-        model = openvino.Core().read_model(os.path.join(self.folder, FILE))
+        model = openvino.Core().read_model(Path(self.folder, FILE))
         return sum(
             op.get_byte_size()
             for op in model.get_ops()

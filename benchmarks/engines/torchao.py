@@ -8,7 +8,6 @@ from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import AutoModelForCausalLM
 
-
 # int4 for a CPU is in torchao's prototypes: the official layouts are those of GPUs.
 CONFIGS = {
     "int4": lambda options: PrototypeInt4WeightOnlyConfig(group_size=options["group_size"]),

@@ -2,8 +2,8 @@
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
 from engines.huggingface import HuggingFaceEngine
+from transformers import AutoModelForCausalLM
 
 
 def versions():
