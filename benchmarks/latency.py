@@ -115,6 +115,7 @@ class Model:
 
     @classmethod
     def at(cls, name: str, folder: Path, root: Path) -> Model:
+        folder = folder.absolute()  # workers run in another one
         digest = checkpoint_digest(folder)
         formats = root / f"{name.replace('/', '_')}-{digest[:12]}"
         return cls(name, folder, formats, digest, read_architecture(folder))
