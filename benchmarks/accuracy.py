@@ -30,13 +30,14 @@ from rich.console import Console
 from benchmarks import results
 from benchmarks.accuracy_variants import REFERENCE, Variant, chosen, conditions_of, open_variant
 from benchmarks.measures import MEASURES, Asked
+from benchmarks.summary import LEADERBOARD
 from neuralchat_lite.errors import ConfigError, NeuralchatError
 from neuralchat_lite.weights.checkpoint import open_checkpoint
 from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import digest_of, identify
 
 console = Console(stderr=True)
-LEADERBOARD = "arc_challenge,hellaswag,mmlu,truthfulqa_mc2,winogrande,gsm8k"
+DEFAULT_TASKS = ",".join(LEADERBOARD)
 DEFAULT_VARIANTS = "neuralchat_lite,transformers:bf16"
 PACKAGES = ("neuralchat_lite", "torch", "transformers", "lm_eval", "datasets", "numpy", "scipy")
 
@@ -183,7 +184,7 @@ def checked_tasks(names: str) -> list[str]:
 def accuracy_command(
     models: Annotated[list[str], typer.Argument(help="model folders or hub names")],
     out: Annotated[Path, typer.Option(help="results file; what it holds is not measured again")],
-    tasks: Annotated[str, typer.Option(help=f"some of: {', '.join(MEASURES)}")] = LEADERBOARD,
+    tasks: Annotated[str, typer.Option(help=f"some of: {', '.join(MEASURES)}")] = DEFAULT_TASKS,
     variants: Annotated[
         str, typer.Option(help="engines, or engine:variant, with commas between")
     ] = DEFAULT_VARIANTS,

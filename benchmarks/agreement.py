@@ -157,6 +157,7 @@ def agreement_command(
     """Compare every log-likelihood with the evaluation harness' own backend."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.set_num_threads(1)  # of little models, more only wait for each other
     print("| task | items | requests | cut | largest difference | our score | its score | differ |")
     print("|---|---|---|---|---|---|---|---|")
     failed = []

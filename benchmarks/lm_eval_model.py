@@ -163,7 +163,8 @@ class NeuralchatLM(TemplateLM):
             fed = whole[-(self.max_length + 1) :][:-1]
             self.cut += len(whole) > self.max_length + 1
             if before != (fed, count):  # continuations of one token share what is fed
-                log_probs = self.shared.feed(fed, count).log_softmax(-1)
+                # In fp64: a long continuation is a sum of hundreds, beside which fp32 is coarse.
+                log_probs = self.shared.feed(fed, count).double().log_softmax(-1)
                 before = (fed, count)
             wanted = torch.tensor(continuation)
             chosen = log_probs.gather(1, wanted[:, None]).sum()

@@ -176,7 +176,6 @@ TASKS: dict[str, TaskSource] = {
     ),
 }
 FOLDERS = ("arc", "hellaswag", "mmlu/default", "truthfulqa", "winogrande", "gsm8k")  # lm_eval's
-LEADERBOARD = ("arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2", "winogrande", "gsm8k")
 
 
 def read_items(path: Path) -> list[Document]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -295,7 +296,7 @@ def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None)
         "count the items lost and won, p is McNemar's exact test of them. Of a perplexity the "
         "difference is that of the mean loss, in nats.",
     )
-    section.tables.append(score_table(own, model))
+    section.tables += [score_table(own, model), conditions_table(own)]
     if baseline is None or not any(label(row) == baseline for row in own):
         return section
     found = compare(own, baseline)
@@ -335,12 +336,32 @@ def score_table(rows: Sequence[Row], model: str) -> Table:
     lines: list[tuple[str, ...]] = []
     if (known := summary.published(model)) is not None:
         cells = [told(known.get(task), 2) for task, *_ in columns]
-        mean = sum(known.values()) / len(known)
-        lines.append((f"published, mean {mean:.2f}", *cells))
+        lines.append(("published", mean_of_six(known), *cells))
     for name in dict.fromkeys(map(label, rows)):
         own = {(r["task"], r["metric"], r["shots"]): r for r in rows if label(r) == name}
-        lines.append((name, *(score(own.get(column)) for column in columns)))
-    return Table(("engine:variant", *heads), lines)
+        mean = mean_of_six({task: 100 * row["value"] for (task, *_), row in own.items()})
+        lines.append((name, mean, *(score(own.get(column)) for column in columns)))
+    return Table(("engine:variant", "mean of the six", *heads), lines)
+
+
+def mean_of_six(scores: Mapping[str, float]) -> str:
+    """The leaderboard's average, where all of its tasks are there."""
+    if not set(summary.LEADERBOARD) <= set(scores):
+        return ""
+    return f"{fmean(scores[task] for task in summary.LEADERBOARD):.2f}"
+
+
+def conditions_table(rows: Sequence[Row]) -> Table:
+    """What was asked in each task, and what stands in for data that were not there."""
+    heads = ("task", "items", "shots", "prompts cut to the context", "stands in, or window")
+    lines = []
+    for row in rows:
+        conditions = row["conditions"]
+        window = f"windows of {conditions['context']}" if "context" in conditions else ""
+        cut = conditions.get("prompts_cut_to_the_context", "")
+        what = conditions.get("stands_in") or window
+        lines.append((row["task"], str(row["count"]), str(row["shots"]), str(cut), what))
+    return Table(heads, list(dict.fromkeys(lines)), texts=(0, 4))
 
 
 def score(row: Row | None) -> str:

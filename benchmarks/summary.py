@@ -21,6 +21,8 @@ BASELINES = ("transformers:bf16", "neuralchat_lite:bf16", "neuralchat_lite:fp32"
 # Scores of which a loss can be told in points of a hundred; perplexity and divergence have none.
 POINTS = {"acc", "acc_norm", "exact_match"}
 
+LEADERBOARD = ("arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2", "winogrande", "gsm8k")
+
 # What Intel published for the model (Open LLM Leaderboard, first version), in percent.
 PUBLISHED: dict[str, dict[str, float]] = {
     "neural-chat-7b-v3-2": {
