@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +25,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks import results
+from benchmarks import machine, results
 from benchmarks.accuracy_variants import REFERENCE, Variant, chosen, conditions_of, open_variant
 from benchmarks.measures import MEASURES, Asked
 from benchmarks.summary import LEADERBOARD
 from neuralchat_lite.errors import ConfigError, NeuralchatError
+from neuralchat_lite.kernels import native
 from neuralchat_lite.weights.checkpoint import open_checkpoint
 from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import digest_of, identify
@@ -39,7 +38,6 @@ from neuralchat_lite.weights.identity import digest_of, identify
 console = Console(stderr=True)
 DEFAULT_TASKS = ",".join(LEADERBOARD)
 DEFAULT_VARIANTS = "neuralchat_lite,transformers:bf16"
-PACKAGES = ("neuralchat_lite", "torch", "transformers", "lm_eval", "datasets", "numpy", "scipy")
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -116,6 +114,7 @@ def measure(
                 )
         except Exception as error:
             failed(f"accuracy: {task}", error)
+    opened.close()
     del opened
     gc.collect()
 
@@ -135,39 +134,22 @@ def is_measured(
 
 
 def run_row(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Where and with what a run was made."""
-    from neuralchat_lite.kernels import cpu, native
-
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    """Where and with what a run is made."""
+    versions = machine.versions()
+    for package in ("lm_eval", "datasets", "scipy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
-            continue
-    machine = {
-        "cpu": cpu.cpu_model(),
-        "isa": native.isa().value,
-        "threads": int(native.threads().value),
-    }
+            versions[package] = "not installed"
     return {
         "kind": "run",
-        "run_id": uuid.uuid4().hex,
+        "run_id": uuid.uuid4().hex[:12],
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine,
+        "machine": machine.describe(int(native.threads().value)),
         "versions": versions,
-        "commit": commit(),
+        "commit": machine.commit(),
         "arguments": arguments,
     }
-
-
-def commit() -> str | None:
-    """Of the checkout that this file lies in; None where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def checked_tasks(names: str) -> list[str]:

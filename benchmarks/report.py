@@ -26,7 +26,6 @@ from benchmarks.results import ResultsError, Row
 from neuralchat_lite.errors import NeuralchatError
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-BUSY = 0.15  # spread of the bandwidth probes, (largest - smallest) / median
 TITLE = "Quantized inference on a CPU, measured"
 
 
@@ -156,15 +155,17 @@ def told_value(value: Any) -> str:
 
 
 def warnings(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
-    found = []
-    if probes is not None:
-        spread = (max(probes.values) - min(probes.values)) / probes.median
-        if spread > BUSY:
-            found.append(
-                f"The machine was busy: its bandwidth varied by {spread:.0%} between measurements. "
-                "Ratios of single figures are not to be trusted."
-            )
-    return found
+    """What speaks against the measurements of time."""
+    from benchmarks.machine import busy_warnings
+
+    if probes is None:
+        return []
+    steal = max(row.get("steal_share", 0.0) for row in rows if row["kind"] == "probe")
+    before = [run["machine"] for run in unique_runs(rows)]
+    load = max((machine.get("load_average", [0.0])[0] for machine in before), default=0.0)
+    cpus = max((machine.get("logical_cpus") or 1 for machine in before), default=1)
+    found = busy_warnings(probes.values, steal, load, cpus)
+    return [f"{text[0].upper()}{text[1:]}." for text in found]
 
 
 # ---- sections ----
