@@ -1,7 +1,7 @@
 """What quantizing costs: every engine's scores on the same items, to be compared one by one.
 
-python -m benchmarks.accuracy MODEL --out RUN.jsonl
-python -m benchmarks.accuracy MODEL --out RUN.jsonl --data DIR --limit 200 --tasks gsm8k,nano
+python -m benchmarks accuracy MODEL -o RUN.jsonl
+python -m benchmarks accuracy MODEL -o RUN.jsonl --data DIR --limit 200 --tasks gsm8k,nano
 
 A model is opened once for each variant and asked every measure. What fails becomes a row that
 says so, and the rest goes on; what the file holds already is not measured again.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 import tempfile
 import time
 import traceback
@@ -165,7 +164,9 @@ def checked_tasks(names: str) -> list[str]:
 
 def accuracy_command(
     models: Annotated[list[str], typer.Argument(help="model folders or hub names")],
-    out: Annotated[Path, typer.Option(help="results file; what it holds is not measured again")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="results; what they hold is not measured again")
+    ],
     tasks: Annotated[str, typer.Option(help=f"some of: {', '.join(MEASURES)}")] = DEFAULT_TASKS,
     variants: Annotated[
         str, typer.Option(help="engines, or engine:variant, with commas between")
@@ -193,10 +194,10 @@ def accuracy_command(
         "limit": limit,
         "tokens": tokens,
     }
-    skip = results.done(results.read(out)) if out.exists() else set()
+    skip = results.done(results.read(output)) if output.exists() else set()
 
     def write(row: dict[str, Any]) -> None:
-        results.append(out, row)
+        results.append(output, row)
 
     write(run_row(arguments))
     try:
@@ -224,16 +225,5 @@ def accuracy_command(
                         context_length=context_length,
                     )
     except KeyboardInterrupt:
-        console.print(f"interrupted: {out} keeps what was measured; the same command goes on")
-        raise typer.Exit(130) from None
-
-
-def main() -> None:
-    try:
-        typer.run(accuracy_command)
-    except NeuralchatError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+        console.print(f"interrupted: {output} keeps what was measured; the same command goes on")
+        raise

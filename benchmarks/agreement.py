@@ -1,6 +1,6 @@
 """Our log-likelihoods beside the evaluation harness' own Hugging Face backend, weight for weight.
 
-python -m benchmarks.agreement MODEL --data DIR            200 items of each task
+python -m benchmarks agreement MODEL --data DIR            200 items of each task
 
 A quantized model is written back as the fp32 checkpoint that its codes and scales stand for. The
 harness runs that through transformers; we run the quantized model itself, computing in fp32. Both
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import typer
 
 import neuralchat_lite as ncl
 from benchmarks.measures import MEASURES, leaderboard_task
+from benchmarks.results import ResultsError
 from neuralchat_lite.errors import NeuralchatError
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.weights.file_names import SIDECARS
@@ -179,8 +179,4 @@ def agreement_command(
             if not found.holds:
                 failed.append(name)
     if failed:
-        sys.exit(f"error: {', '.join(failed)} do not agree to {TOLERANCE}")
-
-
-if __name__ == "__main__":
-    typer.run(agreement_command)
+        raise ResultsError(f"{', '.join(failed)} do not agree to {TOLERANCE}: see the table")

@@ -8,7 +8,6 @@ there is no answer, and `compare` says so instead of giving one.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import typer
 from benchmarks import results
 from benchmarks.paired import Paired, compare_items
 from benchmarks.results import ResultsError, Row
-from neuralchat_lite.errors import NeuralchatError
 
 BASELINE = "transformers:bf16"
 NOT_A_MEAN = {"kl_p99"}  # whose items say nothing about the error of the value
@@ -180,14 +178,3 @@ def compare_command(
     for kind, table in TABLES.items():
         if any(one.kind == kind for one in found):
             print("\n".join(table(found)), end="\n\n")
-
-
-def main() -> None:
-    try:
-        typer.run(compare_command)
-    except NeuralchatError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

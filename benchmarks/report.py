@@ -1,6 +1,6 @@
 """A run as one picture of where everybody stands: raw samples, a Markdown table, one HTML page.
 
-python -m benchmarks.report RUN.jsonl [MORE.jsonl] --out FOLDER
+python -m benchmarks report RUN.jsonl [MORE.jsonl] -o FOLDER
 
 results.jsonl has every row of every file; report.md and report.html tell the same numbers. The
 page needs nothing from elsewhere. A number without its conditions is none, so both begin with
@@ -10,7 +10,6 @@ machine, versions and commit, and say when the machine was busy.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ from benchmarks import results, summary
 from benchmarks.compare import compare, label, merge_rounds, paired_cells
 from benchmarks.paired import wilson
 from benchmarks.results import ResultsError, Row
-from neuralchat_lite.errors import NeuralchatError
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 TITLE = "Quantized inference on a CPU, measured"
@@ -391,13 +389,13 @@ def failures(rows: Sequence[Row]) -> Section:
 
 def report_command(
     files: Annotated[list[Path], typer.Argument(help="results files")],
-    out: Annotated[Path, typer.Option(help="folder to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
     baseline: Annotated[str | None, typer.Option(help="engine:variant of reference")] = None,
 ) -> None:
     """Write results.jsonl, report.md and report.html."""
     rows = [row for file in files for row in results.read(file)]
     report = build(rows, baseline)
-    out.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     files_written = {
         "results.jsonl": "".join(f"{line}\n" for line in lines),
@@ -405,16 +403,5 @@ def report_command(
         "report.html": report.html(),
     }
     for name, text in files_written.items():
-        (out / name).write_text(text, encoding="utf-8")
-        print(out / name)
-
-
-def main() -> None:
-    try:
-        typer.run(report_command)
-    except NeuralchatError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+        (output / name).write_text(text, encoding="utf-8")
+        print(output / name)

@@ -28,7 +28,7 @@ def run(tmp_path, nano, monkeypatch):
     out = tmp_path / "run.jsonl"
 
     def call(*arguments: str, model: Path = nano):
-        done = CliRunner().invoke(app, [str(model), "--out", str(out), *arguments])
+        done = CliRunner().invoke(app, [str(model), "-o", str(out), *arguments])
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
         return done.exit_code, results.read(out)
@@ -92,16 +92,18 @@ def test_an_engine_that_cannot_load_is_a_row_and_tried_again_next_time(run, monk
     assert rows[-1]["kind"] == "accuracy"
 
 
-def test_ctrl_c_keeps_what_was_measured(run, monkeypatch):
+def test_ctrl_c_keeps_what_was_measured(nano, tmp_path, monkeypatch):
     def interrupted(model, name, asked):
         raise KeyboardInterrupt
         yield
 
     monkeypatch.setitem(measures.MEASURES, "perplexity/problems", interrupted)
-    arguments = ("--variants", "neuralchat_lite:fp32", "--limit", "1", "--tasks")
-    code, rows = run(*arguments, "nano,perplexity/problems")
-    assert code == 130
-    assert [row["kind"] for row in rows] == ["run", "accuracy"]
+    out = tmp_path / "run.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.accuracy_command(
+            [str(nano)], out, "nano,perplexity/problems", "neuralchat_lite:fp32", limit=1
+        )
+    assert [row["kind"] for row in results.read(out)] == ["run", "accuracy"]
 
 
 def test_a_task_of_the_harness_is_scored_as_it_scores(run, shared_data):

@@ -163,7 +163,7 @@ def test_the_command_writes_three_files_from_several(rows, tmp_path):
     for index, row in enumerate(rows):
         results.append(files[index % 2], row)
     out = tmp_path / "out"
-    done = CliRunner().invoke(app, [*map(str, files), "--out", str(out)])
+    done = CliRunner().invoke(app, [*map(str, files), "-o", str(out)])
     assert done.exit_code == 0, done.exception
     written = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(map(json.dumps, written)) == sorted(map(json.dumps, rows))
