@@ -135,7 +135,7 @@ def accuracy_table(found: Sequence[Comparison]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for one in found:
         if one.kind == "accuracy":
-            values = (f"{one.before:.4f}", f"{one.after:.4f}")
+            values = (f"{one.before:.4g}", f"{one.after:.4g}")
             cells = (*one.subject, one.variant, *values, *paired_cells(one.paired))
             yield f"| {' | '.join(map(str, cells))} |"
 
@@ -145,8 +145,8 @@ def paired_cells(paired: Paired | None) -> tuple[str, str, str, str]:
     if paired is None:
         return "", "", "", ""
     return (
-        f"{paired.difference:+.4f}",
-        f"{paired.low:+.4f} to {paired.high:+.4f}",
+        f"{paired.difference:+.3g}",
+        f"{paired.low:+.3g} to {paired.high:+.3g}",
         "" if paired.lost is None else f"-{paired.lost} +{paired.won}",
         "" if paired.p is None else f"{paired.p:.2g}",
     )

@@ -316,8 +316,8 @@ def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None)
                 (
                     *map(str, one.subject[1:]),
                     one.variant,
-                    f"{one.before:.4f}",
-                    f"{one.after:.4f}",
+                    f"{one.before:.4g}",
+                    f"{one.after:.4g}",
                     *paired_cells(one.paired),
                 )
                 for one in found
