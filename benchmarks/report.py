@@ -147,6 +147,8 @@ def unique_runs(rows: Iterable[Row]) -> list[Row]:
 
 
 def told_value(value: Any) -> str:
+    if isinstance(value, int) and value >= 10**9:
+        return f"{value / 1e9:.1f}e9"
     if isinstance(value, list):
         return " ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in value)
     return str(value)
@@ -251,9 +253,9 @@ def speed_table(speeds: Sequence[summary.Speed], bandwidth: float | None) -> Tab
                 f"{one.step.median * 1000:.2f}",
                 f"{one.step.quantile(0.9) * 1000:.2f}",
                 str(len(one.step.values)),
-                told(one.first_token and one.first_token.median, 3),
-                told(one.prefill and one.prefill.median, 1),
-                told(one.bytes_per_step and one.bytes_per_step / 1e9, 3),
+                told(median(one.first_token), 3),
+                told(median(one.prefill), 1),
+                told(scaled(one.bytes_per_step, 1e9), 3),
                 told(one.roofline_share(bandwidth), 2),
             )
             for one in ordered
@@ -280,6 +282,10 @@ def scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
 
+def median(samples: summary.Samples | None) -> float | None:
+    return None if samples is None else samples.median
+
+
 def told(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
@@ -298,7 +304,8 @@ def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None)
     section.tables += [score_table(own, model), conditions_table(own)]
     if baseline is None or not any(label(row) == baseline for row in own):
         return section
-    found = compare(own, baseline)
+    order = list(dict.fromkeys((row["task"], row["metric"]) for row in own))
+    found = sorted(compare(own, baseline), key=lambda one: order.index(one.subject[1:]))
     drawn = [
         (one.subject[1], one.variant, *(100 * v for v in (p.difference, p.low, p.high)))
         for one in found
@@ -335,19 +342,27 @@ def score_table(rows: Sequence[Row], model: str) -> Table:
     lines: list[tuple[str, ...]] = []
     if (known := summary.published(model)) is not None:
         cells = [told(known.get(task), 2) for task, *_ in columns]
-        lines.append(("published", mean_of_six(known), *cells))
+        lines.append(("published", *mean_of_six(known, columns), *cells))
     for name in dict.fromkeys(map(label, rows)):
         own = {(r["task"], r["metric"], r["shots"]): r for r in rows if label(r) == name}
-        mean = mean_of_six({task: 100 * row["value"] for (task, *_), row in own.items()})
-        lines.append((name, mean, *(score(own.get(column)) for column in columns)))
-    return Table(("engine:variant", "mean of the six", *heads), lines)
+        values = {task: 100 * row["value"] for (task, *_), row in own.items()}
+        mean = mean_of_six(values, columns)
+        lines.append((name, *mean, *(score(own.get(column)) for column in columns)))
+    return Table(("engine:variant", *mean_of_six(None, columns), *heads), lines)
 
 
-def mean_of_six(scores: Mapping[str, float]) -> str:
-    """The leaderboard's average, where all of its tasks are there."""
+def mean_of_six(
+    scores: Mapping[str, float] | None, columns: Iterable[tuple[str, str, int]]
+) -> tuple[str, ...]:
+    """A cell with the leaderboard's average (its head without scores), where all of its tasks are
+    among the columns; else no cell."""
+    if not set(summary.LEADERBOARD) <= {task for task, *_ in columns}:
+        return ()
+    if scores is None:
+        return ("mean of the six",)
     if not set(summary.LEADERBOARD) <= set(scores):
-        return ""
-    return f"{fmean(scores[task] for task in summary.LEADERBOARD):.2f}"
+        return ("",)
+    return (f"{fmean(scores[task] for task in summary.LEADERBOARD):.2f}",)
 
 
 def conditions_table(rows: Sequence[Row]) -> Table:
