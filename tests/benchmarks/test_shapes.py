@@ -78,7 +78,7 @@ def test_the_digest_of_a_checkpoint_is_that_of_its_shape_and_changes_with_it(
 
 
 def test_an_unknown_shape_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match="'13b'.*7b, 1b, 100m.*mistral-7b"):
+    with pytest.raises(ConfigError, match=r"'13b'.*7b, 1b, 100m.*mistral-7b"):
         shapes.shape_name("13b")
     assert shapes.shape_name("mistral-7b") == "7b"
 
