@@ -12,11 +12,12 @@ PIP_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs notebooks bench-decode clean
+.PHONY: help demo test test-engines lint format docs notebooks bench-decode clean
 
 help:
 	@echo "make demo          make an environment, install, and let the little model calculate"
 	@echo "make test          make an environment, install, build, check style and types, run the tests"
+	@echo "make test-engines  run the tests that need \`neuralchat-lite engines setup ipex\` and itrex"
 	@echo "make lint          style and types alone"
 	@echo "make format        rewrite the code in the project's style"
 	@echo "make docs          build the documentation into site/"
@@ -59,6 +60,9 @@ lint: $(VENV)/test.stamp
 test: lint
 	@echo "== tests"
 	$(BIN)/pytest
+
+test-engines: $(VENV)/test.stamp
+	$(BIN)/pytest -m engines
 
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .

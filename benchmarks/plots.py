@@ -98,6 +98,7 @@ def svg_of(figure: Figure) -> str:
     svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r'<svg \1 role="img"', svg, count=1)
     svg = re.sub(r"font: ([^;]*?)px [^;]*?(;|\")", r"font-size: \1px\2", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to them, and pages have one of each
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg

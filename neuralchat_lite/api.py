@@ -16,13 +16,16 @@ from transformers import AutoTokenizer
 
 from neuralchat_lite.chat import Conversation, encode_prompt, with_stops
 from neuralchat_lite.detokenize import Tokenizer
+from neuralchat_lite.engines import NATIVE, check_name, open_engine
+from neuralchat_lite.engines.engine import Engine, Request
+from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
-from neuralchat_lite.generation import GenerationOptions, Piece, Reply, fold
+from neuralchat_lite.generation import Decoder, GenerationOptions, Piece, Reply, fold
 from neuralchat_lite.generation import stream as stream_ids
 from neuralchat_lite.kernels import native
-from neuralchat_lite.model.decoder import Decoder, checked_context, load_decoder
+from neuralchat_lite.model.decoder import checked_context
 from neuralchat_lite.model.rope import RotaryTable
-from neuralchat_lite.quantization.config import FLOATS, WeightOnlyQuantConfig
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
 from neuralchat_lite.weights.architecture import Architecture
 from neuralchat_lite.weights.cache import cached
 from neuralchat_lite.weights.checkpoint import Checkpoint, open_checkpoint
@@ -45,16 +48,21 @@ class Model:
     generator of its own, so that calls from several threads do not mix; their operations take
     turns on the CPU.
 
+    engine: what runs it
     folder: where its files lie; for a quantized model the quantized folder
     config: how it is quantized; None when it is not
     load_s: what loading took, in seconds (quantizing included, when it was needed)
     """
 
-    decoder: Decoder
+    engine: Engine
     tokenizer: Tokenizer
     folder: Path
     config: WeightOnlyQuantConfig | None
     load_s: float
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.engine.decoder
 
     @property
     def architecture(self) -> Architecture:
@@ -90,23 +98,23 @@ class Model:
         return Conversation(self.decoder, self.tokenizer, system, **options)
 
     def report(self) -> dict[str, Any]:
-        """What runs, and why: kernels, threads, precisions, sizes (bytes), times (seconds)."""
-        isa, threads = native.isa(), native.threads()
+        """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds)."""
         return {
             "folder": str(self.folder),
             "model_type": self.architecture.model_type,
             "weights": self.config.to_dict() if self.config else "as in the checkpoint",
-            "kernels": self.decoder.kernels.name,
-            "isa": isa.value,
-            "isa_why": isa.why,
-            "threads": int(threads.value),
-            "threads_why": threads.why,
             "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
-            "compute_dtype": self.decoder.compute_dtype,
             "context_length": self.decoder.context_length,
-            "weight_bytes": self.decoder.weight_bytes,
             "load_s": self.load_s,
+            **self.engine.describe(),
         }
+
+    def close(self) -> None:
+        """End the process of an engine that has one of its own; the model answers no more.
+
+        Models that nobody holds are closed too.
+        """
+        self.engine.close()
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the quantized model to a folder that stands alone; `load` maps it.
@@ -119,6 +127,11 @@ class Model:
                 f"this model has the weights of its checkpoint: copy {self.folder}, or load it "
                 "with a WeightOnlyQuantConfig first"
             )
+        if not is_packed(self.folder):
+            raise ConfigError(
+                f"engine {self.report()['engine']!r} has quantized this model in its own memory: "
+                "load it with engine='native' to save it"
+            )
         return copy_folder(self.folder, Path(folder))
 
 
@@ -126,6 +139,7 @@ def load(
     model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
     *,
+    engine: str = NATIVE,
     compute_dtype: Any = None,
     dtype: Any = None,
     revision: str | None = None,
@@ -140,6 +154,9 @@ def load(
     model: a folder with a Hugging Face checkpoint, a quantized folder, or a hub name
     quantization_config: how to quantize (default: int4, groups of 32), or a dictionary of some
         of its options; must agree with what a quantized folder holds, except for compute_dtype
+    engine: "native"; or, as a reference, "torch" (transformers in bf16 or fp32), "ipex" (bf16, fp32
+        or its own weight-only quantization) or "itrex" (its own int4 and int8) run a checkpoint;
+        the last two in an environment that `neuralchat-lite engines setup` makes
     compute_dtype: precision of the activations, instead of the configuration's
     dtype: "fp32" or "bf16" runs the checkpoint's own weights, not quantized, computing in it
     revision, token: of a hub name
@@ -148,8 +165,9 @@ def load(
     threads: of the operations, in the whole process; physical cores when None
     progress: called with each step of quantizing (see `weights.convert.Progress`)
 
-    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError or HubError.
+    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError or EngineError.
     """
+    check_name(engine)
     start = time.perf_counter()
     asked = options_of(quantization_config)
     if compute_dtype is not None:
@@ -159,26 +177,32 @@ def load(
             f"dtype={str(dtype)!r} means weights that are not quantized, and "
             f"{', '.join(asked)} the contrary: give one of them"
         )
-    if threads is not None:
+    if threads is not None and engine == NATIVE:
         native.set_threads(threads)
     found = resolve(model, revision, token)
     folder, config = found.folder, None
     weights: Checkpoint | PackedModel
     if is_packed(folder):
+        refuse_engine_of_quantized(folder, engine)
         refuse_dtype_of_quantized(folder, dtype)
         weights = open_packed(folder)
         config = agreed_config(weights.config, asked, folder)
         tokenizer = load_tokenizer(folder)
     else:
         weights, tokenizer = open_source(folder, context_length)
+        if engine != NATIVE:
+            arch = weights.architecture
+            length = checked_context(arch, context_length)
+            running = open_engine(engine, Request(folder, arch, asked, dtype, length, threads))
+            return Model(running, tokenizer, folder, running.config, time.perf_counter() - start)
         if dtype is None:
             config = WeightOnlyQuantConfig(**(asked or {}))
             root = cache_root(cache_dir)
             folder = cached(weights, config, hub=found.hub, root=root, progress=progress)
             weights = open_packed(folder)
     compute = float_name(dtype) if config is None else config.compute_dtype
-    decoder = load_decoder(weights, compute_dtype=compute, context_length=context_length)
-    return Model(decoder, tokenizer, folder, config, time.perf_counter() - start)
+    running = open_native(weights, config, compute_dtype=compute, context_length=context_length)
+    return Model(running, tokenizer, folder, config, time.perf_counter() - start)
 
 
 def quantize(
@@ -231,14 +255,12 @@ def options_of(config: Any) -> dict[str, Any] | None:
     )
 
 
-def float_name(dtype: Any) -> str:
-    name = FLOATS.get(str(dtype))
-    if name is None:
+def refuse_engine_of_quantized(folder: Path, engine: str) -> None:
+    if engine != NATIVE:
         raise ConfigError(
-            f"dtype must be 'fp32' or 'bf16', got {dtype!r}: "
-            "for int4 or int8 give a WeightOnlyQuantConfig"
+            f"engine {engine!r} runs original checkpoints, but {folder} is quantized for the "
+            "native engine: give the checkpoint's folder, or leave engine out"
         )
-    return name
 
 
 def refuse_dtype_of_quantized(folder: Path, dtype: Any) -> None:

@@ -44,6 +44,12 @@ cache_app = typer.Typer(
     help="Look after the cache of quantized models.", no_args_is_help=True, rich_markup_mode="rich"
 )
 app.add_typer(cache_app, name="cache")
+engines_app = typer.Typer(
+    help="Look after the engines that need an environment of their own.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+app.add_typer(engines_app, name="engines")
 
 # click's base of all errors about arguments; typer has its own copy of click in newer versions.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -76,6 +82,10 @@ ComputeDtype = Annotated[
     str | None, option(WEIGHTS, "Precision of activations: bf16 (default), fp32 or int8.")
 ]
 Dtype = Annotated[str | None, option(WEIGHTS, "fp32 or bf16: do not quantize.")]
+EngineName = Annotated[
+    str, option(RUN, "native; torch, ipex and itrex are for comparison (see `engines list`).")
+]
+SetupName = Annotated[str, typer.Argument(metavar="NAME", help="ipex or itrex.")]
 Threads = Annotated[int | None, option(RUN, "Default: the physical cores that we may use.")]
 ContextLength = Annotated[int | None, option(RUN, "Positions to allow.")]
 Revision = Annotated[str | None, option(RUN, "Branch, tag or commit of a hub name.")]
@@ -125,6 +135,7 @@ def generate(
     scale_dtype: ScaleDtype = None,
     compute_dtype: ComputeDtype = None,
     dtype: Dtype = None,
+    engine: EngineName = "native",
     threads: Threads = None,
     context_length: ContextLength = None,
     revision: Revision = None,
@@ -170,6 +181,7 @@ def chat(
     scale_dtype: ScaleDtype = None,
     compute_dtype: ComputeDtype = None,
     dtype: Dtype = None,
+    engine: EngineName = "native",
     threads: Threads = None,
     context_length: ContextLength = None,
     revision: Revision = None,
@@ -287,6 +299,55 @@ def cache_remove(names: EntryNames = None, all: RemoveAll = False) -> None:
         print(f"{folder.name}\tremoved")
 
 
+@engines_app.command("list")
+def engines_list() -> None:
+    """Show which engines can run, and what the others need."""
+    from neuralchat_lite.engines.environments import ENVIRONMENTS, engine_environment
+
+    print("native\tready\tin this process: int4 and int8 kernels of this library")
+    print("torch\tready\tin this process: transformers in bf16 or fp32, the reference")
+    for name in ENVIRONMENTS:
+        print("\t".join((name, *engine_environment(name).summary())))
+
+
+@engines_app.command("setup")
+def engines_setup(
+    name: SetupName,
+    python: Annotated[str | None, typer.Option(help="The interpreter to make it of.")] = None,
+    torch_index: Annotated[
+        str | None,
+        typer.Option(
+            envvar="NEURALCHAT_LITE_TORCH_INDEX",
+            help="A package index of CPU builds of torch. Without one, torch comes from pip's own, "
+            "as a rule with gigabytes of CUDA.",
+        ),
+    ] = None,
+    stub_cuda: Annotated[
+        bool,
+        typer.Option(
+            "--stub-cuda",
+            help="Install a CUDA build of torch without CUDA, with stand-ins for its libraries "
+            "that say there is no device. Needs gcc.",
+        ),
+    ] = False,
+) -> None:
+    """Make the environment of an engine; says first how much it downloads."""
+    from neuralchat_lite.engines.environments import engine_environment
+
+    engine_environment(name).setup(
+        python=python, torch_index=torch_index, stub_cuda=stub_cuda, say=warn
+    )
+
+
+@engines_app.command("remove")
+def engines_remove(name: SetupName) -> None:
+    """Delete the environment of an engine."""
+    from neuralchat_lite.engines.environments import engine_environment
+
+    there = engine_environment(name).remove()
+    print(f"{name}\t{'removed' if there else 'was not there'}")
+
+
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what will run on it, and why."""
@@ -320,7 +381,7 @@ def quantization_options(asked: Mapping[str, Any]) -> dict[str, Any] | None:
 def load_model(model: str, asked: Mapping[str, Any]) -> Model:
     from neuralchat_lite.api import load
 
-    names = ("dtype", "revision", "context_length", "threads")
+    names = ("engine", "dtype", "revision", "context_length", "threads")
     with QuantizingProgress() as progress:
         return load(
             model,

@@ -1,1 +1,38 @@
-"""Whole-model engines behind one protocol, chosen by name."""
+"""Whole-model engines behind one protocol, chosen by name.
+
+`generation` needs nothing of a model but its decoder, so an engine is what gives one. The engines
+of other packages serve as references and for comparison; "native" is what this library is for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from neuralchat_lite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from neuralchat_lite.engines.engine import Engine, Request
+
+NATIVE = "native"
+# Name -> the function that opens it for a `Request`. "native" is opened by its weights: see api.
+ENGINES = {
+    "torch": "neuralchat_lite.engines.reference:open_reference",
+    "ipex": "neuralchat_lite.engines.ipex:open_ipex",
+    "itrex": "neuralchat_lite.engines.itrex:open_itrex",
+}
+NAMES = (NATIVE, *ENGINES)
+
+
+def check_name(name: Any) -> None:
+    """Raises ConfigError for what is no engine."""
+    if name not in NAMES:
+        raise ConfigError(f"engine must be one of {', '.join(NAMES)}, got {name!r}")
+
+
+def open_engine(name: str, request: Request) -> Engine:
+    """Load a checkpoint into an engine. Raises ConfigError, EngineError or CheckpointError."""
+    check_name(name)
+    module, _, function = ENGINES[name].partition(":")
+    engine: Engine = getattr(import_module(module), function)(request)
+    return engine

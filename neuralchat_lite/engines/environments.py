@@ -46,6 +46,9 @@ FACT = re.compile(r"#\s*([\w ]+?)\s*:\s*(.+)")
 SIZE = re.compile(r"([\d.]+) (MB|GB)")
 UNITS = {"MB": 10**6, "GB": 10**9}
 
+# Engines of ours that need one; requirements/ describes them.
+ENVIRONMENTS = ("ipex", "itrex")
+
 State = Literal["ready", "absent", "unfinished", "outdated"]
 STATES: dict[State, str] = {
     "ready": "installed",
@@ -122,7 +125,8 @@ class Environment:
         if state != "ready":
             raise EngineError(
                 f"the environment of {self.name} in {self.folder} is {STATES[state]}: "
-                f"run `{self.setup_command}` ({self.size_text()})"
+                f"run `{self.setup_command}` ({self.size_text(with_cuda=True)}; without CUDA's "
+                f"libraries, see its --help, {self.size_text()})"
             )
 
     def sizes(self, with_cuda: bool) -> tuple[str | None, str | None]:
@@ -136,6 +140,19 @@ class Environment:
     def size_text(self, with_cuda: bool = False) -> str:
         download, disk = self.sizes(with_cuda)
         return f"{download or 'an unknown size'} to download, {disk or 'an unknown size'} on disk"
+
+    def summary(self) -> tuple[str, str]:
+        """For a list: the state, or "cannot run"; and where it is, why not, or how to get it."""
+        state = self.state()
+        if obstacles := self.obstacles():
+            return "cannot run", "; ".join(obstacles)
+        if state == "ready":
+            made = self.stamp()
+            return state, f"in {self.folder} (Python {made['python']}, torch from {made['torch']})"
+        about, whole = self.facts().get("about", self.name), self.size_text(with_cuda=True)
+        return STATES[state], (
+            f"{about}: {self.size_text()}; with CUDA's libraries {whole}: `{self.setup_command}`"
+        )
 
     def obstacles(self, cpu_flags: frozenset[str] | None = None) -> list[str]:
         """Why it cannot run here: each with the rule."""
@@ -314,7 +331,11 @@ def environments_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def engine_environment(name: str) -> Environment:
-    """The environment of an engine of ours."""
+    """The environment of an engine of ours. Raises ConfigError for one that needs none."""
+    if name not in ENVIRONMENTS:
+        raise ConfigError(
+            f"engine {name!r} has no environment of its own, expected {' or '.join(ENVIRONMENTS)}"
+        )
     descriptions = Path(__file__).parent / "requirements"
     command = f"neuralchat-lite engines setup {name}"
     return Environment.described(name, descriptions, environments_root(), command)

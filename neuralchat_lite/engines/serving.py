@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+CPP_TRACE = "\nException raised from "  # torch puts its C++ frames behind a message
 GRACE_SECONDS = 2.0  # for a worker whose caller is gone to leave by itself
 
 
@@ -48,7 +49,8 @@ def answer(
     # Whatever a library raises is its answer; some leave by sys.exit.
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        return {"error": {"type": type(error).__name__, "message": str(error)}}
+        message = str(error).split(CPP_TRACE)[0].strip()
+        return {"error": {"type": type(error).__name__, "message": message}}
 
 
 def private_pipes() -> tuple[int, int]:

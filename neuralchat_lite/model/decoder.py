@@ -127,7 +127,7 @@ class Decoder:
         assert len(batch) == len(caches) == len(set(map(id, caches)))
         fed = [torch.as_tensor(ids) for ids in batch]
         for ids, cache in zip(fed, caches, strict=True):
-            self.check(ids, cache)
+            check_ids(ids, cache.length, self.context_length, self.architecture)
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
         logits: list[list[Tensor]] = [[] for _ in fed]
@@ -148,29 +148,6 @@ class Decoder:
                 for (i, _), part in zip(wanted, parts, strict=True):
                     logits[i].append(part)
         return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in logits]
-
-    def check(self, ids: Tensor, cache: KVCache) -> None:
-        if ids.ndim != 1 or len(ids) == 0:
-            raise PromptError(
-                f"token ids must be a non-empty list, got shape {tuple(ids.shape)}: "
-                "give at least one token"
-            )
-        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise PromptError(
-                f"token ids must be integers, got {ids.dtype}: give the ids of a tokenizer"
-            )
-        if cache.length + len(ids) > self.context_length:
-            raise PromptError(
-                f"{cache.length} tokens in the cache and {len(ids)} new ones exceed the context "
-                f"of {self.context_length}: shorten the prompt, or load with a larger "
-                f"context_length (this model allows {self.architecture.max_positions})"
-            )
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.architecture.vocab_size:
-            raise PromptError(
-                f"token id {low if low < 0 else high} is outside the vocabulary of "
-                f"{self.architecture.vocab_size}: use the model's own tokenizer"
-            )
 
     def run_layers(self, ids: Tensor, spans: Sequence[Span]) -> Tensor:
         """[m] ids of all spans -> [m, hidden] activations before the last norm."""
@@ -232,6 +209,31 @@ def blocks(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
                 block, room = [], PREFILL_BLOCK
     if block:
         yield block
+
+
+def check_ids(ids: Tensor, length: int, context_length: int, arch: Architecture) -> None:
+    """Raises PromptError unless the ids can be fed after `length` positions."""
+    if ids.ndim != 1 or len(ids) == 0:
+        raise PromptError(
+            f"token ids must be a non-empty list, got shape {tuple(ids.shape)}: "
+            "give at least one token"
+        )
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise PromptError(
+            f"token ids must be integers, got {ids.dtype}: give the ids of a tokenizer"
+        )
+    if length + len(ids) > context_length:
+        raise PromptError(
+            f"{length} tokens in the cache and {len(ids)} new ones exceed the context "
+            f"of {context_length}: shorten the prompt, or load with a larger "
+            f"context_length (this model allows {arch.max_positions})"
+        )
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= arch.vocab_size:
+        raise PromptError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of "
+            f"{arch.vocab_size}: use the model's own tokenizer"
+        )
 
 
 def checked_context(arch: Architecture, length: int | None) -> int:

@@ -286,6 +286,17 @@ def accept_legacy(options: Mapping[str, Any]) -> list[str] | None:
     return options.get("llm_int8_skip_modules")
 
 
+def float_name(dtype: Any) -> str:
+    """ "fp32" or "bf16" for any of their spellings. Raises ConfigError."""
+    name = FLOATS.get(str(dtype))
+    if name is None:
+        raise ConfigError(
+            f"dtype must be 'fp32' or 'bf16', got {dtype!r}: "
+            "for int4 or int8 give a WeightOnlyQuantConfig"
+        )
+    return name
+
+
 def suggestion(name: str, valid: list[str]) -> str:
     close = difflib.get_close_matches(name, valid, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

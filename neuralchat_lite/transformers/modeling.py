@@ -21,6 +21,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from neuralchat_lite.api import Model
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.model.decoder import Decoder
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.cache import NativeCache
 
@@ -54,6 +55,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         config = AutoConfig.from_pretrained(native.folder, local_files_only=True)
         super().__init__(config)
         self.native = native
+        assert isinstance(native.decoder, Decoder)
         self.decoder = native.decoder
         self.quantization_config: WeightOnlyQuantConfig | None = native.config
         if (native.folder / "generation_config.json").exists():

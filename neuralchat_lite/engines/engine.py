@@ -1,0 +1,154 @@
+"""What an engine is asked for and what it gives: the decoder of the one decode loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.generation import Decoder
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.weights.architecture import Architecture
+
+FLOAT_BITS = {"bf16": 16, "fp32": 32}
+WEIGHT_BITS = {"int4": 4, "int4_fullrange": 4, "int8": 8}
+
+
+class Engine(Protocol):
+    """Something that runs a whole model."""
+
+    @property
+    def decoder(self) -> Decoder: ...
+
+    @property
+    def config(self) -> WeightOnlyQuantConfig | None:
+        """How the weights are quantized; None when they are the checkpoint's."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What runs, and why: its part of `Model.report()`."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds outside this process; it answers no more."""
+        ...
+
+
+class FullCache:
+    """A cache that keeps every position, of windowed layers too (the windows are in the masks),
+    and so can go back to any length."""
+
+    def __init__(self) -> None:
+        self.length = 0
+
+    def can_truncate(self, length: int) -> bool:
+        return 0 <= length <= self.length
+
+    def truncate(self, length: int) -> None:
+        if not self.can_truncate(length):
+            raise PromptError(
+                f"a cache of {self.length} positions cannot go back to {length}: "
+                f"give a length from 0 to {self.length}"
+            )
+        self.length = length
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `open_engine` is asked for.
+
+    folder: of the checkpoint
+    architecture: as its config.json describes it
+    asked: options of WeightOnlyQuantConfig that were given; None when none was
+    dtype: of the checkpoint's own weights, unquantized; None when none was given
+    context_length: positions to allow
+    threads: None for the engine's own choice
+    """
+
+    folder: Path
+    architecture: Architecture
+    asked: Mapping[str, Any] | None
+    dtype: Any
+    context_length: int
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What an engine computes in: a float type, or a quantization that it has.
+
+    config: as it was asked for, None for a float type
+    options: of that configuration, what the engine does
+    notes: option -> why it is not what the configuration's default says
+    """
+
+    dtype: str | None = None
+    config: WeightOnlyQuantConfig | None = None
+    options: Mapping[str, Any] | None = None
+    notes: Mapping[str, str] | None = None
+
+
+def float_precision(engine: str, request: Request, default: str) -> Precision:
+    """The float type asked for, of an engine that does not quantize. Raises ConfigError."""
+    if request.asked is not None:
+        raise ConfigError(
+            f"engine {engine!r} runs the checkpoint's own weights, not quantized ones with "
+            f"{', '.join(request.asked)}: give dtype='bf16' or 'fp32', or use engine='native'"
+        )
+    return Precision(float_name(default if request.dtype is None else request.dtype))
+
+
+def quantized_precision(
+    engine: str, asked: Mapping[str, Any], honoured: Mapping[str, tuple[Any, ...]]
+) -> Precision:
+    """A configuration as an engine can honour it.
+
+    honoured: option -> the values that the engine has, its own first. An option that was left at
+        its default takes the engine's own value, with a note for the report; another value that
+        it does not have is a ConfigError that names it.
+    """
+    config = WeightOnlyQuantConfig(**asked)
+    defaults = WeightOnlyQuantConfig().to_dict()
+    options, notes = config.to_dict(), {}
+    for option, values in honoured.items():
+        value = options[option]
+        if value in values:
+            continue
+        if value != defaults[option]:
+            raise ConfigError(
+                f"engine {engine!r} has no {option}={value!r}, expected one of "
+                f"{', '.join(map(repr, values))}: leave it out, or use engine='native'"
+            )
+        options[option] = values[0]
+        notes[option] = f"{values[0]}: engine {engine!r} has no {value!r}, the default"
+    return Precision(config=config, options=options, notes=notes)
+
+
+def weight_bytes(architecture: Architecture, precision: Precision) -> int:
+    """Bytes of matrices that decoding one token reads, where they are read once."""
+    total = 0.0
+    for spec in architecture.tensors():
+        if spec.role not in ("linear", "lm_head"):
+            continue
+        rows, cols = spec.shape
+        if precision.options is None:
+            total += rows * cols * FLOAT_BITS[str(precision.dtype)] / 8
+            continue
+        options = precision.options
+        name = options["lm_head"] if spec.role == "lm_head" else options["weight_dtype"]
+        if name in FLOAT_BITS:
+            total += rows * cols * FLOAT_BITS[name] / 8
+            continue
+        group = cols if options["group_size"] == -1 else options["group_size"]
+        scale = FLOAT_BITS[options["scale_dtype"]] / 8
+        total += rows * (cols * WEIGHT_BITS[name] / 8 + -(-cols // group) * scale)
+    return round(total)
+
+
+def cache_bytes(architecture: Architecture, context: int, dtype: str) -> int:
+    """Bytes of keys and values that decoding one token at position `context` reads, in an engine
+    that computes attention over all that it has kept."""
+    item = FLOAT_BITS[dtype] // 8
+    return 2 * architecture.layers * context * architecture.kv_size * item

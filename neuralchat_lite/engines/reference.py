@@ -1,0 +1,124 @@
+"""The reference: transformers' own model in this process, in bf16 or fp32, with torch's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from neuralchat_lite.engines.engine import (
+    FullCache,
+    Precision,
+    Request,
+    cache_bytes,
+    float_precision,
+    weight_bytes,
+)
+from neuralchat_lite.engines.stepping import Positions, Stepper
+from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.kernels.cpu import check_threads
+from neuralchat_lite.model.decoder import check_ids
+from neuralchat_lite.weights.architecture import Architecture
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class ReferenceCache(FullCache):
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = Positions()
+
+
+class ReferenceDecoder:
+    """`generation.Decoder` over a transformers model."""
+
+    def __init__(
+        self, model: Any, architecture: Architecture, precision: Precision, context_length: int
+    ) -> None:
+        self.step = Stepper(model)
+        self.architecture = architecture
+        self.compute_dtype = str(precision.dtype)
+        self.context_length = context_length
+        self.weight_bytes = weight_bytes(architecture, precision)
+
+    def new_cache(self, capacity: int = 256) -> ReferenceCache:
+        return ReferenceCache()
+
+    def forward(self, ids: Sequence[int] | Tensor, cache: ReferenceCache) -> Tensor:
+        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab]."""
+        ids = torch.as_tensor(ids)
+        check_ids(ids, cache.length, self.context_length, self.architecture)
+        logits = self.step(ids.tolist(), cache.positions, cache.length)
+        cache.length += len(ids)
+        return logits
+
+    def bytes_per_token(self, context: int) -> int:
+        return self.weight_bytes + cache_bytes(self.architecture, context, self.compute_dtype)
+
+
+@dataclass(frozen=True)
+class ReferenceEngine:
+    """See `engine.Engine`."""
+
+    decoder: ReferenceDecoder
+    config: None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "engine": "torch",
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "threads": torch.get_num_threads(),
+            "compute_dtype": self.decoder.compute_dtype,
+            "attention": self.decoder.step.model.config._attn_implementation,
+            "weight_bytes": self.decoder.weight_bytes,
+        }
+
+    def close(self) -> None:
+        """Nothing lies outside this process."""
+
+
+def open_reference(request: Request) -> ReferenceEngine:
+    """Load a checkpoint with transformers: bf16 unless dtype says otherwise.
+
+    threads, when given, is set for torch in the whole process.
+    """
+    precision = float_precision("torch", request, default="bf16")
+    if request.threads is not None:
+        torch.set_num_threads(check_threads(request.threads, "threads"))
+    try:
+        with no_progress_bar():
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                request.folder,
+                dtype=DTYPES[str(precision.dtype)],
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"transformers cannot load {request.folder} "
+            f"({type(error).__name__}: {error}): check its files"
+        ) from error
+    model.eval()
+    return ReferenceEngine(
+        ReferenceDecoder(model, request.architecture, precision, request.context_length)
+    )
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keeps transformers' own bar off stderr."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
