@@ -285,7 +285,7 @@ class Bench:
 
     def add(self, row: Row) -> None:
         results.append(self.results, row)
-        self.done.add(results.key(row))
+        self.done |= results.done([row])
 
     def worker(self, variant: Variant) -> Worker:
         engine = ENGINES[variant.engine]
