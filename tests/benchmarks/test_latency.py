@@ -188,6 +188,14 @@ def test_an_interrupted_run_keeps_its_rows_and_resuming_measures_the_rest_alone(
     assert {(row["variant"], row["round"]) for row in whole[len(kept) :]} == {("a", 1), ("b", 1)}
 
 
+def test_no_turn_begins_when_time_is_up_and_what_is_left_is_said(model: Model) -> None:
+    said: list[str] = []
+    measured = bench(model, seconds=0, say=said.append)
+    measured.run({})
+    assert rows_of(measured) == []
+    assert said[-1] == "time is up in round 1 of 2: --resume goes on"
+
+
 def test_resuming_what_is_complete_starts_no_worker(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
