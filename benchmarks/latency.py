@@ -293,6 +293,8 @@ class Bench:
         }
 
     def add(self, row: Row) -> None:
+        if results.key(row) in self.done:  # a turn that was interrupted is loaded once more
+            return
         results.append(self.results, row)
         self.done |= results.done([row])
 

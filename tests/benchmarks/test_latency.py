@@ -196,6 +196,21 @@ def test_no_turn_begins_when_time_is_up_and_what_is_left_is_said(model: Model) -
     assert said[-1] == "time is up in round 1 of 2: --resume goes on"
 
 
+def test_a_turn_that_was_interrupted_in_the_middle_is_completed_without_repeating(
+    model: Model,
+) -> None:
+    cases = (CASE, Case(2, 8, 5, 2))
+    measured = bench(model, cases=cases)
+    measured.run({})
+    lines = measured.results.read_text().splitlines(keepends=True)
+    keys = {results.key(row) for row in rows_of(measured)}
+    measured.results.write_text("".join(lines[:7]))
+    bench(model, cases=cases).run({})
+    found = [results.key(row) for row in rows_of(measured)]
+    assert len(set(found)) == len(found)
+    assert set(found) == keys
+
+
 def test_resuming_what_is_complete_starts_no_worker(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
