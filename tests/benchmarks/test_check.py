@@ -28,10 +28,10 @@ def test_a_clock_is_compared_with_the_mean_of_its_round_and_rounds_by_medians(
     own = [{"clock": "theirs", "time_per_token_s": value} for value in (2.0, 2.5, 9.0)]
     rows = [
         latency_row(samples, round=number, conditions={"own": own[number]})
-        for number, samples in enumerate([[1.0, 3.0], [2.0, 4.0], [8.0, 12.0]])
+        for number, samples in enumerate([[1.0, 1.0, 7.0], [2.0, 2.0, 8.0], [8.0, 8.0, 14.0]])
     ]
     [found] = agreements([*rows, latency_row([5.0])])
-    assert (found.ours, found.own) == (3.0, 2.5)
+    assert (found.ours, found.own) == (4.0, 2.5)
     assert "theirs" in found.what
 
 
