@@ -36,7 +36,7 @@ def bench(
     model: Model, *variants: Variant, cases: tuple[Case, ...] = (CASE,), **more: Any
 ) -> Bench:
     return Bench(
-        model.formats / "results.jsonl",
+        model.formats.with_suffix(".jsonl"),
         model,
         variants or (variant(),),
         cases,
@@ -163,6 +163,15 @@ def test_variants_of_one_format_are_converted_once(model: Model) -> None:
     assert len((model.formats / "prepared").read_text().splitlines()) == 2
 
 
+def test_a_checkpoint_from_elsewhere_is_loaded_where_it_lies(model: Model, tmp_path: Path) -> None:
+    elsewhere = Model.at("mine/real", model.folder, tmp_path / "formats")
+    measured = bench(elsewhere, variant(stored=None))
+    measured.run({})
+    [disk] = rows_of(measured, metric="disk_bytes")
+    files = sum(path.stat().st_size for path in model.folder.iterdir())
+    assert disk["samples"] == [files] and disk["model"] == "mine/real"
+
+
 def test_an_interrupted_run_keeps_its_rows_and_resuming_measures_the_rest_alone(
     model: Model,
 ) -> None:
@@ -196,15 +205,16 @@ def test_no_turn_begins_when_time_is_up_and_what_is_left_is_said(model: Model) -
     assert said[-1] == "time is up in round 1 of 2: --resume goes on"
 
 
+@pytest.mark.parametrize("kept", [3, 6, 7, 8, 10])
 def test_a_turn_that_was_interrupted_in_the_middle_is_completed_without_repeating(
-    model: Model,
+    model: Model, kept: int
 ) -> None:
     cases = (CASE, Case(2, 8, 5, 2))
     measured = bench(model, cases=cases)
     measured.run({})
     lines = measured.results.read_text().splitlines(keepends=True)
     keys = {results.key(row) for row in rows_of(measured)}
-    measured.results.write_text("".join(lines[:7]))
+    measured.results.write_text("".join(lines[:kept]))
     bench(model, cases=cases).run({})
     found = [results.key(row) for row in rows_of(measured)]
     assert len(set(found)) == len(found)
