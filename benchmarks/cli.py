@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -48,6 +49,9 @@ Batches = Annotated[str | None, typer.Option(help="Only these, as in 1,4.")]
 Rounds = Annotated[int | None, typer.Option(help="Rounds of every case.", min=1)]
 NewTokens = Annotated[int | None, typer.Option(help="Tokens of every case.", min=2)]
 Limit = Annotated[float, typer.Option(help="Seconds that one run of a case may take.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Begin no turn after so long; --resume goes on.", min=0)
+]
 Pin = Annotated[bool, typer.Option("--pin", help="Stay on one CPU of each of THREADS cores.")]
 
 
@@ -116,6 +120,7 @@ def latency(
     new_tokens: NewTokens = None,
     threads: Threads = None,
     limit: Limit = 300.0,
+    minutes: Minutes = None,
     pin: Pin = False,
 ) -> None:
     """Measure load, first token, time per token and memory, engines taking turns."""
@@ -140,7 +145,8 @@ def latency(
     measured = open_model(shape or (None if model else profile.shape), model)
     start = machine.CpuTime.now()
     load_average = machine.load_average()
-    bench = Bench(path, measured, variants, cases, threads, python_of, limit, say=warn)
+    seconds = math.inf if minutes is None else 60 * minutes
+    bench = Bench(path, measured, variants, cases, threads, python_of, limit, seconds, warn)
     try:
         bench.run({name: value for name, value in arguments.items() if is_plain(value)})
     except KeyboardInterrupt:

@@ -41,6 +41,7 @@ MISTRAL: dict[str, Any] = {
     "torch_dtype": "bfloat16",
 }
 FOLDER_VARIABLE = "NEURALCHAT_LITE_BENCHMARKS"
+SPECIAL_WORDS = ("<unk>", "<s>", "</s>")
 COMPLETE = "complete.json"  # written last: what the folder holds, and that it is whole
 
 
@@ -165,30 +166,32 @@ def stored(architecture: Architecture) -> list[TensorSpec]:
 
 
 def write_tokenizer(vocab_size: int, folder: Path) -> None:
-    """One made-up word for each id, "t0", "t1" …: engines that ask for a tokenizer get one."""
-    vocabulary = {f"t{token}": token for token in range(vocab_size)}
+    """A made-up word for each id, "t3", "t4" …: engines that ask for a tokenizer get one."""
+    words = [*SPECIAL_WORDS, *(f"t{token}" for token in range(len(SPECIAL_WORDS), vocab_size))]
+    vocabulary = {word: token for token, word in enumerate(words)}
+    unknown, begin, end = SPECIAL_WORDS
     tokenizer = {
         "version": "1.0",
         "added_tokens": [
             {
                 "id": token,
-                "content": f"t{token}",
+                "content": word,
                 "special": True,
                 "single_word": False,
                 "lstrip": False,
                 "rstrip": False,
                 "normalized": False,
             }
-            for token in range(3)
+            for token, word in enumerate(SPECIAL_WORDS)
         ],
         "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown},
     }
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "unk_token": "t0",
-        "bos_token": "t1",
-        "eos_token": "t2",
+        "unk_token": unknown,
+        "bos_token": begin,
+        "eos_token": end,
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

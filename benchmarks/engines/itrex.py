@@ -28,4 +28,9 @@ def load(folder, options, threads):
     model = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=config, use_neural_speed=False, device_map="cpu"
     ).eval()
-    return HuggingFaceEngine(model, 4, {"kernels": "QBits", "lm_head": "fp32"})
+    conditions = {
+        "kernels": "QBits",
+        "lm_head": "fp32",
+        "bytes_per_token": "the sizes of its tensors, as QBits has packed them",
+    }
+    return HuggingFaceEngine(model, 4, conditions)
