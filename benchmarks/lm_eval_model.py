@@ -25,21 +25,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import neuralchat_lite as ncl
+from benchmarks.perplexity import logits_of
 from neuralchat_lite.chat import common_prefix
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation import Decoder, GenerationOptions, generate
 
 NEW_TOKENS = 256  # of generate_until, where a task names no number: the harness' own default
-
-
-def logits_of(decoder: Decoder, ids: Sequence[int], cache: Any) -> Tensor:
-    """[len(ids), vocab] fp32 logits of every id fed: at once where the decoder offers it, else
-    token by token."""
-    if "all_logits" in inspect.signature(decoder.forward).parameters:
-        whole: Any = decoder
-        logits: Tensor = whole.forward(ids, cache, all_logits=True)
-        return logits
-    return torch.stack([decoder.forward([token], cache) for token in ids])
 
 
 class Shared:

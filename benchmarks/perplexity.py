@@ -8,6 +8,7 @@ least `context - stride` tokens. Windows do not cross documents.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.lm_eval_model import logits_of
 from neuralchat_lite.generation import Decoder
 
 
@@ -67,6 +67,16 @@ def first_tokens(
         if scored:
             kept.append((tuple(ids[: unscored + scored]), unscored))
     return tuple(kept)
+
+
+def logits_of(decoder: Decoder, ids: Sequence[int], cache: Any) -> Tensor:
+    """[len(ids), vocab] fp32 logits of every id fed: at once where the decoder offers it, else
+    token by token."""
+    if "all_logits" in inspect.signature(decoder.forward).parameters:
+        whole: Any = decoder
+        logits: Tensor = whole.forward(ids, cache, all_logits=True)
+        return logits
+    return torch.stack([decoder.forward([token], cache) for token in ids])
 
 
 def log_probs(decoder: Decoder, windows: Windows) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,8 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[
 
 from lm_eval.api.instance import Instance
 
-from benchmarks.lm_eval_model import NeuralchatLM, logits_of
+from benchmarks.lm_eval_model import NeuralchatLM
+from benchmarks.perplexity import logits_of
 
 SHOTS = "calculate 12 + 30\nAnswer: 42\n\ncalculate 5 + 6\nAnswer: 11\n\n"
 

@@ -7,13 +7,10 @@ import math
 import pytest
 import torch
 
-from neuralchat_lite.model.decoder import Decoder, load_decoder
-from neuralchat_lite.weights.checkpoint import RandomCheckpoint
-
-pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[bench]'")
-
 from benchmarks.divergence import divergence, keep_reference, kl_of, percentile
 from benchmarks.perplexity import Windows, first_tokens, log_probs, negative_log_likelihoods
+from neuralchat_lite.model.decoder import Decoder, load_decoder
+from neuralchat_lite.weights.checkpoint import RandomCheckpoint
 
 TINY = {
     "model_type": "mistral",
