@@ -6,6 +6,9 @@ A quantized model is written back as the fp32 checkpoint that its codes and scal
 harness runs that through transformers; we run the quantized model itself, computing in fp32. Both
 get the same requests, so every log-likelihood must agree to 1e-3, and every item be scored the
 same: rights and wrongs exactly, shares of probability to 1e-3.
+
+Where a model is far from what it was trained on, fp32 itself may be off by more than that: the
+harness in fp64 (--precision fp64) then says which of the two is.
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ import typer
 import neuralchat_lite as ncl
 from benchmarks.measures import MEASURES, leaderboard_task
 from benchmarks.results import ResultsError
-from neuralchat_lite.errors import PromptError
+from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.weights.file_names import SIDECARS
 from neuralchat_lite.weights.packed import open_packed
 
 TOLERANCE = 1e-3
+PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
 TASKS = [name for name, measure in MEASURES.items() if measure is leaderboard_task]
 
 
@@ -87,19 +91,22 @@ def write_dequantized(quantized: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def backends(model: str, scratch: Path, **options: Any) -> tuple[Any, Any]:
-    """Our harness model over quantized weights, and the harness' own over the same in fp32."""
+def backends(model: str, scratch: Path, precision: str = "fp32") -> tuple[Any, Any]:
+    """Our harness model over int4 weights, and the harness' own over the same.
+
+    precision: that the harness' own computes in; ours is always fp32
+    """
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from benchmarks.lm_eval_model import NeuralchatLM
 
-    config = {"weight_dtype": "int4", "group_size": 32, **options, "compute_dtype": "fp32"}
+    config = {"weight_dtype": "int4", "group_size": 32, "compute_dtype": "fp32"}
     loaded = ncl.load(model, config, cache_dir=scratch / "cache")
     folder = scratch / "dequantized"
     write_dequantized(loaded.folder, folder)
     ours = NeuralchatLM(loaded)
-    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=PRECISIONS[precision])
     theirs = HFLM(
         pretrained=reference,
         tokenizer=AutoTokenizer.from_pretrained(folder),
@@ -107,6 +114,7 @@ def backends(model: str, scratch: Path, **options: Any) -> tuple[Any, Any]:
         max_length=ours.max_length,
         batch_size=1,
     )
+    theirs.softmax_dtype = PRECISIONS[precision]
     return ours, theirs
 
 
@@ -155,8 +163,11 @@ def agreement_command(
     data: Annotated[Path, typer.Option(help="folder of local JSON lines")],
     limit: Annotated[int, typer.Option(min=1, help="items of each task")] = 200,
     tasks: Annotated[str, typer.Option(help="names with commas between")] = ",".join(TASKS),
+    precision: Annotated[str, typer.Option(help="of the harness' own: fp32 or fp64")] = "fp32",
 ) -> None:
     """Compare every log-likelihood with the evaluation harness' own backend."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision must be fp32 or fp64, got {precision!r}")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(1)  # of little models, more only wait for each other
@@ -164,7 +175,7 @@ def agreement_command(
     print("|---|---|---|---|---|---|---|---|")
     failed = []
     with tempfile.TemporaryDirectory(prefix="neuralchat-agreement-") as scratch:
-        ours, theirs = backends(model, Path(scratch))
+        ours, theirs = backends(model, Path(scratch), precision)
         for name in tasks.split(","):
             try:
                 found = compare_task(name, data, limit, ours, theirs)
