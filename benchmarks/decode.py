@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shapes import SHAPES  # beside this script
 
 import neuralchat_lite
 from neuralchat_lite.kernels import cpu, native
@@ -33,34 +34,6 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.weights.checkpoint import RandomCheckpoint
 from neuralchat_lite.weights.convert import quantize_checkpoint
 from neuralchat_lite.weights.packed import is_packed, open_packed
-
-MISTRAL: dict[str, Any] = {
-    "model_type": "mistral",
-    "vocab_size": 32000,
-    "max_position_embeddings": 32768,
-    "sliding_window": 4096,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def shape(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
-    return MISTRAL | {
-        "hidden_size": hidden,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    }
-
-
-SHAPES = {
-    "7b": shape(4096, 14336, 32, 32, 8),
-    "1b": shape(2048, 5632, 22, 32, 4),
-    "100m": shape(768, 2048, 12, 12, 4),
-}
 
 
 def memory(kind: str) -> int:

@@ -1,0 +1,17 @@
+"""The engines, a file each, which `worker.py` imports in the environment of the engine.
+
+A file needs nothing but Python 3.10 and the engine's packages, and defines
+
+    versions()                            packages and their versions
+    prepare(checkpoint, folder, options)  convert a Hugging Face folder to the engine's own format
+    load(folder, options, threads)        the loaded engine, an object with
+
+        weight_bytes    read for each token
+        kv_item_bytes   of one number in the key/value cache
+        conditions      what a reader must know: flags, and what is estimated
+        generate(prompts, new_tokens, tick)
+                        token ids of each sequence, chosen greedily, the end-of-text token ignored;
+                        calls `tick()` whenever every sequence has got one token, or `tick(seconds)`
+                        with the time on the clock of `time.perf_counter` at which that happened
+        own()           the engine's own figures for the last `generate`, in our units, or {}
+"""

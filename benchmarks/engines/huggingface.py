@@ -1,0 +1,58 @@
+"""What the engines that hand over a transformers model have in common."""
+
+import torch
+
+
+def tensor_bytes(module):
+    """Of all parameters and buffers, quantized ones by what they hold."""
+    seen = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        parts = [tensor]
+        if hasattr(tensor, "__tensor_flatten__"):  # torchao: codes, scales, zeros
+            names, _ = tensor.__tensor_flatten__()
+            parts = [getattr(tensor, name) for name in names]
+        for part in parts:
+            seen[part.data_ptr()] = part.numel() * part.element_size()
+    return sum(seen.values())
+
+
+def read_per_token(model):
+    """All weights, but of an embedding that is not the head as well, a row."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = getattr(head, "weight", None) is embedding.weight
+    return tensor_bytes(model) - (0 if tied else tensor_bytes(embedding))
+
+
+class HuggingFaceEngine:
+    """`generate` of transformers, its steps seen through a stopping criterion that never stops."""
+
+    def __init__(self, model, kv_item_bytes, conditions):
+        self.model = model
+        self.kv_item_bytes = kv_item_bytes
+        self.conditions = conditions
+
+    @property
+    def weight_bytes(self):
+        return read_per_token(self.model)
+
+    def generate(self, prompts, new_tokens, tick):
+        ids = torch.tensor(prompts)
+
+        def step(ids, scores, **_):
+            tick()
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+        with torch.inference_mode():
+            out = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                stopping_criteria=[step],
+                do_sample=False,
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                pad_token_id=0,
+            )
+        return out[:, ids.shape[1] :].tolist()
+
+    def own(self):
+        return {}

@@ -1,0 +1,102 @@
+"""OpenVINO GenAI: exported and compressed by optimum-intel, as its own documentation has it."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import openvino
+import openvino_genai
+
+FILE = "openvino_model.xml"
+
+
+def versions():
+    return {"openvino": openvino.__version__, "openvino-genai": openvino_genai.__version__}
+
+
+def prepare(checkpoint, folder, options):
+    from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
+
+    settings = {"bits": options["bits"], "sym": options["sym"]}
+    if options["bits"] == 4:
+        settings.update(group_size=options["group_size"], ratio=1.0)
+    model = OVModelForCausalLM.from_pretrained(
+        checkpoint,
+        export=True,
+        compile=False,
+        quantization_config=OVWeightQuantizationConfig(**settings),
+    )
+    model.save_pretrained(folder)
+
+
+def load(folder, options, threads):
+    properties = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ATTENTION_BACKEND": "SDPA",
+    }
+    return Engine(openvino_genai.LLMPipeline(folder, "CPU", **properties), folder, properties)
+
+
+class Engine:
+    kv_item_bytes = 1  # the CPU plugin keeps keys and values in u8
+
+    def __init__(self, pipe, folder, properties):
+        self.pipe = pipe
+        self.folder = folder
+        self.metrics = None
+        self.batch = 1
+        self.conditions = {**properties, "kv_cache": "u8, the plugin's default"}
+
+    @property
+    def weight_bytes(self):
+        model = openvino.Core().read_model(Path(self.folder, FILE))
+        return sum(
+            op.get_byte_size()
+            for op in model.get_ops()
+            if op.get_type_name() == "Constant" and "embed_tokens" not in op.get_friendly_name()
+        )
+
+    def generate(self, prompts, new_tokens, tick):
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = config.min_new_tokens = new_tokens
+        config.ignore_eos, config.do_sample, config.apply_chat_template = True, False, False
+        ids = np.array(prompts, dtype=np.int64)
+        inputs = openvino_genai.TokenizedInputs(
+            openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids))
+        )
+        streamer = Ticker(tick) if len(prompts) == 1 else None
+        start = time.perf_counter()
+        result = self.pipe.generate(inputs, config, streamer)
+        self.metrics = result.perf_metrics
+        self.batch = len(prompts)
+        if streamer is None:  # the pipeline streams single sequences only: its own clock has it
+            raw = self.metrics.raw_metrics
+            at = start + raw.m_times_to_first_token[0] / 1e6  # from microseconds
+            tick(at)
+            for step in np.diff(raw.m_new_token_times):
+                at += step / 1e3  # from milliseconds
+                tick(at)
+        return [[int(token) for token in tokens] for tokens in result.tokens]
+
+    def own(self):
+        return {
+            "clock": "perf_metrics",
+            "first_token_s": self.metrics.get_ttft().mean / 1000,
+            # It divides the time of a step by the sequences of the batch.
+            "time_per_token_s": self.metrics.get_tpot().mean / 1000 * self.batch,
+        }
+
+
+class Ticker(openvino_genai.StreamerBase):
+    def __init__(self, tick):
+        super().__init__()
+        self.tick = tick
+
+    def write(self, token):
+        for _ in range(len(token) if isinstance(token, list) else 1):
+            self.tick()
+        return openvino_genai.StreamingStatus.RUNNING
+
+    def end(self):
+        pass

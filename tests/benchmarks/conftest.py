@@ -1,0 +1,81 @@
+"""The benchmarks are a package of the repository, not of the installed library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+NANO = ROOT / "examples" / "nano" / "model"
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Little models are slower with several threads, and much slower beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def nano() -> Path:
+    """The folder of the little trained model of the repository."""
+    return NANO
+
+
+@pytest.fixture
+def accuracy_row() -> Callable[..., dict[str, Any]]:
+    """A row of scores with some fields changed."""
+
+    def row(items: list[float] | None = None, **changed: Any) -> dict[str, Any]:
+        items = [1, 0, 1, 1] if items is None else items
+        return {
+            "kind": "accuracy",
+            "engine": "neuralchat_lite",
+            "variant": "int4-bf16",
+            "model": "tiny",
+            "model_sha256": "m",
+            "task": "gsm8k",
+            "metric": "acc",
+            "value": sum(items) / len(items),
+            "stderr": 0.1,
+            "count": len(items),
+            "items": items,
+            "data_sha256": "d",
+            "shots": 5,
+            "limit": None,
+            "conditions": {},
+        } | changed
+
+    return row
+
+
+@pytest.fixture
+def latency_row() -> Callable[..., dict[str, Any]]:
+    def row(samples: list[float], metric: str = "time_per_token_s", **changed: Any):
+        return {
+            "kind": "latency",
+            "engine": "neuralchat_lite",
+            "variant": "int4-bf16",
+            "model": "1b",
+            "shape_sha256": "s",
+            "prompt_sha256": "p",
+            "threads": 2,
+            "metric": metric,
+            "batch": 1,
+            "context": 32,
+            "unit": "s",
+            "samples": samples,
+            "round": 0,
+            "conditions": {},
+        } | changed
+
+    return row
