@@ -31,8 +31,12 @@ def check_name(name: Any) -> None:
 
 
 def open_engine(name: str, request: Request) -> Engine:
-    """Load a checkpoint into an engine. Raises ConfigError, EngineError or CheckpointError."""
+    """Load a checkpoint into an engine other than the native one.
+
+    Raises ConfigError, EngineError or CheckpointError.
+    """
     check_name(name)
+    assert name != NATIVE, "api opens it, by weights that are quantized or not"
     module, _, function = ENGINES[name].partition(":")
     engine: Engine = getattr(import_module(module), function)(request)
     return engine

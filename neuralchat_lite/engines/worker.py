@@ -7,6 +7,7 @@ of neuralchat_lite. `remote.RemoteDecoder` holds the other end of its pipes.
 from __future__ import annotations
 
 import base64
+import inspect
 import sys
 from importlib import metadata
 from typing import Any
@@ -15,7 +16,7 @@ from serving import serve  # beside this script
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 # Names of WeightOnlyQuantConfig -> those of the engine.
-QBITS_WEIGHTS = {"int4": "int4_clip", "int4_fullrange": "int4_fullrange", "int8": "int8"}
+QBITS_WEIGHTS = {"int4": "int4_clip", "int8": "int8"}
 IPEX_WEIGHTS = {"int4": "INT4", "int8": "INT8"}
 IPEX_COMPUTE = {"fp32": "NONE", "bf16": "BF16", "int8": "INT8"}
 IPEX_SCHEMES = {"sym": "SYMMETRIC", "asym": "ASYMMETRIC"}
@@ -81,7 +82,8 @@ def checkpoint_config(folder: str, rope: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if not hasattr(config, "rope_parameters"):
+    # Not whether it has rope_parameters: old versions keep keys that they do not know.
+    if "rope_theta" in inspect.signature(type(config).__init__).parameters:
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
         config.rope_theta = rope["rope_theta"]
         plain = scaling["rope_type"] == "default"

@@ -11,9 +11,11 @@ import torch
 import neuralchat_lite as ncl
 from neuralchat_lite.engines.engine import quantized_precision, weight_bytes
 from neuralchat_lite.engines.environments import ROOT_VARIABLE
-from neuralchat_lite.engines.itrex import HONOURED
+from neuralchat_lite.engines.itrex import HONOURED, open_itrex
 from neuralchat_lite.errors import ConfigError, EngineError
 from neuralchat_lite.weights.checkpoint import open_checkpoint
+
+from .conftest import request_for
 
 PROMPT = "Once upon a time"
 
@@ -103,8 +105,9 @@ def test_what_an_engine_cannot_honour_is_refused_by_name(
 def test_an_engine_that_is_not_installed_says_what_to_run(
     stories: Path, no_environments: Path, engine: str
 ) -> None:
+    config = {"weight_dtype": "int8", "compute_dtype": "fp32"}
     with pytest.raises(EngineError, match=rf"run `neuralchat-lite engines setup {engine}` \(.* GB"):
-        ncl.load(stories, engine=engine)
+        ncl.load(stories, config, engine=engine)
 
 
 def test_a_quantized_folder_is_refused_by_other_engines(stories: Path, tmp_path: Path) -> None:
@@ -135,3 +138,16 @@ def test_bytes_of_quantized_weights_are_counted_one_by_one(stories: Path) -> Non
         elif spec.role == "lm_head":
             floats += rows * cols
     assert weight_bytes(architecture, precision) == nibbles // 2 + 4 * scales + 4 * floats
+
+
+def test_itrex_is_refused_a_context_beyond_a_sliding_window(windowed_model: Path) -> None:
+    asked = {"compute_dtype": "fp32"}
+    with pytest.raises(ConfigError, match=r"exceeds the window of 8: load with context_length=8"):
+        open_itrex(request_for(windowed_model, asked=asked, context_length=9))
+
+
+@pytest.mark.parametrize("kind", [("int4", "fp32"), ("int8", "int8")])
+def test_itrex_is_refused_groups_that_are_not_full(stories: Path, kind: tuple[str, str]) -> None:
+    config = dict(zip(("weight_dtype", "compute_dtype"), kind, strict=True))
+    with pytest.raises(ConfigError, match=r"no multiple of 32, and .*down_proj.weight has 172"):
+        ncl.load(stories, config, engine="itrex")
