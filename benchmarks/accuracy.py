@@ -1,7 +1,7 @@
 """What quantizing costs: every engine's scores on the same items, to be compared one by one.
 
-python -m benchmarks.accuracy MODEL --out RUN.jsonl
-python -m benchmarks.accuracy MODEL --out RUN.jsonl --data DIR --limit 200 --tasks gsm8k,nano
+python -m benchmarks accuracy MODEL -o RUN.jsonl
+python -m benchmarks accuracy MODEL -o RUN.jsonl --data DIR --limit 200 --tasks gsm8k,nano
 
 A model is opened once for each variant and asked every measure. What fails becomes a row that
 says so, and the rest goes on; what the file holds already is not measured again.
@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -27,11 +24,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks import results
+from benchmarks import machine, results
 from benchmarks.accuracy_variants import REFERENCE, Variant, chosen, conditions_of, open_variant
 from benchmarks.measures import MEASURES, Asked
 from benchmarks.summary import LEADERBOARD
 from neuralchat_lite.errors import ConfigError, NeuralchatError
+from neuralchat_lite.kernels import native
 from neuralchat_lite.weights.checkpoint import open_checkpoint
 from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import digest_of, identify
@@ -39,7 +37,6 @@ from neuralchat_lite.weights.identity import digest_of, identify
 console = Console(stderr=True)
 DEFAULT_TASKS = ",".join(LEADERBOARD)
 DEFAULT_VARIANTS = "neuralchat_lite,transformers:bf16"
-PACKAGES = ("neuralchat_lite", "torch", "transformers", "lm_eval", "datasets", "numpy", "scipy")
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -116,6 +113,7 @@ def measure(
                 )
         except Exception as error:
             failed(f"accuracy: {task}", error)
+    opened.close()
     del opened
     gc.collect()
 
@@ -135,39 +133,22 @@ def is_measured(
 
 
 def run_row(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Where and with what a run was made."""
-    from neuralchat_lite.kernels import cpu, native
-
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    """Where and with what a run is made."""
+    versions = machine.versions()
+    for package in ("lm_eval", "datasets", "scipy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
-            continue
-    machine = {
-        "cpu": cpu.cpu_model(),
-        "isa": native.isa().value,
-        "threads": int(native.threads().value),
-    }
+            versions[package] = "not installed"
     return {
         "kind": "run",
-        "run_id": uuid.uuid4().hex,
+        "run_id": uuid.uuid4().hex[:12],
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine,
+        "machine": machine.describe(int(native.threads().value)),
         "versions": versions,
-        "commit": commit(),
+        "commit": machine.commit(),
         "arguments": arguments,
     }
-
-
-def commit() -> str | None:
-    """Of the checkout that this file lies in; None where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def checked_tasks(names: str) -> list[str]:
@@ -183,7 +164,9 @@ def checked_tasks(names: str) -> list[str]:
 
 def accuracy_command(
     models: Annotated[list[str], typer.Argument(help="model folders or hub names")],
-    out: Annotated[Path, typer.Option(help="results file; what it holds is not measured again")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="results; what they hold is not measured again")
+    ],
     tasks: Annotated[str, typer.Option(help=f"some of: {', '.join(MEASURES)}")] = DEFAULT_TASKS,
     variants: Annotated[
         str, typer.Option(help="engines, or engine:variant, with commas between")
@@ -211,10 +194,10 @@ def accuracy_command(
         "limit": limit,
         "tokens": tokens,
     }
-    skip = results.done(results.read(out)) if out.exists() else set()
+    skip = results.done(results.read(output)) if output.exists() else set()
 
     def write(row: dict[str, Any]) -> None:
-        results.append(out, row)
+        results.append(output, row)
 
     write(run_row(arguments))
     try:
@@ -242,16 +225,5 @@ def accuracy_command(
                         context_length=context_length,
                     )
     except KeyboardInterrupt:
-        console.print(f"interrupted: {out} keeps what was measured; the same command goes on")
-        raise typer.Exit(130) from None
-
-
-def main() -> None:
-    try:
-        typer.run(accuracy_command)
-    except NeuralchatError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+        console.print(f"interrupted: {output} keeps what was measured; the same command goes on")
+        raise

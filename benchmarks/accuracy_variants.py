@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ from neuralchat_lite.errors import ConfigError
 
 @dataclass(frozen=True)
 class Variant:
-    """options: what the engine is opened with, besides the model"""
+    """options: of `neuralchat_lite.load`"""
 
     engine: str
     name: str
@@ -27,13 +25,15 @@ def native(name: str, **options: Any) -> Variant:
     return Variant("neuralchat_lite", name, options)
 
 
+def weights(weight_dtype: str, **options: Any) -> dict[str, Any]:
+    """What `load` takes; an engine has its own values for what is not said here."""
+    return {"quantization_config": {"weight_dtype": weight_dtype, **options}}
+
+
 def quantized(weight_dtype: str, group_size: int, compute_dtype: str = "bf16") -> Variant:
-    config = {"weight_dtype": weight_dtype, "group_size": group_size}
     group = "" if group_size == 32 else f"-g{group_size}"  # 32 is the library's default
-    return native(
-        f"{weight_dtype}{group}-{compute_dtype}",
-        quantization_config={**config, "compute_dtype": compute_dtype},
-    )
+    options = weights(weight_dtype, group_size=group_size, compute_dtype=compute_dtype)
+    return native(f"{weight_dtype}{group}-{compute_dtype}", **options)
 
 
 VARIANTS: tuple[Variant, ...] = (
@@ -45,16 +45,18 @@ VARIANTS: tuple[Variant, ...] = (
     quantized("int4", 128),
     quantized("int4", 32, "fp32"),
     quantized("int4", 32, "int8"),
-    Variant("transformers", "fp32", {"dtype": "fp32"}),
-    Variant("transformers", "bf16", {"dtype": "bf16"}),
+    Variant("transformers", "fp32", {"engine": "torch", "dtype": "fp32"}),
+    Variant("transformers", "bf16", {"engine": "torch", "dtype": "bf16"}),
+    Variant("ipex", "bf16", {"engine": "ipex", "dtype": "bf16"}),
+    Variant("ipex", "int8", {"engine": "ipex", **weights("int8")}),
+    Variant("ipex", "int4", {"engine": "ipex", **weights("int4")}),
+    Variant("itrex", "int8-int8", {"engine": "itrex", **weights("int8", compute_dtype="int8")}),
+    Variant("itrex", "int4-int8", {"engine": "itrex", **weights("int4", compute_dtype="int8")}),
+    Variant("itrex", "int4-fp32", {"engine": "itrex", **weights("int4", compute_dtype="fp32")}),
 )
+# Of a model's report, what says nothing about its scores.
+NO_CONDITIONS = ("folder", "model_type", "chat_template", "load_s")
 REFERENCE = VARIANTS[0]  # whose next-token distributions the others' are compared with
-
-# engine -> "module:function" that opens a model with a variant's options, as a `Model`
-OPENERS = {
-    "neuralchat_lite": "neuralchat_lite.api:load",
-    "transformers": "benchmarks.transformers_decoder:load_transformers",
-}
 
 
 def chosen(names: str) -> tuple[Variant, ...]:
@@ -77,21 +79,10 @@ def chosen(names: str) -> tuple[Variant, ...]:
 
 
 def open_variant(variant: Variant, model: str, context_length: int | None) -> ncl.Model:
-    module, _, function = OPENERS[variant.engine].partition(":")
-    opener: Callable[..., ncl.Model] = getattr(importlib.import_module(module), function)
-    return opener(model, context_length=context_length, **variant.options)
+    """Raises what `neuralchat_lite.load` raises."""
+    return ncl.load(model, context_length=context_length, **variant.options)
 
 
 def conditions_of(model: ncl.Model) -> dict[str, Any]:
-    """How this model computes: precision, kernels, threads."""
-    if getattr(model.decoder, "kernels", None) is not None:
-        report = model.report()
-        names = ("compute_dtype", "weights", "kernels", "isa", "threads", "context_length")
-        return {name: report[name] for name in names}
-    import torch
-
-    return {
-        "dtype": str(getattr(getattr(model.decoder, "model", None), "dtype", "unknown")),
-        "threads": torch.get_num_threads(),
-        "context_length": model.decoder.context_length,
-    }
+    """How this model computes: engine, precision, kernels, threads, versions, flags."""
+    return {name: value for name, value in model.report().items() if name not in NO_CONDITIONS}

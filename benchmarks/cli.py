@@ -190,6 +190,7 @@ def clean() -> None:
 LATER = {
     "accuracy": ("benchmarks.accuracy:accuracy_command", "Score variants on the same items."),
     "compare": ("benchmarks.compare:compare_command", "Compare variants with a baseline."),
+    "agreement": ("benchmarks.agreement:agreement_command", "Hold ours against lm_eval's own."),
     "report": ("benchmarks.report:report_command", "Write results as one file, table and page."),
 }
 

@@ -8,7 +8,6 @@ there is no answer, and `compare` says so instead of giving one.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import typer
 from benchmarks import results
 from benchmarks.paired import Paired, compare_items
 from benchmarks.results import ResultsError, Row
-from neuralchat_lite.errors import NeuralchatError
 
 BASELINE = "transformers:bf16"
 NOT_A_MEAN = {"kl_p99"}  # whose items say nothing about the error of the value
@@ -137,7 +135,7 @@ def accuracy_table(found: Sequence[Comparison]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for one in found:
         if one.kind == "accuracy":
-            values = (f"{one.before:.4f}", f"{one.after:.4f}")
+            values = (f"{one.before:.4g}", f"{one.after:.4g}")
             cells = (*one.subject, one.variant, *values, *paired_cells(one.paired))
             yield f"| {' | '.join(map(str, cells))} |"
 
@@ -147,8 +145,8 @@ def paired_cells(paired: Paired | None) -> tuple[str, str, str, str]:
     if paired is None:
         return "", "", "", ""
     return (
-        f"{paired.difference:+.4f}",
-        f"{paired.low:+.4f} to {paired.high:+.4f}",
+        f"{paired.difference:+.3g}",
+        f"{paired.low:+.3g} to {paired.high:+.3g}",
         "" if paired.lost is None else f"-{paired.lost} +{paired.won}",
         "" if paired.p is None else f"{paired.p:.2g}",
     )
@@ -180,14 +178,3 @@ def compare_command(
     for kind, table in TABLES.items():
         if any(one.kind == kind for one in found):
             print("\n".join(table(found)), end="\n\n")
-
-
-def main() -> None:
-    try:
-        typer.run(compare_command)
-    except NeuralchatError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,15 +11,18 @@ and sequences are computed one after the other.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lm_eval import utils
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from torch import Tensor
+from tqdm import tqdm
 
 import neuralchat_lite as ncl
 from neuralchat_lite.chat import common_prefix
@@ -139,10 +142,18 @@ class NeuralchatLM(TemplateLM):
             add_special_tokens = not starts_so
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        # Bars are for people: into a file they are thousands of lines.
+        quiet = disable_tqdm or not sys.stderr.isatty()
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=quiet)
+        return answers
+
     def _loglikelihood_tokens(
         self,
         requests: list[tuple[Any, list[int], list[int]]],
-        disable_tqdm: bool = False,
+        disable_tqdm: bool = True,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         """(log-probability, whether greedy decoding writes it) of each continuation."""
@@ -150,7 +161,7 @@ class NeuralchatLM(TemplateLM):
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         before: tuple[list[int], int] | None = None
         log_probs = torch.empty(0)
-        for index in order:
+        for index in tqdm(order, desc="log-likelihoods", disable=disable_tqdm):
             request, context, continuation = requests[index]
             count = len(continuation)
             if not 0 < count <= self.max_length:

@@ -28,7 +28,7 @@ VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid"}
 SERIES = [f"#0a000{number}" for number in range(1, 9)]
 VARIABLES |= {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)}
 MARKS = "osD^vPX*"
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "svg.hashsalt": "neuralchat_lite",  # the same picture has the same bytes
     "font.family": "sans-serif",
@@ -107,15 +107,15 @@ def svg_of(figure: Figure) -> str:
 def apart(places: Sequence[float], gap: float) -> list[float]:
     """Places between 0 and 1 moved so that neighbours are `gap` apart, and none leaves 0 to 1
     as long as there is room."""
-    order = sorted(range(len(places)), key=places.__getitem__)
+    order = sorted(range(len(places)), key=lambda index: places[index])
     moved: list[float] = []
     for index in order:
         lowest = moved[-1] + gap if moved else 0.0
         moved.append(max(places[index], lowest))
     highest = 1.0
-    for place in reversed(range(len(moved))):
-        moved[place] = min(moved[place], highest)
-        highest = moved[place] - gap
+    for rank in reversed(range(len(moved))):
+        moved[rank] = min(moved[rank], highest)
+        highest = moved[rank] - gap
     found = [0.0] * len(places)
     for index, place in zip(order, moved, strict=True):
         found[index] = place
@@ -217,8 +217,8 @@ def over_context(speed: Sequence[Speed], styles: Styles, what: str, unit: str) -
         return None
     contexts = sorted({one.context for one in speed})
     with picture(3.6) as (figure, axes, made):
-        for label, values in lines.items():
-            xs, middle, low, high = zip(*sorted(values), strict=True)
+        for label, line in lines.items():
+            xs, middle, low, high = zip(*sorted(line), strict=True)
             colour = styles.colour(label)
             axes.plot(xs, middle, color=colour, marker=styles.mark(label), markersize=5,
                       linewidth=1.4)  # fmt: skip
@@ -232,7 +232,7 @@ def over_context(speed: Sequence[Speed], styles: Styles, what: str, unit: str) -
         axes.set_xlabel("tokens of context" if what == "step" else "tokens of prompt")
         axes.set_ylabel(unit)
         axes.grid(True)
-        ends = [max(values)[:2] for values in lines.values()]
+        ends = [max(line)[:2] for line in lines.values()]
         label_points(
             axes, figure, ends, list(map(short, lines)), [styles.colour(label) for label in lines]
         )

@@ -1,6 +1,6 @@
 """A run as one picture of where everybody stands: raw samples, a Markdown table, one HTML page.
 
-python -m benchmarks.report RUN.jsonl [MORE.jsonl] --out FOLDER
+python -m benchmarks report RUN.jsonl [MORE.jsonl] -o FOLDER
 
 results.jsonl has every row of every file; report.md and report.html tell the same numbers. The
 page needs nothing from elsewhere. A number without its conditions is none, so both begin with
@@ -10,7 +10,6 @@ machine, versions and commit, and say when the machine was busy.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,8 @@ from benchmarks import results, summary
 from benchmarks.compare import compare, label, merge_rounds, paired_cells
 from benchmarks.paired import wilson
 from benchmarks.results import ResultsError, Row
-from neuralchat_lite.errors import NeuralchatError
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-BUSY = 0.15  # spread of the bandwidth probes, (largest - smallest) / median
 TITLE = "Quantized inference on a CPU, measured"
 
 
@@ -150,21 +147,25 @@ def unique_runs(rows: Iterable[Row]) -> list[Row]:
 
 
 def told_value(value: Any) -> str:
+    if isinstance(value, int) and value >= 10**9:
+        return f"{value / 1e9:.1f}e9"
     if isinstance(value, list):
         return " ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in value)
     return str(value)
 
 
 def warnings(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
-    found = []
-    if probes is not None:
-        spread = (max(probes.values) - min(probes.values)) / probes.median
-        if spread > BUSY:
-            found.append(
-                f"The machine was busy: its bandwidth varied by {spread:.0%} between measurements. "
-                "Ratios of single figures are not to be trusted."
-            )
-    return found
+    """What speaks against the measurements of time."""
+    from benchmarks.machine import busy_warnings
+
+    if probes is None:
+        return []
+    steal = max(row.get("steal_share", 0.0) for row in rows if row["kind"] == "probe")
+    before = [run["machine"] for run in unique_runs(rows)]
+    load = max((machine.get("load_average", [0.0])[0] for machine in before), default=0.0)
+    cpus = max((machine.get("logical_cpus") or 1 for machine in before), default=1)
+    found = busy_warnings(probes.values, steal, load, cpus)
+    return [f"{text[0].upper()}{text[1:]}." for text in found]
 
 
 # ---- sections ----
@@ -252,9 +253,9 @@ def speed_table(speeds: Sequence[summary.Speed], bandwidth: float | None) -> Tab
                 f"{one.step.median * 1000:.2f}",
                 f"{one.step.quantile(0.9) * 1000:.2f}",
                 str(len(one.step.values)),
-                told(one.first_token and one.first_token.median, 3),
-                told(one.prefill and one.prefill.median, 1),
-                told(one.bytes_per_step and one.bytes_per_step / 1e9, 3),
+                told(median(one.first_token), 3),
+                told(median(one.prefill), 1),
+                told(scaled(one.bytes_per_step, 1e9), 3),
                 told(one.roofline_share(bandwidth), 2),
             )
             for one in ordered
@@ -281,6 +282,10 @@ def scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
 
+def median(samples: summary.Samples | None) -> float | None:
+    return None if samples is None else samples.median
+
+
 def told(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
@@ -299,7 +304,8 @@ def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None)
     section.tables += [score_table(own, model), conditions_table(own)]
     if baseline is None or not any(label(row) == baseline for row in own):
         return section
-    found = compare(own, baseline)
+    order = list(dict.fromkeys((row["task"], row["metric"]) for row in own))
+    found = sorted(compare(own, baseline), key=lambda one: order.index(one.subject[1:]))
     drawn = [
         (one.subject[1], one.variant, *(100 * v for v in (p.difference, p.low, p.high)))
         for one in found
@@ -317,8 +323,8 @@ def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None)
                 (
                     *map(str, one.subject[1:]),
                     one.variant,
-                    f"{one.before:.4f}",
-                    f"{one.after:.4f}",
+                    f"{one.before:.4g}",
+                    f"{one.after:.4g}",
                     *paired_cells(one.paired),
                 )
                 for one in found
@@ -336,19 +342,27 @@ def score_table(rows: Sequence[Row], model: str) -> Table:
     lines: list[tuple[str, ...]] = []
     if (known := summary.published(model)) is not None:
         cells = [told(known.get(task), 2) for task, *_ in columns]
-        lines.append(("published", mean_of_six(known), *cells))
+        lines.append(("published", *mean_of_six(known, columns), *cells))
     for name in dict.fromkeys(map(label, rows)):
         own = {(r["task"], r["metric"], r["shots"]): r for r in rows if label(r) == name}
-        mean = mean_of_six({task: 100 * row["value"] for (task, *_), row in own.items()})
-        lines.append((name, mean, *(score(own.get(column)) for column in columns)))
-    return Table(("engine:variant", "mean of the six", *heads), lines)
+        values = {task: 100 * row["value"] for (task, *_), row in own.items()}
+        mean = mean_of_six(values, columns)
+        lines.append((name, *mean, *(score(own.get(column)) for column in columns)))
+    return Table(("engine:variant", *mean_of_six(None, columns), *heads), lines)
 
 
-def mean_of_six(scores: Mapping[str, float]) -> str:
-    """The leaderboard's average, where all of its tasks are there."""
+def mean_of_six(
+    scores: Mapping[str, float] | None, columns: Iterable[tuple[str, str, int]]
+) -> tuple[str, ...]:
+    """A cell with the leaderboard's average (its head without scores), where all of its tasks are
+    among the columns; else no cell."""
+    if not set(summary.LEADERBOARD) <= {task for task, *_ in columns}:
+        return ()
+    if scores is None:
+        return ("mean of the six",)
     if not set(summary.LEADERBOARD) <= set(scores):
-        return ""
-    return f"{fmean(scores[task] for task in summary.LEADERBOARD):.2f}"
+        return ("",)
+    return (f"{fmean(scores[task] for task in summary.LEADERBOARD):.2f}",)
 
 
 def conditions_table(rows: Sequence[Row]) -> Table:
@@ -390,13 +404,13 @@ def failures(rows: Sequence[Row]) -> Section:
 
 def report_command(
     files: Annotated[list[Path], typer.Argument(help="results files")],
-    out: Annotated[Path, typer.Option(help="folder to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
     baseline: Annotated[str | None, typer.Option(help="engine:variant of reference")] = None,
 ) -> None:
     """Write results.jsonl, report.md and report.html."""
     rows = [row for file in files for row in results.read(file)]
     report = build(rows, baseline)
-    out.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     files_written = {
         "results.jsonl": "".join(f"{line}\n" for line in lines),
@@ -404,16 +418,5 @@ def report_command(
         "report.html": report.html(),
     }
     for name, text in files_written.items():
-        (out / name).write_text(text, encoding="utf-8")
-        print(out / name)
-
-
-def main() -> None:
-    try:
-        typer.run(report_command)
-    except NeuralchatError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+        (output / name).write_text(text, encoding="utf-8")
+        print(output / name)

@@ -49,11 +49,14 @@ class ReferenceDecoder:
     def new_cache(self, capacity: int = 256) -> ReferenceCache:
         return ReferenceCache()
 
-    def forward(self, ids: Sequence[int] | Tensor, cache: ReferenceCache) -> Tensor:
-        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab]."""
+    def forward(
+        self, ids: Sequence[int] | Tensor, cache: ReferenceCache, *, all_logits: bool = False
+    ) -> Tensor:
+        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab], or of
+        each, [len(ids), vocab], with `all_logits`."""
         ids = torch.as_tensor(ids)
         check_ids(ids, cache.length, self.context_length, self.architecture)
-        logits = self.step(ids.tolist(), cache.positions, cache.length)
+        logits = self.step(ids.tolist(), cache.positions, cache.length, all_logits)
         cache.length += len(ids)
         return logits
 

@@ -63,8 +63,11 @@ class RemoteDecoder:
     def new_cache(self, capacity: int = 256) -> RemoteCache:
         return RemoteCache(next(self.numbers), self.dropped)
 
-    def forward(self, ids: Sequence[int] | Tensor, cache: RemoteCache) -> Tensor:
-        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab].
+    def forward(
+        self, ids: Sequence[int] | Tensor, cache: RemoteCache, *, all_logits: bool = False
+    ) -> Tensor:
+        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab], or of
+        each, [len(ids), vocab], with `all_logits`.
 
         Raises EngineError as `Worker.call` does.
         """
@@ -78,10 +81,12 @@ class RemoteDecoder:
             length=cache.length,
             ids=ids.tolist(),
             drop=drop,
+            all_logits=all_logits,
         )
         cache.length += len(ids)
         logits = np.frombuffer(base64.b64decode(reply["logits"]), dtype=np.float32)
-        return torch.from_numpy(logits.copy())
+        found = torch.from_numpy(logits.copy())
+        return found.view(len(ids), -1) if all_logits else found
 
     def bytes_per_token(self, context: int) -> int:
         return self.weight_bytes + cache_bytes(self.architecture, context, self.cache_dtype)

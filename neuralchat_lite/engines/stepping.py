@@ -57,8 +57,13 @@ class Stepper:
         names = ("logits_to_keep", "num_logits_to_keep")
         self.last_only = {name: 1 for name in names if name in parameters}
 
-    def __call__(self, ids: Sequence[int], positions: Positions, length: int) -> torch.Tensor:
-        """Feed ids after the first `length` positions; fp32 logits of the last token, [vocab]."""
+    def __call__(
+        self, ids: Sequence[int], positions: Positions, length: int, all_logits: bool = False
+    ) -> torch.Tensor:
+        """Feed ids after the first `length` positions.
+
+        Returns the fp32 logits of the last token, [vocab], or of each, [len(ids), vocab].
+        """
         positions.settle(length)
         with torch.no_grad():
             output = self.model(
@@ -66,8 +71,8 @@ class Stepper:
                 attention_mask=torch.ones((1, length + len(ids)), dtype=torch.long),
                 use_cache=True,
                 **{self.cache_name: positions.kept},
-                **self.last_only,
+                **({} if all_logits else self.last_only),
             )
         positions.check(length + len(ids))
-        logits: torch.Tensor = output.logits[0, -1].float()
-        return logits
+        logits: torch.Tensor = output.logits[0].float()
+        return logits if all_logits else logits[-1]

@@ -59,11 +59,18 @@ class Session:
         self.step = Stepper(model.eval())
         return {"versions": versions(), "threads": torch.get_num_threads(), "flags": flags}
 
-    def forward(self, cache: int, length: int, ids: list[int], drop: list[int]) -> dict[str, Any]:
+    def forward(
+        self,
+        cache: int,
+        length: int,
+        ids: list[int],
+        drop: list[int],
+        all_logits: bool = False,
+    ) -> dict[str, Any]:
         """Feed ids after the first `length` positions of a cache, a new one when that is 0.
 
         drop: numbers of caches that nobody holds any more
-        Returns the logits of the last token, fp32, in base64.
+        Returns the logits of the last token, or of each with all_logits, fp32, in base64.
         """
         from stepping import Positions
 
@@ -73,7 +80,7 @@ class Session:
             self.caches[cache] = Positions()
         if cache not in self.caches:
             raise KeyError(f"there is no cache {cache}")
-        logits = self.step(ids, self.caches[cache], length).contiguous().numpy()
+        logits = self.step(ids, self.caches[cache], length, all_logits).contiguous().numpy()
         return {"logits": base64.b64encode(logits.tobytes()).decode("ascii")}
 
 

@@ -19,7 +19,7 @@ def test_scores_are_compared_item_by_item(accuracy_row):
     assert (found.before, found.after) == (0.75, 0.5)
     assert (found.paired.lost, found.paired.won) == (2, 1)
     (line,) = list(accuracy_table([found]))[2:]
-    assert "| neuralchat_lite:int4-bf16 | 0.7500 | 0.5000 | -0.2500 |" in line
+    assert "| neuralchat_lite:int4-bf16 | 0.75 | 0.5 | -0.25 |" in line
     assert "| -2 +1 | 1 |" in line
 
 

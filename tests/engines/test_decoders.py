@@ -70,6 +70,15 @@ def test_logits_are_the_native_ones_far_beyond_the_window(
         assert there.length == last
 
 
+def test_the_logits_of_all_tokens_are_the_native_ones(engine: Engine, windowed_model: Path) -> None:
+    native = native_fp32(windowed_model)
+    here, there = native.new_cache(), engine.decoder.new_cache()
+    for first, last in ((0, 5), (5, 6), (6, 41)):
+        want = native.forward(IDS[first:last], here, all_logits=True)
+        assert close_to(want, engine.decoder.forward(IDS[first:last], there, all_logits=True))
+        assert there.length == last
+
+
 def test_a_cache_that_went_back_goes_on_as_if_nothing_had_been_said(
     engine: Engine, windowed_model: Path
 ) -> None:
