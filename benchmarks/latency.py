@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import file_cache, machine, results
-from benchmarks.shapes import COMPLETE, checkpoint_digest, in_one_piece
+from benchmarks.shapes import COMPLETE, LITTER, checkpoint_digest, in_one_piece
 from benchmarks.variants import ENGINES, Variant
 from neuralchat_lite.engines import serving
 from neuralchat_lite.engines.process import Worker
@@ -302,7 +302,8 @@ class Bench:
         engine = ENGINES[variant.engine]
         count = str(self.threads)
         own = engine.environment is None
-        self.model.formats.mkdir(parents=True, exist_ok=True)
+        litter = self.model.formats / LITTER
+        litter.mkdir(parents=True, exist_ok=True)
         return Worker(
             [
                 str(self.python_of(variant.engine)),
@@ -320,7 +321,7 @@ class Bench:
                 "HF_HUB_OFFLINE": "1",
                 "PYTHONPATH": str(machine.ROOT) if own else None,
             },
-            folder=self.model.formats,
+            folder=litter,
         )
 
     def add_probe(self) -> None:

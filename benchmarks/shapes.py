@@ -42,6 +42,7 @@ MISTRAL: dict[str, Any] = {
 }
 FOLDER_VARIABLE = "NEURALCHAT_LITE_BENCHMARKS"
 SPECIAL_WORDS = ("<unk>", "<s>", "</s>")
+LITTER = "litter"  # where workers run: some engines leave files in their folder
 COMPLETE = "complete.json"  # written last: what the folder holds, and that it is whole
 
 
@@ -212,6 +213,7 @@ def remove_models(root: Path) -> int:
     for mark in sorted(root.glob(f"*/*/{COMPLETE}")):
         size += sum(path.stat().st_size for path in mark.parent.rglob("*") if path.is_file())
         shutil.rmtree(mark.parent)
+        shutil.rmtree(mark.parent.with_name(LITTER), ignore_errors=True)
     for leftover in sorted(root.glob("*/*.partial")):
         shutil.rmtree(leftover)
     for folder in sorted(root.glob("*/")):

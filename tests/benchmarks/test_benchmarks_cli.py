@@ -98,7 +98,7 @@ def test_the_list_names_every_engine_and_what_it_would_cost(
     assert run("list", monkeypatch) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ENGINES)
-    assert "not installed" in shown and "77 MB" in shown
+    assert "not installed" in shown and "160 MB" in shown
 
 
 def test_help_loads_no_heavy_package() -> None:

@@ -89,6 +89,7 @@ def test_cleaning_removes_our_models_alone(tmp_path: Path) -> None:
     others = tmp_path / "mine" / "model" / "weights"
     others.parent.mkdir(parents=True)
     others.write_bytes(b"x")
+    (folder.parent / shapes.LITTER / "left").mkdir(parents=True)
     assert shapes.remove_models(tmp_path) == size
     assert others.exists() and not folder.parent.exists()
 
