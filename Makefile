@@ -12,7 +12,7 @@ PIP_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-engines lint format docs notebooks bench-decode clean
+.PHONY: help demo test test-engines lint format docs notebooks bench-decode bench bench-quick clean
 
 help:
 	@echo "make demo          make an environment, install, and let the little model calculate"
@@ -23,6 +23,8 @@ help:
 	@echo "make docs          build the documentation into site/"
 	@echo "make notebooks     run the example notebooks and keep their outputs"
 	@echo "make bench-decode  decode a random 7B model and compare with the memory bandwidth (5 GB of disk)"
+	@echo "make bench         compare the engines that are set up, on the 1B shape and the little model"
+	@echo "make bench-quick   neuralchat_lite beside transformers in bf16, in some minutes"
 	@echo "make clean         remove the environment and build folders"
 
 $(VENV)/torch.stamp:
@@ -77,6 +79,20 @@ notebooks: $(VENV)/test.stamp
 
 bench-decode: $(VENV)/install.stamp
 	$(BIN)/python benchmarks/decode.py
+
+# Engines without an environment are left out: `python -m benchmarks setup ENGINE` makes one. What
+# was measured stays in bench/run.jsonl, and the next run goes on from there: remove it to begin anew.
+bench: $(VENV)/test.stamp
+	mkdir -p bench
+	$(BIN)/python -m benchmarks latency --minutes 30 $(if $(wildcard bench/run.jsonl),--resume,-o) bench/run.jsonl
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks accuracy examples/nano/model -o bench/run.jsonl \
+	  --limit 300 --tokens 4000 --tasks nano,perplexity/problems,divergence/problems
+	$(BIN)/python -m benchmarks report bench/run.jsonl -o bench/report
+
+bench-quick: $(VENV)/test.stamp
+	mkdir -p bench-quick
+	$(BIN)/python -m benchmarks latency --quick --minutes 3 $(if $(wildcard bench-quick/run.jsonl),--resume,-o) bench-quick/run.jsonl
+	$(BIN)/python -m benchmarks report bench-quick/run.jsonl -o bench-quick/report
 
 clean:
 	rm -rf $(VENV) build site
