@@ -150,7 +150,7 @@ def load(
     model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
     *,
-    adapters: Adapters = (),
+    adapters: Adapters | None = (),
     engine: str = NATIVE,
     compute_dtype: Any = None,
     dtype: Any = None,
@@ -201,7 +201,7 @@ def load(
     weights: Checkpoint | MergedCheckpoint | PackedModel
     if is_packed(folder):
         refuse_engine_of_quantized(folder, engine)
-        refuse_adapters_of_quantized(folder, adapters)
+        refuse_adapters_of_quantized(folder, tuned)
         refuse_dtype_of_quantized(folder, dtype)
         weights = open_packed(folder)
         config = agreed_config(weights.config, asked, folder)
@@ -235,7 +235,7 @@ def quantize(
     quantization_config: QuantizationOptions = None,
     output: str | os.PathLike[str] | None = None,
     *,
-    adapters: Adapters = (),
+    adapters: Adapters | None = (),
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -281,7 +281,7 @@ def merge(
         raise ConfigError("merge needs at least one adapter, got none: give a folder or a hub name")
     require_empty(Path(output))
     found = resolve(model, revision, token)
-    refuse_adapters_of_quantized(found.folder, adapters)
+    refuse_adapters_of_quantized(found.folder, tuned)
     source, _ = open_source(found, tuned)
     assert isinstance(source, MergedCheckpoint)
     return write_merged(source, Path(output), progress)
@@ -309,7 +309,7 @@ def options_of(config: Any) -> dict[str, Any] | None:
     )
 
 
-def refuse_adapters_of_engine(engine: str, adapters: Adapters) -> None:
+def refuse_adapters_of_engine(engine: str, adapters: Adapters | None) -> None:
     if adapters and engine != NATIVE:
         raise ConfigError(
             f"engine {engine!r} reads a checkpoint from its folder, and adapters are merged in "

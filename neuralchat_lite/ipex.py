@@ -9,11 +9,9 @@ are given, so that a script does not believe it computes in another precision th
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.quantization.config import suggestion
 
 if TYPE_CHECKING:
     import torch
@@ -61,17 +59,13 @@ def optimize(
     Raises ConfigError for a model of another library, another dtype than the model's, and for
     unknown switches.
     """
+    from neuralchat_lite.transformers.auto import check_names
     from neuralchat_lite.transformers.modeling import NativeForCausalLM
 
-    valid = sorted((*WITHOUT_EFFECT, *REFUSED, "dtype"))
-    for name, value in switches.items():
-        if name in REFUSED and value is not None:
-            raise ConfigError(f"{name} {REFUSED[name]}")
-        if name not in valid:
-            raise ConfigError(
-                f"{name!r} is not an argument of optimize{suggestion(name, valid)}: expected one "
-                f"of {', '.join(valid)}"
-            )
+    for name, why in REFUSED.items():
+        if switches.get(name) is not None:
+            raise ConfigError(f"{name} {why}")
+    check_names("optimize", switches, ("dtype", *REFUSED), WITHOUT_EFFECT)
     if not isinstance(model, NativeForCausalLM):
         raise ConfigError(
             f"optimize was given a {type(model).__module__}.{type(model).__name__}: load the model "
@@ -82,9 +76,6 @@ def optimize(
             f"the model computes in {model.dtype}, not in {dtype}: load it with "
             f"from_pretrained(..., dtype={dtype}), or with that compute_dtype when it is quantized"
         )
-    idle = sorted(WITHOUT_EFFECT & switches.keys())
-    if idle:
-        warnings.warn(f"these arguments have no effect here: {', '.join(idle)}", stacklevel=2)
     return model
 
 

@@ -24,16 +24,19 @@ from neuralchat_lite.weights.packed import PackedModel, is_packed
 
 log = logging.getLogger(__name__)
 
-Adapters = Sequence[str | os.PathLike[str]]
+Adapters = Sequence[str | os.PathLike[str] | Resolved]
 
 
-def resolve_adapters(adapters: Adapters, token: str | None) -> list[Resolved]:
+def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any) -> list[Resolved]:
+    """where: `cache_dir` and `local_files_only` of `hub.resolve`"""
+    if adapters is None:
+        return []
     if isinstance(adapters, str | os.PathLike) or not isinstance(adapters, Sequence):
         raise ConfigError(
             f"adapters must be a list of folders or hub names, got {adapters!r}: write it as "
             f"[{str(adapters)!r}]"
         )
-    return [resolve(adapter, None, token, kind=ADAPTER) for adapter in adapters]
+    return [resolve(adapter, None, token, kind=ADAPTER, **where) for adapter in adapters]
 
 
 def merged_adapters(weights: Checkpoint | MergedCheckpoint | PackedModel) -> tuple[str, ...]:
@@ -47,7 +50,7 @@ def merged_adapters(weights: Checkpoint | MergedCheckpoint | PackedModel) -> tup
     )
 
 
-def refuse_adapters_of_quantized(folder: Path, adapters: Adapters) -> None:
+def refuse_adapters_of_quantized(folder: Path, adapters: Sequence[Any]) -> None:
     if adapters and is_packed(folder):
         raise ConfigError(
             f"adapters are merged before quantizing, and {folder} is quantized: give the original "

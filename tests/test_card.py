@@ -15,7 +15,9 @@ import pytest
 import torch
 import transformers
 
-from .transformers.conftest import NANO, write_dequantized
+from benchmarks.agreement import write_dequantized
+
+from .transformers.conftest import NANO
 
 CARD = Path(__file__).parent / "card"
 EXAMPLE = Path(__file__).parents[1] / "examples/migrate_from_itrex.py"
@@ -102,7 +104,8 @@ def test_the_quantized_snippet_prints_what_transformers_prints_on_dequantized_we
     environment = stand_in(shared_data / "models/stories260K")
     found = ids_of(with_imports(snippet, OURS), environment)
     [entry] = Path(environment["NEURALCHAT_LITE_CACHE"]).glob(f"[!.]*-{weight_dtype}-*")
-    dequantized = write_dequantized(entry, tmp_path / "plain")
+    dequantized = tmp_path / "plain"
+    write_dequantized(entry, dequantized)
     plain = with_imports(snippet, THEIRS).replace("config = ", "# ")
     plain = plain.replace("quantization_config=config", "dtype='float32'")
     assert_same_until_a_tie(found, ids_of(plain, stand_in(dequantized)), dequantized)

@@ -26,7 +26,7 @@ def open_itrex(request: Request) -> RemoteEngine:
     if request.dtype is not None:
         raise ConfigError(
             f"engine {NAME!r} quantizes, and dtype={str(request.dtype)!r} means not to: give a "
-            " WeightOnlyQuantConfig, or use engine='ipex' or 'torch'"
+            "WeightOnlyQuantConfig, or use engine='ipex' or 'torch'"
         )
     precision = quantized_precision(
         NAME, DEFAULT if request.asked is None else request.asked, HONOURED

@@ -143,6 +143,8 @@ class Worker:
         if what is None:
             await_death(self.process, PATIENCE_SECONDS)
         self.finalizer()
+        if what is None and self.ended is not None:  # closed from another thread
+            return EngineError(self.ended)
         if what is None:
             what = f"died ({death(self.process.returncode)})"
         self.stderr_reader.join(PATIENCE_SECONDS)

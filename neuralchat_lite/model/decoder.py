@@ -128,6 +128,7 @@ class Decoder:
         fed = [torch.as_tensor(ids) for ids in batch]
         for ids, cache in zip(fed, caches, strict=True):
             check_ids(ids, cache.length, self.context_length, self.architecture)
+        fed = [ids.long() for ids in fed]  # bytes would index as a mask
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
         logits: list[list[Tensor]] = [[] for _ in fed]
@@ -223,10 +224,11 @@ def check_ids(ids: Tensor, length: int, context_length: int, arch: Architecture)
             f"token ids must be integers, got {ids.dtype}: give the ids of a tokenizer"
         )
     if length + len(ids) > context_length:
+        larger = f", or load with a larger context_length (this model allows {arch.max_positions})"
         raise PromptError(
             f"{length} tokens in the cache and {len(ids)} new ones exceed the context "
-            f"of {context_length}: shorten the prompt, or load with a larger "
-            f"context_length (this model allows {arch.max_positions})"
+            f"of {context_length}: shorten the prompt"
+            + (larger if context_length < arch.max_positions else "")
         )
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= arch.vocab_size:

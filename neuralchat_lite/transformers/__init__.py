@@ -23,12 +23,11 @@ if TYPE_CHECKING:
         StoppingCriteriaList,
         TextIteratorStreamer,
         TextStreamer,
-        pipeline,
         set_seed,
     )
 
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-    from neuralchat_lite.transformers.auto import AutoModelForCausalLM
+    from neuralchat_lite.transformers.auto import AutoModelForCausalLM, pipeline
     from neuralchat_lite.transformers.cache import NativeCache
     from neuralchat_lite.transformers.configs import (
         AutoRoundConfig,
@@ -73,6 +72,7 @@ HOMES = {
     "RtnConfig": "neuralchat_lite.transformers.configs",
     "TeqConfig": "neuralchat_lite.transformers.configs",
     "WeightOnlyQuantConfig": "neuralchat_lite.quantization.config",
+    "pipeline": "neuralchat_lite.transformers.auto",
 }
 
 

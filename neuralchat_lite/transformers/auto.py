@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.api import load
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import FLOATS, HALF, WeightOnlyQuantConfig, suggestion
+from neuralchat_lite.sources import resolve_adapters
 from neuralchat_lite.transformers.configs import LegacyConfig
 from neuralchat_lite.transformers.modeling import NativeForCausalLM, named_class
 from neuralchat_lite.weights.checkpoint import EMBEDDING, open_checkpoint
@@ -36,11 +37,15 @@ WITHOUT_EFFECT = frozenset(
         "max_memory",
         "offload_folder",
         "model_hub",
+        "offload_state_dict",
+        "resume_download",
+        "use_flash_attention_2",
     )
 )
-FOR_LOAD = ("adapters", "context_length", "threads")  # handed on to `load`
+FOR_LOAD = ("context_length", "threads")  # handed on to `load`
 HONOURED = (
     *FOR_LOAD,
+    "adapters",
     "cache_dir",
     "device_map",
     "dtype",
@@ -51,8 +56,19 @@ HONOURED = (
     "revision",
     "token",
     "torch_dtype",
+    "use_auth_token",  # what token was called once
 )
-CPU_MAPS = ("cpu", "auto", None)
+# Known to transformers, and meant: refused with what to do instead, unless they say nothing.
+REFUSED = {
+    "config": "change config.json in a copy of the folder",
+    "force_download": "download with huggingface_hub, and give the folder",
+    "generation_config": "set model.generation_config afterwards",
+    "output_loading_info": "model.native.report() says what was loaded",
+    "proxies": "set HTTPS_PROXY in the environment",
+    "subfolder": "give the folder itself",
+    "variant": "give a folder with model.safetensors",
+}
+CPU_MAPS = ("cpu", "auto", "None")
 SHORTHANDS = {"load_in_4bit": "int4", "load_in_8bit": "int8"}
 
 
@@ -80,25 +96,29 @@ class AutoModelForCausalLM:
         Switches of the old stack without a meaning are accepted with one warning. Raises
         ConfigError for others, and what `load` raises.
         """
-        check_names(options)
+        for name, remedy in REFUSED.items():
+            if options.pop(name, None):
+                raise ConfigError(f"{name} is not supported: {remedy}")
+        check_names("from_pretrained", options, HONOURED, WITHOUT_EFFECT)
         check_device(options.get("device_map"))
         config, dtype = config_of(options), dtype_of(options)
-        if config is not None and dtype is not None:
+        token = options.get("token") or options.get("use_auth_token")
+        where: dict[str, Any] = {
+            "cache_dir": options.get("cache_dir"),
+            "local_files_only": bool(options.get("local_files_only")),
+        }
+        found = resolve(pretrained_model_name_or_path, options.get("revision"), token, **where)
+        tuned = resolve_adapters(options.get("adapters"), token, **where)
+        weights: dict[str, Any] = {"quantization_config": config, "adapters": tuned}
+        if config is None and not is_packed(found.folder):
+            own = own_dtype(found.folder) if dtype == "auto" else dtype or "fp32"
+            weights = {"dtype": own, "adapters": tuned}
+        elif dtype not in (None, "auto"):
             warnings.warn(
                 f"dtype={dtype!r} has no effect beside a quantization: its compute_dtype is the "
                 "precision of the computation",
                 stacklevel=2,
             )
-        found = resolve(
-            pretrained_model_name_or_path,
-            options.get("revision"),
-            options.get("token"),
-            cache_dir=options.get("cache_dir"),
-            local_files_only=bool(options.get("local_files_only")),
-        )
-        weights: dict[str, Any] = {"quantization_config": config}
-        if config is None and not (is_packed(found.folder) and dtype is None):
-            weights = {"dtype": own_dtype(found.folder) if dtype == "auto" else dtype or "fp32"}
         more = {name: options[name] for name in FOR_LOAD if options.get(name) is not None}
         model = load(found, **weights, **more)
         if "context_length" not in more:
@@ -107,26 +127,29 @@ class AutoModelForCausalLM:
         return named_class(model.architecture.model_type)(model)
 
 
-def check_names(options: Mapping[str, Any]) -> None:
-    """Refuse what nobody knows; one warning for what has no effect."""
-    valid = sorted((*HONOURED, *WITHOUT_EFFECT))
+def check_names(
+    function: str, options: Mapping[str, Any], honoured: Iterable[str], idle: frozenset[str]
+) -> None:
+    """Refuse arguments that nobody knows; one warning for those without effect.
+
+    Called by the function itself, so that the warning points at its caller's line.
+    """
+    valid = sorted((*honoured, *idle))
     for name in options:
         if name not in valid:
             raise ConfigError(
-                f"{name!r} is not an argument of from_pretrained{suggestion(name, valid)}: "
+                f"{name!r} is not an argument of {function}{suggestion(name, valid)}: "
                 f"expected one of {', '.join(valid)}"
             )
-    idle = sorted(WITHOUT_EFFECT & options.keys())
-    if idle:
-        # Past check_names and from_pretrained, to the caller's line.
-        warnings.warn(f"these arguments have no effect here: {', '.join(idle)}", stacklevel=3)
+    given = sorted(idle & options.keys())
+    if given:
+        warnings.warn(f"these arguments have no effect here: {', '.join(given)}", stacklevel=3)
 
 
 def check_device(device_map: Any) -> None:
     devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
     for device in devices:
-        name = None if device is None else str(device)
-        if name not in CPU_MAPS:
+        if str(device).partition(":")[0] not in CPU_MAPS:
             raise ConfigError(
                 f"device_map={device_map!r} names another device than the CPU, and this library "
                 "runs on CPUs: leave it out"
@@ -177,3 +200,26 @@ def config_of(options: Mapping[str, Any]) -> WeightOnlyQuantConfig | None:
         f"quantization_config must be a WeightOnlyQuantConfig, an RtnConfig or a dictionary of "
         f"options, got {type(given).__name__}: import one from neuralchat_lite.transformers"
     )
+
+
+def pipeline(task: str | None = None, model: Any = None, **options: Any) -> Any:
+    """transformers' `pipeline`; a model that is given by name or folder becomes one of ours.
+
+    model_kwargs, and those of the options that `from_pretrained` has, are for loading it. Raises
+    ConfigError for a task other than "text-generation" with such a model.
+    """
+    import transformers
+
+    theirs: Any = transformers.pipeline  # an overload for each task
+    if not isinstance(model, str | os.PathLike):
+        return theirs(task, model=model, **options)
+    if task != "text-generation":
+        raise ConfigError(
+            f"task {task!r} cannot be had from a model of this kind: ask for 'text-generation', or "
+            "use the pipeline of transformers"
+        )
+    names = [name for name in options if name in HONOURED or name in WITHOUT_EFFECT]
+    loading = {**options.pop("model_kwargs", {}), **{name: options.pop(name) for name in names}}
+    loaded = AutoModelForCausalLM.from_pretrained(model, **loading)
+    options.setdefault("tokenizer", loaded.native.tokenizer)
+    return theirs(task, model=loaded, **options)

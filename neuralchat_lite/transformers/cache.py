@@ -22,6 +22,7 @@ class NativeCache(Cache):
 
     decoder: whose keys and values these are
     rows: one for each sequence of the batch; none before the first call
+    broken: whether a call was interrupted in a way that cannot be taken back
     real: [batch, columns] bool, true where a row has a token and false where it has padding
     """
 
@@ -34,17 +35,24 @@ class NativeCache(Cache):
         self.decoder = decoder
         self.rows: list[KVCache] = []
         self.real = torch.zeros((0, 0), dtype=torch.bool)
+        self.broken = False
+
+    def check_batch(self, size: int) -> None:
+        if self.rows and size != len(self.rows):
+            raise ValueError(
+                f"the cache holds a batch of {len(self.rows)}, and {size} rows are to be added to "
+                "it: start with a new cache"
+            )
 
     def grow(self, real: Tensor) -> None:
         """Take note of new columns [batch, new] before their tokens are fed."""
+        if self.broken:
+            raise ValueError(
+                "the cache was interrupted while a sliding window moved on: start with a new one"
+            )
         if not self.rows:
             self.rows = [self.decoder.new_cache() for _ in range(len(real))]
             self.real = real.new_zeros((len(real), 0))
-        if len(real) != len(self.rows):
-            raise ValueError(
-                f"the cache holds a batch of {len(self.rows)}, and {len(real)} rows are to be "
-                "added to it: start with a new cache"
-            )
         self.real = torch.cat((self.real, real), dim=1)
 
     def crop(self, tokens: int) -> None:
@@ -53,9 +61,20 @@ class NativeCache(Cache):
         kept = columns + tokens if tokens <= 0 else min(tokens, columns)
         if kept < 0:
             raise ValueError(f"the cache has {columns} columns and cannot lose {-tokens}")
-        for row, real in zip(self.rows, self.real[:, kept:], strict=True):
-            row.truncate(row.length - int(real.sum()))
-        self.real = self.real[:, :kept]
+        lost = self.real[:, kept:].sum(dim=1).tolist()
+        lengths = [row.length - count for row, count in zip(self.rows, lost, strict=True)]
+        for row, length in zip(self.rows, lengths, strict=True):
+            if not row.can_truncate(length):
+                row.truncate(length)  # which says why; no row has changed yet
+        self.go_back(lengths, kept)
+
+    def go_back(self, lengths: list[int], columns: int) -> None:
+        """Return to these lengths of the rows, and so many columns."""
+        self.broken = not all(map(KVCache.can_truncate, self.rows, lengths))
+        if not self.broken:
+            for row, length in zip(self.rows, lengths, strict=True):
+                row.truncate(length)
+        self.real = self.real[:, :columns]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order; a row that is wanted again is copied."""
@@ -77,6 +96,7 @@ class NativeCache(Cache):
     def reset(self) -> None:
         self.rows = []
         self.real = torch.zeros((0, 0), dtype=torch.bool)
+        self.broken = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.real.shape[1]
@@ -106,6 +126,7 @@ class NativeCache(Cache):
         """A second cache that has said the same so far; the decoder is shared."""
         twin = NativeCache(self.decoder)
         twin.rows, twin.real = [row.copy() for row in self.rows], self.real.clone()
+        twin.broken = self.broken
         return twin
 
     def __repr__(self) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,13 @@ CACHE = (
     else "past_key_values"
 )
 # What `generate` hands on to the model though it is meant for others, or is known from the cache.
-PASSED_ON = {"tokenizer", "assistant_tokenizer", "assistant_model", "cache_position"}
+PASSED_ON = {
+    "tokenizer",
+    "assistant_tokenizer",
+    "assistant_model",
+    "cache_position",
+    "token_type_ids",  # some tokenizers give them, and no Llama has a use for them
+}
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -66,10 +74,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """`AutoModelForCausalLM.from_pretrained`."""
-        from neuralchat_lite.transformers.auto import AutoModelForCausalLM
-
-        return AutoModelForCausalLM.from_pretrained(*args, **kwargs)
+        raise TypeError("use AutoModelForCausalLM.from_pretrained, which finds kernels and cache")
 
     @torch.no_grad()
     def forward(
@@ -105,9 +110,12 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         unknown = sorted(of_generate.keys() - PASSED_ON)
         if unknown:
             raise TypeError(f"forward() got unexpected arguments: {', '.join(unknown)}")
-        if input_ids is None or input_ids.ndim != 2:
+        if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
             shape = None if input_ids is None else tuple(input_ids.shape)
-            raise ValueError(f"input_ids must be [batch, tokens], got {shape}: give token ids")
+            raise ValueError(
+                f"input_ids must be [batch, tokens], with one token at least, got {shape}: give "
+                "token ids"
+            )
         unmet = {
             "inputs_embeds": inputs_embeds is not None,
             "output_attentions": output_attentions,
@@ -126,17 +134,18 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             use_cache = bool(getattr(self.config, "use_cache", True))
         kept = self.checked_cache(past)
         real = real_columns(input_ids, attention_mask, kept)
-        if position_ids is not None:
-            check_positions(position_ids, real, kept)
+        check_positions(position_ids, real, kept)
         wanted = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
         logits = self.feed(input_ids, real, kept, wanted)
-        if isinstance(logits_to_keep, Tensor):
-            logits = logits[:, logits_to_keep]
         loss = None
         if labels is not None:
             before = torch.nn.functional.pad(real[:, :-1], (1, 0))
             labels = labels.masked_fill(~before, -100)  # padding predicts nothing
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
+        if isinstance(logits_to_keep, Tensor):
+            logits = logits[:, logits_to_keep]
+        elif labels is not None:
+            logits = logits[:, -logits_to_keep:]
         kept_for: dict[str, Any] = {CACHE: kept if use_cache else None}
         output = CausalLMOutputWithPast(loss=loss, logits=logits, **kept_for)
         return output if return_dict is not False else output.to_tuple()
@@ -159,12 +168,11 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         try:
             found = self.feed_rows(input_ids, real, cache, columns)
         except BaseException:
-            for conversation, length in zip(cache.rows, before, strict=True):
-                conversation.truncate(length)
-            cache.real = cache.real[:, : cache.real.shape[1] - new]
+            cache.go_back(before, cache.real.shape[1] - new)
             raise
         shown = min(columns or new, new)
-        logits = torch.zeros((batch, shown, self.decoder.architecture.vocab_size))
+        shape = (batch, shown, self.decoder.architecture.vocab_size)
+        logits = torch.zeros(shape, dtype=torch.float32)
         for row in range(batch):
             places = real[row, new - shown :]
             count = int(places.sum())
@@ -216,6 +224,20 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
                 f"cache_implementation={kind!r} is a cache of transformers, and the native decoder "
                 "fills its own: leave it out"
             )
+        mask = model_kwargs.get("attention_mask")
+        if mask is not None and not bool(mask[:, -1].all()):
+            raise ValueError(
+                "attention_mask ends with padding, and there is nothing to go on from behind it: "
+                "pad on the left, with tokenizer.padding_side = 'left'"
+            )
+        limit = self.decoder.context_length
+        if generation_config.max_length > limit:
+            warnings.warn(
+                f"a text of {generation_config.max_length} tokens is asked for, and the context "
+                f"has {limit}: it will end there",
+                stacklevel=3,
+            )
+            generation_config.max_length = limit
         if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
             model_kwargs[CACHE] = NativeCache(self.decoder)
 
@@ -236,6 +258,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
                 "huggingface_hub"
             )
         self.native.save_pretrained(save_directory)
+        self.generation_config.save_pretrained(save_directory)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Bytes of all weights, as they are mapped; caches of conversations come on top."""
@@ -266,6 +289,12 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             )
         return self
 
+    def type(self, dst_type: Any) -> NativeForCausalLM:
+        return self.to(dst_type)
+
+    def double(self) -> NativeForCausalLM:
+        return self.to(torch.float64)
+
     def half(self, *args: Any) -> NativeForCausalLM:
         return self.to(torch.float16)
 
@@ -279,6 +308,24 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         self, *args: Any, **kwargs: Any
     ) -> NativeForCausalLM:
         return self.to("cuda")
+
+    def get_input_embeddings(self) -> Any:
+        raise ConfigError(
+            "the native weights are mapped and never changed, so that embeddings cannot be had or "
+            "resized: change the checkpoint with the model class of transformers first"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NativeForCausalLM:
+        """Another model with a generation_config of its own; the weights are shared."""
+        twin = type(self)(self.native)
+        twin.generation_config = deepcopy(self.generation_config, memo)
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ConfigError(
+            f"the model cannot be pickled: give its folder {self.folder} to the other process, "
+            "which maps the same weights"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -306,6 +353,7 @@ def named_class(model_type: str) -> type[NativeForCausalLM]:
 def real_columns(input_ids: Tensor, mask: Tensor | None, cache: NativeCache) -> Tensor:
     """[batch, new] bool: where the new columns hold tokens and not padding."""
     batch, new = input_ids.shape
+    cache.check_batch(batch)
     past = cache.get_seq_length()
     if mask is None:
         return torch.ones((batch, new), dtype=torch.bool)
@@ -327,15 +375,26 @@ def real_columns(input_ids: Tensor, mask: Tensor | None, cache: NativeCache) -> 
     return real
 
 
-def check_positions(position_ids: Tensor, real: Tensor, cache: NativeCache) -> None:
-    """Raise ValueError unless positions count the tokens of each row, or its columns."""
+def check_positions(position_ids: Tensor | None, real: Tensor, cache: NativeCache) -> None:
+    """Raise ValueError unless positions count the tokens of each row, or columns of which all
+    those between two tokens are tokens."""
     before = torch.cat((cache.real, real), dim=1) if cache.rows else real
+    if position_ids is None:
+        # transformers counts columns then, padding between two tokens too.
+        starts = before[:, 1:] & ~before[:, :-1]
+        runs = before[:, 0].long() + starts.sum(dim=1)
+        if bool((runs > 1).any()):
+            raise ValueError(
+                f"row {int(runs.argmax())} of attention_mask has padding between two tokens: give "
+                "position_ids that count its tokens, attention_mask.cumsum(1) - 1"
+            )
+        return
     columns = torch.arange(before.shape[1])[-real.shape[1] :].expand_as(real)
     tokens = (before.cumsum(dim=1) - 1)[:, -real.shape[1] :]
     given = position_ids.expand_as(real)
     for row in range(len(real)):
         here = real[row]
-        places = given[row, here]
+        places = given[row, here].long()
         if not any(torch.equal(places, count[row, here]) for count in (tokens, columns)):
             raise ValueError(
                 f"position_ids of row {row} are {places.tolist()[:8]}..., expected "

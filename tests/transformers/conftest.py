@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from safetensors.torch import save_file
 
-from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
+from benchmarks.agreement import write_dequantized
 from neuralchat_lite.transformers import AutoModelForCausalLM, WeightOnlyQuantConfig
-from neuralchat_lite.weights.packed import open_packed
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 PROMPTS = (
@@ -28,26 +25,6 @@ PROMPTS = (
     "There was a red ball under the tree, and",
     "What is 12 + 30?",
 )
-
-
-def write_dequantized(packed: Path, out: Path) -> Path:
-    """The values of a quantized folder as an fp32 checkpoint with an output head of its own."""
-    model = open_packed(packed)
-    tensors = {}
-    for spec in model.architecture.tensors():
-        name = "lm_head.weight" if spec.role == "lm_head" else spec.name
-        weight = model.weight(name)
-        tensors[name] = dequantize(weight) if isinstance(weight, PackedMatrix) else weight.float()
-    out.mkdir()
-    config = json.loads((packed / "config.json").read_text(encoding="utf-8"))
-    config |= {"tie_word_embeddings": False, "dtype": "float32"}
-    (out / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    for path in packed.iterdir():
-        if path.name.startswith(("tokenizer", "special", "generation", "chat_template")):
-            (out / path.name).write_bytes(path.read_bytes())
-    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    return out
 
 
 @dataclass(frozen=True)
@@ -75,7 +52,8 @@ def make_pair(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setenv("NEURALCHAT_LITE_CACHE", str(folder / "cache"))
     config = WeightOnlyQuantConfig(weight_dtype="int4", compute_dtype="fp32")
     ours = AutoModelForCausalLM.from_pretrained(source, quantization_config=config)
-    plain = write_dequantized(ours.folder, folder / "dequantized")
+    write_dequantized(ours.folder, folder / "dequantized")
+    plain = folder / "dequantized"
     theirs = hf.AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
     tokenizer = hf.AutoTokenizer.from_pretrained(source, padding_side="left")
     tokenizer.model_input_names = ["input_ids", "attention_mask"]

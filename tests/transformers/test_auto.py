@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import neuralchat_lite as ncl
+from neuralchat_lite import sources
 from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.transformers import (
     AutoModelForCausalLM,
     AwqConfig,
     GPTQConfig,
+    NativeForCausalLM,
     RtnConfig,
     WeightOnlyQuantConfig,
 )
@@ -50,7 +52,8 @@ def load(**options: Any) -> Any:
         ({"quantization_config": {"weight_dtype": "int4_fullrange"}}, "int4_fullrange", "bf16"),
         ({"quantization_config": RtnConfig(bits=8, compute_dtype="int8")}, "int8", "int8"),
         ({"device_map": "auto"}, None, "fp32"),
-        ({"device_map": {"": "cpu"}}, None, "fp32"),
+        ({"device_map": {"": "cpu:0"}}, None, "fp32"),
+        ({"adapters": None, "subfolder": "", "force_download": False}, None, "fp32"),
         ({"quantization_config": None}, None, "fp32"),
     ],
     ids=str,
@@ -97,6 +100,9 @@ def test_a_dtype_beside_a_quantization_is_said_to_have_no_effect() -> None:
         ({"quantization_config": AwqConfig(bits=4)}, "algorithm='AWQ' is not implemented yet"),
         ({"device_map": "cuda:0"}, "'cuda:0' names another device than the CPU"),
         ({"device_map": {"": 0}}, "names another device"),
+        ({"subfolder": "x"}, "subfolder is not supported: give the folder itself"),
+        ({"generation_config": object()}, "set model.generation_config afterwards"),
+        ({"adapters": "sft"}, r"write it as \['sft'\]"),
         ({"dtype": torch.float16}, "too small a range for activations: use torch.bfloat16"),
         ({"dtype": "int4"}, "for int4 or int8 give a quantization_config"),
         ({"dtype": torch.float32, "torch_dtype": torch.bfloat16}, "differ: give one"),
@@ -117,8 +123,11 @@ def test_a_quantized_folder_loads_as_it_is(tmp_path: Path) -> None:
     folder = ncl.quantize(NANO, {"weight_dtype": "int8", "group_size": 128}, tmp_path / "int8")
     model = AutoModelForCausalLM.from_pretrained(str(folder))
     assert model.quantization_config.group_size == 128
-    with pytest.raises(ConfigError, match="needs the original checkpoint"):
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with pytest.warns(UserWarning, match="no effect beside a quantization"):
+        AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto")
     with pytest.raises(ConfigError, match="quantized otherwise than asked for"):
         AutoModelForCausalLM.from_pretrained(folder, load_in_4bit=True)
 
@@ -149,3 +158,18 @@ def test_downloads_lie_where_cache_dir_says(
 def test_the_class_is_made_by_from_pretrained_alone() -> None:
     with pytest.raises(TypeError, match=r"use AutoModelForCausalLM\.from_pretrained"):
         AutoModelForCausalLM()
+    with pytest.raises(TypeError, match=r"use AutoModelForCausalLM\.from_pretrained"):
+        NativeForCausalLM.from_pretrained(NANO)
+
+
+def test_adapters_are_looked_for_as_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def resolve(name: str, *arguments: Any, **where: Any) -> Any:
+        asked.append((name, *arguments, where["cache_dir"], where["local_files_only"]))
+        raise CheckpointError("seen")
+
+    monkeypatch.setattr(sources, "resolve", resolve)
+    with pytest.raises(CheckpointError, match="seen"):
+        load(adapters=["org/sft"], token="secret", cache_dir="here", local_files_only=True)
+    assert asked == [("org/sft", None, "secret", "here", True)]

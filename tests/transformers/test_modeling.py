@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -229,8 +230,10 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was(nano: Pair) -> None:
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
-        ({"input_ids": None}, r"must be \[batch, tokens\], got None"),
+        ({"input_ids": None}, r"must be \[batch, tokens\], with one token at least, got None"),
         ({"input_ids": torch.tensor([1, 2])}, r"got \(2,\)"),
+        ({"input_ids": torch.zeros((1, 0), dtype=torch.long)}, r"got \(1, 0\)"),
+        ({"attention_mask": torch.tensor([[1, 0, 1]])}, "row 0 of attention_mask has padding betw"),
         ({"attention_mask": torch.ones(1, 5)}, r"\[batch, past \+ new\] = \[1, 3\], got \[1, 5\]"),
         ({"attention_mask": torch.zeros(1, 3)}, "row 0 of attention_mask has no token"),
         ({"position_ids": torch.tensor([[4, 9, 1]])}, "position_ids of row 0 are"),
@@ -336,7 +339,7 @@ def test_the_model_stays_where_and_what_it_is(nano: Pair) -> None:
     for move in (model.cuda, lambda: model.to("cuda")):
         with pytest.raises(ConfigError, match="no CPU"):
             move()
-    for cast in (model.half, model.bfloat16, lambda: model.to(torch.float16)):
+    for cast in (model.half, model.bfloat16, model.double, lambda: model.to(torch.float16)):
         with pytest.raises(ConfigError, match="cannot become"):
             cast()
 
@@ -348,3 +351,101 @@ def test_a_model_that_is_not_quantized_computes_on_the_checkpoints_weights() -> 
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=1e-3)
     with pytest.raises(ConfigError, match="weights of its checkpoint"):
         ours.save_pretrained("/nowhere/at/all")
+
+
+def test_positions_that_count_tokens_make_padding_between_them_invisible(nano: Pair) -> None:
+    ids = nano.batch(PROMPTS[2]).input_ids
+    mask = torch.ones_like(ids)
+    mask[0, 4] = 0
+    positions = mask.cumsum(1) - 1
+    options = {"attention_mask": mask, "position_ids": positions}
+    ours, theirs = nano.ours(ids, **options).logits, nano.theirs(ids, **options).logits
+    torch.testing.assert_close(ours[0, -1], theirs[0, -1], rtol=0, atol=5e-3)
+
+
+def test_generating_behind_padding_is_refused(nano: Pair) -> None:
+    nano.tokenizer.padding_side = "right"
+    batch = nano.batch(*PROMPTS[:2])
+    nano.tokenizer.padding_side = "left"
+    with pytest.raises(ValueError, match="pad on the left, with tokenizer"):
+        nano.ours.generate(**batch, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_interrupted_call_is_taken_back_or_the_cache_is_used_no_more(
+    nano: Pair, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    decoder = nano.ours.decoder
+    text = torch.randint(5, 600, (1, 900), generator=torch.Generator().manual_seed(0))
+    cache = NativeCache(decoder)
+    nano.ours(text[:, :300], past_key_values=cache, logits_to_keep=1)
+    run, calls = decoder.run_layers, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return run(*arguments)
+
+    monkeypatch.setattr(decoder, "run_layers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nano.ours(text[:, 300:], past_key_values=cache, logits_to_keep=1)
+    monkeypatch.undo()
+    assert cache.get_seq_length() == 300
+    if step == 1:  # nothing was fed yet
+        again = nano.ours(text[:, 300:], past_key_values=cache, logits_to_keep=1).logits
+        anew = nano.ours(text, logits_to_keep=1).logits
+        torch.testing.assert_close(again, anew, rtol=0, atol=1e-3)
+    else:  # the window of 256 has moved past what would be needed
+        with pytest.raises(ValueError, match="start with a new one"):
+            nano.ours(text[:, 300:], past_key_values=cache)
+
+
+def test_a_text_longer_than_the_context_ends_there_with_a_warning(nano: Pair) -> None:
+    ids = torch.randint(5, 600, (1, 1015), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="the context has 1024: it will end there"):
+        found = nano.ours.generate(ids, max_new_tokens=50, min_new_tokens=50)
+    assert found.shape[1] == 1024
+
+
+def test_the_default_dtype_of_torch_and_small_integers_change_nothing(nano: Pair) -> None:
+    ids = torch.tensor([[1, 5, 9, 30, 77]])
+    want = nano.ours(ids).logits
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = nano.ours(ids.to(torch.uint8)).logits
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, want)
+    assert torch.equal(nano.ours(ids, token_type_ids=torch.zeros_like(ids)).logits, want)
+
+
+def test_a_copy_shares_weights_and_a_pickle_is_refused(nano: Pair) -> None:
+    twin = copy.deepcopy(nano.ours)
+    assert twin.decoder is nano.ours.decoder
+    twin.generation_config.max_new_tokens = 3
+    assert nano.ours.generation_config.max_new_tokens != 3
+    with pytest.raises(ConfigError, match="give its folder"):
+        pickle.dumps(nano.ours)
+    with pytest.raises(ConfigError, match="embeddings cannot be had or resized"):
+        nano.ours.resize_token_embeddings(700)
+
+
+def test_a_changed_generation_config_is_saved(nano: Pair, tmp_path: Path) -> None:
+    twin = copy.deepcopy(nano.ours)
+    twin.generation_config.max_new_tokens = 7
+    twin.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert loaded.generation_config.max_new_tokens == 7
+
+
+def test_a_pipeline_by_name_runs_on_our_kernels(
+    nano: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURALCHAT_LITE_CACHE", str(tmp_path))
+    speak = pipeline("text-generation", str(NANO), load_in_4bit=True)
+    assert speak.model.quantization_config.weight_dtype == "int4"
+    [answer] = speak(PROMPTS[3], max_new_tokens=5, do_sample=False)
+    assert answer["generated_text"].startswith(PROMPTS[3])
+    with pytest.raises(ConfigError, match="ask for 'text-generation'"):
+        pipeline("fill-mask", str(NANO))
