@@ -15,7 +15,8 @@ from neuralchat_lite.errors import ConfigError, NeuralchatError
 from neuralchat_lite.terminal import size_text, warn
 
 if TYPE_CHECKING:
-    from benchmarks.latency import Case, Model, Profile
+    from benchmarks.latency import Case, Profile
+    from benchmarks.workers import Model
 
 INPUT_ERROR, INTERRUPTED = 2, 130
 
@@ -293,8 +294,8 @@ def results_path(output: Path | None, resume: Path | None) -> Path:
 
 def open_model(shape: str | None, model: str | None) -> Model:
     """The checkpoint to measure: a shape's, made now if it is not there, or a real one."""
-    from benchmarks.latency import Model
     from benchmarks.shapes import cache_root, random_model, shape_name
+    from benchmarks.workers import Model
     from neuralchat_lite.weights.hub import resolve
 
     if (shape is None) == (model is None):

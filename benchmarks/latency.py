@@ -26,16 +26,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import file_cache, machine, results
-from benchmarks.shapes import COMPLETE, LITTER, checkpoint_digest, in_one_piece
 from benchmarks.variants import ENGINES, Variant
-from neuralchat_lite.engines import serving
+from benchmarks.workers import LOAD_SECONDS, Model, convert, start_worker
 from neuralchat_lite.engines.process import Worker
 from neuralchat_lite.errors import EngineError
-from neuralchat_lite.weights.architecture import Architecture
-from neuralchat_lite.weights.config_json import read_architecture
 
-WORKER = Path(__file__).parent / "worker.py"
-PREPARE_SECONDS, LOAD_SECONDS = 3600.0, 600.0
 WARM_UP_CONTEXT = 32  # tokens of the untimed run that goes before a case
 RESIDENT_WHEN_COLD = 0.01  # share of a model's pages that may still be in memory
 Row = dict[str, Any]
@@ -101,40 +96,6 @@ PROFILES = {
         tuple(ENGINES),
     ),
 }
-
-
-@dataclass(frozen=True)
-class Model:
-    """The checkpoint that all engines run.
-
-    name: how rows call it
-    folder: of the checkpoint; formats of the engines lie beside it, in `formats`
-    """
-
-    name: str
-    folder: Path
-    formats: Path
-    digest: str
-    architecture: Architecture
-
-    @classmethod
-    def at(cls, name: str, folder: Path, root: Path) -> Model:
-        folder = folder.absolute()  # workers run in another one
-        digest = checkpoint_digest(folder)
-        formats = root / f"{name.replace('/', '_')}-{digest[:12]}"
-        return cls(name, folder, formats, digest, read_architecture(folder))
-
-    def stored(self, variant: Variant) -> Path:
-        """The folder that a variant loads."""
-        if variant.stored is None:
-            return self.folder
-        return self.formats / f"{variant.engine}-{variant.stored}"
-
-    def kv_bytes(self, context: int, item: int) -> int:
-        """Keys and values that decoding one token at `context` reads, of one sequence."""
-        arch = self.architecture
-        seen = sum(min(context, window or context) for window in arch.windows)
-        return 2 * seen * arch.kv_size * item
 
 
 def prompts_for(case: Case, vocab_size: int, seed: int = 0) -> list[list[int]]:
@@ -233,25 +194,11 @@ class Bench:
 
     def prepared(self, variant: Variant) -> bool:
         """Whether the variant's files are there; they are made now when they are missing."""
-        target = self.model.stored(variant)
-        if variant.stored is None or (target / COMPLETE).exists():
-            return True
-
-        def write(folder: Path) -> None:
-            folder.rmdir()  # an engine makes its own, and may insist on that
-            with self.worker(variant) as worker:
-                worker.call(
-                    "prepare",
-                    timeout=PREPARE_SECONDS,
-                    checkpoint=str(self.model.folder),
-                    folder=str(folder),
-                    options=dict(variant.options),
-                )
-
-        with self.noting_failure(variant, "prepare"):
-            self.say(f"converting {self.model.name} for {variant.engine} ({variant.stored})")
-            in_one_piece(target, write, self.model.digest)
-        return (target / COMPLETE).exists()
+        if not self.model.is_stored(variant):
+            with self.noting_failure(variant, "prepare"):
+                self.say(f"converting {self.model.name} for {variant.engine} ({variant.stored})")
+                convert(variant, self.model, lambda: self.worker(variant))
+        return self.model.is_stored(variant)
 
     @contextlib.contextmanager
     def noting_failure(self, variant: Variant, stage: str) -> Iterator[None]:
@@ -299,30 +246,7 @@ class Bench:
         self.done |= results.done([row])
 
     def worker(self, variant: Variant) -> Worker:
-        engine = ENGINES[variant.engine]
-        count = str(self.threads)
-        own = engine.environment is None
-        litter = self.model.formats / LITTER
-        litter.mkdir(parents=True, exist_ok=True)
-        return Worker(
-            [
-                str(self.python_of(variant.engine)),
-                "-s",  # no packages of the user's own folder
-                str(WORKER),
-                str(Path(serving.__file__).parent),
-                str(engine.path),
-            ],
-            name=variant.label,
-            variables={
-                "OMP_NUM_THREADS": count,
-                "MKL_NUM_THREADS": count,
-                "NEURALCHAT_LITE_THREADS": count,
-                "TOKENIZERS_PARALLELISM": "false",
-                "HF_HUB_OFFLINE": "1",
-                "PYTHONPATH": str(machine.ROOT) if own else None,
-            },
-            folder=litter,
-        )
+        return start_worker(variant, self.model, self.threads, self.python_of(variant.engine))
 
     def add_probe(self) -> None:
         steal = machine.CpuTime.now().steal_share_since(self.clock)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from benchmarks import latency, results, shapes
-from benchmarks.latency import Bench, Case, Model, prompts_for, turns
+from benchmarks.latency import Bench, Case, prompts_for, turns
 from benchmarks.shapes import random_model, shape
 from benchmarks.variants import ENGINES, Engine, Variant
+from benchmarks.workers import Model
 
 FAKE = Path(__file__).parent / "fake_engine.py"
 CASE = Case(batch=1, context=8, new_tokens=5, rounds=2)
