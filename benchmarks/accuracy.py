@@ -9,6 +9,7 @@ says so, and the rest goes on; what the file holds already is not measured again
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import tempfile
@@ -25,18 +26,27 @@ import typer
 from rich.console import Console
 
 from benchmarks import machine, results
-from benchmarks.accuracy_variants import REFERENCE, Variant, chosen, conditions_of, open_variant
+from benchmarks.accuracy_variants import (
+    DEFAULT,
+    REFERENCE,
+    Variant,
+    chosen,
+    conditions_of,
+    installed,
+    model_name,
+    open_variant,
+)
 from benchmarks.measures import MEASURES, Asked
 from benchmarks.summary import LEADERBOARD
 from neuralchat_lite.errors import ConfigError, NeuralchatError
 from neuralchat_lite.kernels import native
+from neuralchat_lite.terminal import warn
 from neuralchat_lite.weights.checkpoint import open_checkpoint
 from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import digest_of, identify
 
 console = Console(stderr=True)
 DEFAULT_TASKS = ",".join(LEADERBOARD)
-DEFAULT_VARIANTS = "neuralchat_lite,transformers:bf16"
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -45,14 +55,6 @@ def model_digest(model: str) -> str:
     """sha256 over what a checkpoint holds: weights, config, tokenizer."""
     found = resolve(model, None, None)
     return digest_of(identify(open_checkpoint(found.folder), hub=found.hub))
-
-
-def model_name(model: str) -> str:
-    """What rows call a model: a hub name, or its folder's name, which says more than "model"."""
-    if not Path(model).exists():
-        return model
-    folder = Path(model).resolve()
-    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def measure(
@@ -93,7 +95,7 @@ def measure(
         console.print("  measured already")
         return
     try:
-        opened = open_variant(variant, model, context_length)
+        opened = open_variant(variant, model, sha256, context_length)
     except Exception as error:  # whatever an engine cannot do is a result
         failed("accuracy: load", error)
         return
@@ -169,8 +171,12 @@ def accuracy_command(
     ],
     tasks: Annotated[str, typer.Option(help=f"some of: {', '.join(MEASURES)}")] = DEFAULT_TASKS,
     variants: Annotated[
-        str, typer.Option(help="engines, or engine:variant, with commas between")
-    ] = DEFAULT_VARIANTS,
+        str | None,
+        typer.Option(
+            help="engines, or engine:variant, with commas between; without it, "
+            f"{', '.join(DEFAULT)}, as far as they are installed"
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="folder of local JSON lines; without it, the hub's sets")
     ] = None,
@@ -183,7 +189,7 @@ def accuracy_command(
 ) -> None:
     """Score quantized variants and other engines on the same items."""
     names = checked_tasks(tasks)
-    picked = chosen(variants)
+    picked = installed(DEFAULT, warn) if variants is None else chosen(variants)
     if texts is None and data is not None:
         texts = data.parent / "text"
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every prompt that is cut
@@ -210,7 +216,7 @@ def accuracy_command(
                     limit,
                     tokens,
                     Path(scratch),
-                    lambda model=model: open_variant(REFERENCE, model, context_length),  # type: ignore[misc]
+                    functools.partial(open_variant, REFERENCE, model, sha256, context_length),
                 )
                 for variant in picked:
                     console.print(f"[bold]{model}[/] {variant}", highlight=False)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import neuralchat_lite as ncl
+from benchmarks import variants
+from benchmarks.environments import PRODUCT, is_ready
+from benchmarks.rivals import open_rival
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.weights.hub import resolve
+
+# What is asked when nobody is named, as far as it is installed: as in the full latency run.
+DEFAULT = (
+    "neuralchat_lite", "transformers:bf16", "ipex:bf16", "itrex:int4-int8", "llamacpp:Q4_0",
+    "llamacpp:Q8_0", "openvino", "onnxruntime", "torchao:int4", "ctranslate2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Variant:
-    """options: of `neuralchat_lite.load`"""
+    """options: of `neuralchat_lite.load`; of a rival's engine file when `rival` says so"""
 
     engine: str
     name: str
-    options: dict[str, Any]
+    options: Mapping[str, Any]
+    rival: variants.Variant | None = None
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.name}"
@@ -36,6 +49,15 @@ def quantized(weight_dtype: str, group_size: int, compute_dtype: str = "bf16") -
     return native(f"{weight_dtype}{group}-{compute_dtype}", **options)
 
 
+def rivals() -> list[Variant]:
+    """The engines that the library does not run itself, as the latency table has them."""
+    return [
+        Variant(found.engine, found.name, found.options, found)
+        for found in variants.all_variants()
+        if variants.ENGINES[found.engine].environment not in (None, *PRODUCT)
+    ]
+
+
 VARIANTS: tuple[Variant, ...] = (
     native("fp32", dtype="fp32"),
     native("bf16", dtype="bf16"),
@@ -53,6 +75,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("itrex", "int8-int8", {"engine": "itrex", **weights("int8", compute_dtype="int8")}),
     Variant("itrex", "int4-int8", {"engine": "itrex", **weights("int4", compute_dtype="int8")}),
     Variant("itrex", "int4-fp32", {"engine": "itrex", **weights("int4", compute_dtype="fp32")}),
+    *rivals(),
 )
 # Of a model's report, what says nothing about its scores.
 NO_CONDITIONS = ("folder", "model_type", "chat_template", "load_s")
@@ -78,8 +101,33 @@ def chosen(names: str) -> tuple[Variant, ...]:
     return tuple(found.values())
 
 
-def open_variant(variant: Variant, model: str, context_length: int | None) -> ncl.Model:
-    """Raises what `neuralchat_lite.load` raises."""
+def installed(names: Sequence[str], say: Callable[[str], None]) -> tuple[Variant, ...]:
+    """Of these variants those whose engines are installed; `say` hears of the others."""
+    found = chosen(",".join(names))
+    ready = {engine: is_ready(engine) for engine in dict.fromkeys(v.engine for v in found)}
+    for engine in (engine for engine, there in ready.items() if not there):
+        say(f"{engine} is not installed and left out: `python -m benchmarks setup {engine}`")
+    return tuple(variant for variant in found if ready[variant.engine])
+
+
+def model_name(model: str) -> str:
+    """What rows call a model: a hub name, or its folder's name, which says more than "model"."""
+    if not Path(model).exists():
+        return model
+    folder = Path(model).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def open_variant(
+    variant: Variant, model: str, sha256: str, context_length: int | None
+) -> ncl.Model:
+    """Raises what `neuralchat_lite.load` raises.
+
+    sha256: of all that the checkpoint holds
+    """
+    if variant.rival is not None:
+        folder = resolve(model, None, None).folder
+        return open_rival(variant.rival, folder, model_name(model), sha256, context_length)
     return ncl.load(model, context_length=context_length, **variant.options)
 
 

@@ -1,13 +1,14 @@
 """One engine in a process of its own: `python worker.py SERVING_FOLDER ENGINE_FILE`.
 
 It runs in the engine's environment, so it needs nothing but Python 3.10. `engines/__init__.py` says
-what an engine file defines; one may import another as `engines.NAME`.
+what an engine file defines; one may import another as `engines.NAME`, and `stepping`.
 """
 
 import sys
 
 sys.path.pop(0)  # this folder: its names are not for the engine's packages to import
 
+import base64
 import importlib
 import itertools
 import time
@@ -67,6 +68,15 @@ class Host:
             "own": self.engine.own(),
         }
 
+    def logits(self, ids, tail):
+        """fp32, row after row, in base64"""
+        import numpy
+
+        found = numpy.ascontiguousarray(self.engine.logits(ids, tail), dtype=numpy.float32)
+        if found.ndim != 2 or len(found) != tail:
+            raise RuntimeError(f"logits of shape {found.shape} came, not {tail} rows")
+        return {"logits": base64.b64encode(found).decode("ascii")}
+
     def memory(self):
         """Bytes: the most that was resident at once, and what is ours alone now."""
         found = {}
@@ -89,7 +99,8 @@ def main():
     sys.path.insert(0, serving_folder)
     from serving import serve
 
-    sys.path.pop(0)
+    # Behind all packages: what else lies there is not for them to import instead of their own.
+    sys.path.append(sys.path.pop(0))
     host = None
 
     def call(name):
@@ -105,7 +116,7 @@ def main():
     serve(
         {
             name: call(name)
-            for name in ("versions", "prepare", "load", "warm_up", "generate", "memory")
+            for name in ("versions", "prepare", "load", "warm_up", "generate", "logits", "memory")
         }
     )
 

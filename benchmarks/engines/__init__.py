@@ -13,5 +13,10 @@ A file needs nothing but Python 3.10 and the engine's packages, and defines
                         token ids of each sequence, chosen greedily, the end-of-text token ignored;
                         calls `tick()` whenever every sequence has got one token, or `tick(seconds)`
                         with the time on the clock of `time.perf_counter` at which that happened
+        logits(ids, tail)
+                        [tail, vocab] logits of the last `tail` ids of a sequence; called with a
+                        longer sequence, or another one, an engine computes what it has not kept.
+                        `generate` is not called any more. Engines that the library itself runs
+                        are measured through it and need none
         own()           the engine's own figures for the last `generate`, in our units, or {}
 """

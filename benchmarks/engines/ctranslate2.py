@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import ctranslate2
+import numpy as np
 
 FILE, VOCABULARY = "model.bin", "vocabulary.json"
 ORIGINAL = "checkpoint_config.json"
@@ -66,6 +67,9 @@ class Engine:
             callback=step,
         )
         return [result.sequences_ids[0] for result in results]
+
+    def logits(self, ids, tail):
+        return np.array(self.generator.forward_batch([ids]))[0, -tail:]
 
     def own(self):
         return {}

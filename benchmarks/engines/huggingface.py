@@ -1,6 +1,8 @@
 """What the engines that hand over a transformers model have in common."""
 
 import torch
+from engines.kept import kept
+from stepping import Positions, Stepper
 
 
 def tensor_bytes(module):
@@ -30,6 +32,7 @@ class HuggingFaceEngine:
         self.model = model
         self.kv_item_bytes = kv_item_bytes
         self.conditions = conditions
+        self.step, self.positions, self.fed = None, None, []  # of `logits`
 
     @property
     def weight_bytes(self):
@@ -53,6 +56,15 @@ class HuggingFaceEngine:
                 pad_token_id=0,
             )
         return out[:, ids.shape[1] :].tolist()
+
+    def logits(self, ids, tail):
+        if self.step is None:
+            self.step, self.positions = Stepper(self.model), Positions()
+        keep = kept(self.fed, ids, tail)
+        self.fed = []  # until all is well
+        rows = self.step(ids[keep:], self.positions, keep, all_logits=True)
+        self.fed = ids
+        return rows[-tail:].numpy()
 
     def own(self):
         return {}

@@ -7,6 +7,7 @@ import gguf
 import llama_cpp
 import numpy as np
 from engines.gguf_file import write_gguf
+from engines.kept import kept
 
 FILE = "model.gguf"
 TYPES = {
@@ -51,6 +52,7 @@ class Engine:
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         self.context, self.sequences = None, 0
+        self.fed = []  # by `logits`, of the first sequence
         self.open_context(1)
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(
             llama_cpp.llama_model_get_vocab(self.model)
@@ -61,6 +63,7 @@ class Engine:
             "n_ctx": CONTEXT,
             "n_batch": BATCH,
             "kv_cache": "f16",
+            "sliding_window": "none: llama.cpp's llama architecture sees everything",
         }
 
     @property
@@ -73,6 +76,7 @@ class Engine:
         """A context for so many sequences; loading opens one for a single sequence."""
         if self.sequences == sequences:
             return
+        self.fed = []
         if self.context is not None:
             llama_cpp.llama_free(self.context)
         parameters = llama_cpp.llama_context_default_params()
@@ -88,6 +92,7 @@ class Engine:
 
     def generate(self, prompts, new_tokens, tick):
         self.open_context(len(prompts))
+        self.fed = []
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
         llama_cpp.llama_perf_context_reset(self.context)
         batch = llama_cpp.llama_batch_init(max(BATCH, len(prompts)), 0, 1)
@@ -105,6 +110,25 @@ class Engine:
         finally:
             llama_cpp.llama_batch_free(batch)
         return tokens
+
+    def logits(self, ids, tail):
+        self.open_context(1)
+        keep = kept(self.fed, ids, tail)
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.context), 0, keep, -1)
+        self.fed = []  # until all is well
+        batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        rows = []
+        try:
+            for first in range(keep, len(ids), BATCH):
+                part = ids[first : first + BATCH]
+                entries = [(token, first + index, 0) for index, token in enumerate(part)]
+                wanted = range(max(0, len(ids) - tail - first), len(part))
+                self.decode(batch, entries, wanted)
+                rows += [self.logits_at(index).copy() for index in wanted]
+        finally:
+            llama_cpp.llama_batch_free(batch)
+        self.fed = ids
+        return np.stack(rows)
 
     def feed_prompt(self, batch, ids, number):
         for first in range(0, len(ids), BATCH):
@@ -129,8 +153,12 @@ class Engine:
             raise RuntimeError(f"llama_decode returned {status}")
 
     def likeliest(self, index):
+        return int(self.logits_at(index).argmax())
+
+    def logits_at(self, index):
+        """Valid until the next decode."""
         logits = llama_cpp.llama_get_logits_ith(self.context, index)
-        return int(np.ctypeslib.as_array(logits, (self.vocab_size,)).argmax())
+        return np.ctypeslib.as_array(logits, (self.vocab_size,))
 
     def own(self):
         """llama.cpp's own clock, which counts one sequence's tokens and those of prompts apart."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import onnx
 import onnxruntime_genai as og
+from engines.kept import kept
 
+SETTINGS = "genai_config.json"
 BUILDER_OPTIONS = {"block_size": 32, "accuracy_level": 4, "is_symmetric": True}
 
 
@@ -44,6 +46,7 @@ class Engine:
     def __init__(self, model, folder):
         self.model = model
         self.folder = folder
+        self.reader, self.fed = None, []  # of `logits`
         self.conditions = {**BUILDER_OPTIONS, "kv_cache": "fp32"}
 
     @property
@@ -65,6 +68,21 @@ class Engine:
                 ids.append(int(token))
             tick()
         return tokens
+
+    def logits(self, ids, tail):
+        keep = kept(self.fed, ids, tail)
+        if self.reader is None:
+            settings = json.loads(Path(self.folder, SETTINGS).read_text(encoding="utf-8"))
+            parameters = og.GeneratorParams(self.model)
+            parameters.set_search_options(max_length=settings["model"]["context_length"])
+            self.reader = og.Generator(self.model, parameters)
+        elif keep < len(self.fed):
+            self.reader.rewind_to(keep)
+        self.fed = []  # until all is well
+        self.reader.append_tokens(ids[keep:])
+        rows = self.reader.get_output("logits")[0, -tail:]
+        self.fed = ids
+        return rows
 
     def own(self):
         return {}

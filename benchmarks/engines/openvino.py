@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import openvino
 import openvino_genai
+from engines.kept import kept
 
 FILE = "openvino_model.xml"
+PLUGIN_PROPERTIES = ("INFERENCE_NUM_THREADS", "PERFORMANCE_HINT")  # not GenAI's own
 
 
 def versions():
@@ -44,6 +46,8 @@ class Engine:
     def __init__(self, pipe, folder, properties):
         self.pipe = pipe
         self.folder = folder
+        self.properties = properties
+        self.reader = None
         self.metrics = None
         self.batch = 1
         self.conditions = {**properties, "kv_cache": "u8, the plugin's default"}
@@ -79,6 +83,12 @@ class Engine:
                 tick(at)
         return [[int(token) for token in tokens] for tokens in result.tokens]
 
+    def logits(self, ids, tail):
+        if self.reader is None:
+            self.pipe = None  # its pipeline gives no logits, and two models take twice the memory
+            self.reader = Reader(self.folder, self.properties)
+        return self.reader.logits(ids, tail)
+
     def own(self):
         return {
             "clock": "perf_metrics",
@@ -86,6 +96,39 @@ class Engine:
             # It divides the time of a step by the sequences of the batch.
             "time_per_token_s": self.metrics.get_tpot().mean / 1000 * self.batch,
         }
+
+
+class Reader:
+    """The pipeline's model, run by hand."""
+
+    def __init__(self, folder, properties):
+        settings = {name: properties[name] for name in PLUGIN_PROPERTIES}
+        model = openvino.Core().compile_model(str(Path(folder, FILE)), "CPU", settings)
+        self.inputs = {name for port in model.inputs for name in port.get_names()}
+        self.request = model.create_infer_request()
+        self.fed = []
+
+    def logits(self, ids, tail):
+        keep = kept(self.fed, ids, tail)
+        if keep < len(self.fed):  # its state cannot go back
+            keep = 0
+        if not keep:
+            self.request.reset_state()
+        self.fed = []  # until all is well
+        found = self.request.infer(
+            {
+                name: values
+                for name, values in {
+                    "input_ids": np.array([ids[keep:]], dtype=np.int64),
+                    "attention_mask": np.ones((1, len(ids)), dtype=np.int64),
+                    "position_ids": np.arange(keep, len(ids), dtype=np.int64)[None],
+                    "beam_idx": np.zeros(1, dtype=np.int32),
+                }.items()
+                if name in self.inputs
+            }
+        )
+        self.fed = ids
+        return found["logits"][0, -tail:]
 
 
 class Ticker(openvino_genai.StreamerBase):

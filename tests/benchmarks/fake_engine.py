@@ -57,5 +57,10 @@ class Engine:
             at += STEP
         return [[7] * new_tokens for _ in prompts]
 
+    def logits(self, ids, tail):
+        """Behind each id comes the next one. 97 ids: one more than the model has, as padding."""
+        TROUBLE.get(len(ids), lambda: None)()
+        return [[10.0 * (token == (last + 1) % 97) for token in range(97)] for last in ids[-tail:]]
+
     def own(self):
         return {"clock": "the fake's", "time_per_token_s": STEP}

@@ -80,7 +80,7 @@ def test_a_measure_that_fails_is_a_row_and_the_rest_goes_on(run, monkeypatch):
 
 
 def test_an_engine_that_cannot_load_is_a_row_and_tried_again_next_time(run, monkeypatch):
-    def refuses(variant, model, context_length):
+    def refuses(variant, model, sha256, context_length):
         raise ConfigError("this CPU has no such units")
 
     with monkeypatch.context() as broken:

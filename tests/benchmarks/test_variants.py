@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy_variants import rivals
 from benchmarks.environments import environment_of, python_of
 from benchmarks.latency import PROFILES
 from benchmarks.variants import ENGINES, FOLDER, all_variants, chosen_variants
@@ -36,6 +37,13 @@ def test_an_engine_file_defines_what_the_worker_calls(name: str) -> None:
     if any(stored for _, stored in engine.variants.values()):
         wanted.add("prepare")
     assert wanted <= functions(engine.path)
+
+
+def test_rivals_give_logits() -> None:
+    """Or they could not be asked what the others are."""
+    for name in {variant.engine for variant in rivals()}:
+        text = ENGINES[name].path.read_text(encoding="utf-8")
+        assert "def logits(self, ids, tail):" in text or "HuggingFaceEngine" in text
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)

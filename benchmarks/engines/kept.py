@@ -1,0 +1,11 @@
+"""What an engine has of a sequence already need not be computed again."""
+
+
+def kept(had, ids, tail):
+    """How many of the first ids an engine can keep that has fed `had`, when the last `tail` ids
+    must go through it to give their logits."""
+    most = min(len(had), len(ids) - tail)
+    for index in range(most):
+        if had[index] != ids[index]:
+            return index
+    return most
