@@ -3,16 +3,18 @@
 Few-shot prompts are long and mostly shared: the choices of one question differ in their last
 words only. Requests are therefore answered in the order of their token ids, and the key/value
 cache goes back to what the next one has in common with it, so that shots are not computed again.
+The choices of a question go through the layers together, so that weights are read once for them.
 
-Works on every engine's decoder (`neuralchat_lite.generation.Decoder`). Requests come in lists,
-and sequences are computed one after the other.
+Works on every engine's decoder (`neuralchat_lite.generation.Decoder`); one that takes no batches
+computes the choices one after the other. Texts are written one after the other.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +32,33 @@ from neuralchat_lite.chat import common_prefix
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation import Decoder, GenerationOptions, generate
 
+TOGETHER = 8  # sequences of one batch: each has a copy of the key/value cache
 NEW_TOKENS = 256  # of generate_until, where a task names no number: the harness' own default
+
+
+@dataclass(frozen=True)
+class Asking:
+    """ids to feed, and of how many of the last the logits are wanted"""
+
+    ids: tuple[int, ...]
+    tail: int
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """What other continuations of the same context are fed too."""
+        return self.ids[: len(self.ids) - self.tail + 1]
+
+
+def together(askings: Iterable[Asking]) -> Iterator[list[Asking]]:
+    """Sorted askings in groups of one context."""
+    group: list[Asking] = []
+    for asking in askings:
+        if group and (len(group) == TOGETHER or asking.context != group[0].context):
+            yield group
+            group = []
+        group.append(asking)
+    if group:
+        yield group
 
 
 class Shared:
@@ -52,8 +80,27 @@ class Shared:
         self.fed = list(ids[: self.cache.length])
         return self.cache
 
-    def feed(self, ids: Sequence[int], tail: int) -> Tensor:
-        """Go on to the end of `ids`; returns the logits of the last `tail` of them."""
+    def feed(self, group: Sequence[Asking]) -> list[Tensor]:
+        """The logits, [tail, vocab], that each of a group of one context asks for."""
+        if not hasattr(self.decoder, "forward_batch"):
+            return [self.feed_alone(asking) for asking in group]
+        batch: Any = self.decoder
+        first = group[0].ids
+        begin = len(group[0].context) - 1  # its last token gives the first logits
+        cache = self.go_back_to(first, begin)
+        try:
+            self.computed += begin - cache.length + sum(len(one.ids) - begin for one in group)
+            if len(group) > 1 and cache.length < begin:
+                batch.forward(first[cache.length : begin], cache)
+            caches = [cache, *(cache.copy() for _ in group[1:])]
+            fed = [one.ids[cache.length :] for one in group]
+            logits = batch.forward_batch(fed, caches, keep=max(one.tail for one in group))
+        finally:
+            self.fed = list(first[: cache.length])
+        return [rows[-one.tail :] for one, rows in zip(group, logits, strict=True)]
+
+    def feed_alone(self, asking: Asking) -> Tensor:
+        ids, tail = asking.ids, asking.tail
         cache = self.go_back_to(ids, len(ids) - tail)
         try:
             self.computed += len(ids) - cache.length
@@ -148,12 +195,8 @@ class NeuralchatLM(TemplateLM):
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         """(log-probability, whether greedy decoding writes it) of each continuation."""
-        order = sorted(range(len(requests)), key=lambda i: requests[i][1] + requests[i][2])
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        before: tuple[list[int], int] | None = None
-        log_probs = torch.empty(0)
-        for index in tqdm(order, desc="log-likelihoods", disable=disable_tqdm):
-            request, context, continuation = requests[index]
+        asked: dict[Asking, list[int]] = {}  # continuations of one token share what is fed
+        for index, (_, context, continuation) in enumerate(requests):
             count = len(continuation)
             if not 0 < count <= self.max_length:
                 raise PromptError(
@@ -164,16 +207,20 @@ class NeuralchatLM(TemplateLM):
             whole = context + continuation
             fed = whole[-(self.max_length + 1) :][:-1]
             self.cut += len(whole) > self.max_length + 1
-            if before != (fed, count):  # continuations of one token share what is fed
+            asked.setdefault(Asking(tuple(fed), count), []).append(index)
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        bar = tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm)
+        for group in together(sorted(asked, key=lambda asking: asking.ids)):
+            for asking, logits in zip(group, self.shared.feed(group), strict=True):
                 # In fp64: a long continuation is a sum of hundreds, beside which fp32 is coarse.
-                log_probs = self.shared.feed(fed, count).double().log_softmax(-1)
-                before = (fed, count)
-            wanted = torch.tensor(continuation)
-            chosen = log_probs.gather(1, wanted[:, None]).sum()
-            greedy = bool((log_probs.argmax(-1) == wanted).all())
-            answers[index] = (float(chosen), greedy)
-            if request is not None:
-                self.cache_hook.add_partial("loglikelihood", request, answers[index])
+                log_probs = logits.double().log_softmax(-1)
+                for index in asked[asking]:
+                    request, _, continuation = requests[index]
+                    answers[index] = log_likelihood(log_probs, continuation)
+                    if request is not None:
+                        self.cache_hook.add_partial("loglikelihood", request, answers[index])
+                bar.update(len(asked[asking]))
+        bar.close()
         return answers
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
@@ -221,6 +268,13 @@ class NeuralchatLM(TemplateLM):
         self.shared.computed += len(ids) - cache.length
         self.shared.fed = ids  # what lies behind the prompt is never gone back to
         return generate(self.decoder, self.tokenizer, ids, options, cache).text
+
+
+def log_likelihood(log_probs: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
+    """Of [n, vocab] log-probabilities and the n ids that come: (sum, whether all are likeliest)."""
+    wanted = torch.tensor(continuation)
+    chosen = log_probs.gather(1, wanted[:, None]).sum()
+    return float(chosen), bool((log_probs.argmax(-1) == wanted).all())
 
 
 def load(name: str, options: dict[str, Any]) -> ncl.Model:

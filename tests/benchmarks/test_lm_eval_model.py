@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[
 
 from lm_eval.api.instance import Instance
 
-from benchmarks.lm_eval_model import NeuralchatLM
+from benchmarks.lm_eval_model import NeuralchatLM, Shared
 from benchmarks.perplexity import logits_of
 
 SHOTS = "calculate 12 + 30\nAnswer: 42\n\ncalculate 5 + 6\nAnswer: 11\n\n"
@@ -81,6 +81,41 @@ def test_shots_that_requests_share_are_computed_once(model):
     every = sum(len(lm.tok_encode("".join(pair))) for pair in pairs)
     shots = len(lm.tok_encode(SHOTS))
     assert lm.shared.computed < every - 31 * (shots - 1)
+
+
+def test_choices_go_through_the_layers_together_and_change_nothing(model, monkeypatch):
+    context, lm = list(model.tokenizer.encode(SHOTS)), NeuralchatLM(model)
+    choices = [[5 + n, *range(20, 20 + n)] for n in range(11)]
+    batches = []
+    forward_batch = model.decoder.forward_batch
+
+    def counted(batch, caches, **more):
+        batches.append(len(batch))
+        return forward_batch(batch, caches, **more)
+
+    monkeypatch.setattr(model.decoder, "forward_batch", counted)
+    found = lm._loglikelihood_tokens([(None, context, choice) for choice in choices])
+    assert batches == [1, 8, 3]  # the context, and then the choices
+    fed = sum(len(choice) - 1 for choice in choices)
+    assert lm.shared.computed == len(context) - 1 + len(choices) + fed
+    alone = [NeuralchatLM(model)._loglikelihood_tokens([(None, context, c)])[0] for c in choices]
+    assert found == alone
+
+
+def test_a_decoder_that_takes_no_batches_answers_the_same(model):
+    class OneByOne:
+        context_length = model.decoder.context_length
+        new_cache = staticmethod(model.decoder.new_cache)
+        forward = staticmethod(model.decoder.forward)
+
+    context = list(model.tokenizer.encode(SHOTS))
+    asked = [(None, context, choice) for choice in ([5], [6], [7, 8], [7, 9, 10])]
+    lm = NeuralchatLM(model)
+    want = lm._loglikelihood_tokens(asked)
+    lm.shared = Shared(OneByOne())
+    found = lm._loglikelihood_tokens(asked)
+    assert [value for value, _ in found] == pytest.approx([v for v, _ in want], abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in want]
 
 
 def test_continuations_of_one_token_are_fed_once(model):
