@@ -11,6 +11,8 @@ TORCH ?= torch==2.13.0
 PIP_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+comma := ,
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-engines lint format docs notebooks bench-decode bench bench-quick clean
 
@@ -23,7 +25,7 @@ help:
 	@echo "make docs          build the documentation into site/"
 	@echo "make notebooks     run the example notebooks and keep their outputs"
 	@echo "make bench-decode  decode a random 7B model and compare with the memory bandwidth (5 GB of disk)"
-	@echo "make bench         compare the engines that are set up, on the 1B shape and the little model"
+	@echo "make bench         compare the engines that are set up: speed at the 1B shape, accuracy of little models"
 	@echo "make bench-quick   neuralchat_lite beside transformers in bf16, in some minutes"
 	@echo "make clean         remove the environment and build folders"
 
@@ -82,11 +84,17 @@ bench-decode: $(VENV)/install.stamp
 
 # Engines without an environment are left out: `python -m benchmarks setup ENGINE` makes one. What
 # was measured stays in bench/run.jsonl, and the next run goes on from there: remove it to begin anew.
+# Little models are faster with one thread. The story models are those of DATA, where that is there.
+DATA ?= ../shared/data
+STORIES = $(patsubst %/config.json,%,$(wildcard $(DATA)/models/*/config.json))
+ACCURACY = OMP_NUM_THREADS=1 NEURALCHAT_LITE_THREADS=1 $(BIN)/python -m benchmarks accuracy
 bench: $(VENV)/test.stamp
 	mkdir -p bench
 	$(BIN)/python -m benchmarks latency --minutes 30 $(if $(wildcard bench/run.jsonl),--resume,-o) bench/run.jsonl
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks accuracy examples/nano/model -o bench/run.jsonl \
-	  --limit 300 --tokens 4000 --tasks nano,perplexity/problems,divergence/problems
+	$(ACCURACY) examples/nano/model -o bench/run.jsonl --limit 100 --tokens 4000 \
+	  --tasks nano,divergence/problems
+	$(if $(STORIES),$(ACCURACY) $(STORIES) -o bench/run.jsonl --limit 100 --tokens 2000 --data $(DATA)/evals \
+	  --tasks tinystories_endings$(comma)perplexity/tinystories$(comma)divergence/tinystories)
 	$(BIN)/python -m benchmarks report bench/run.jsonl -o bench/report
 
 bench-quick: $(VENV)/test.stamp

@@ -10,40 +10,27 @@ machine, versions and commit, and say when the machine was busy.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks import results, summary
 from benchmarks.compare import compare, label, merge_rounds, paired_cells
-from benchmarks.paired import wilson
 from benchmarks.results import ResultsError, Row
+from benchmarks.tables import (
+    Table,
+    conditions_table,
+    footprint_table,
+    how_table,
+    score_table,
+    speed_table,
+)
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 TITLE = "Quantized inference on a CPU, measured"
-
-
-@dataclass(frozen=True)
-class Table:
-    """texts: the columns that are no numbers"""
-
-    heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    texts: tuple[int, ...] = (0,)
-
-    def markdown(self) -> Iterator[str]:
-        yield f"| {' | '.join(self.heads)} |"
-        yield (
-            "|"
-            + "|".join("---" if i in self.texts else "---:" for i in range(len(self.heads)))
-            + "|"
-        )
-        for row in self.rows:
-            yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
 
 
 @dataclass(frozen=True)
@@ -231,63 +218,14 @@ def latency(
             ("Memory", "", memory(footprints, styles)),
         ]  # fmt: skip
         section.pictures = [Picture(title, note, svg) for title, note, svg in drawn if svg]
-    section.tables = [speed_table(speeds, bandwidth), footprint_table(footprints)]
+    own = [row for row in rows if row["kind"] == "latency" and row["model"] == model]
+    section.tables = [
+        speed_table(speeds, bandwidth, own),
+        footprint_table(footprints),
+        how_table(own),
+    ]
     section.tables = [table for table in section.tables if table.rows]
     return section
-
-
-def speed_table(speeds: Sequence[summary.Speed], bandwidth: float | None) -> Table:
-    heads = (
-        *("engine:variant", "batch", "context", "tokens/s", "ms p50", "ms p90", "steps"),
-        *("first token s", "prefill tokens/s", "GB/step", "of the roofline"),
-    )
-    ordered = sorted(speeds, key=lambda one: (one.batch, one.context, -one.tokens_per_s))
-    return Table(
-        heads,
-        [
-            (
-                one.label,
-                str(one.batch),
-                str(one.context),
-                f"{one.tokens_per_s:.2f}",
-                f"{one.step.median * 1000:.2f}",
-                f"{one.step.quantile(0.9) * 1000:.2f}",
-                str(len(one.step.values)),
-                told(median(one.first_token), 3),
-                told(median(one.prefill), 1),
-                told(scaled(one.bytes_per_step, 1e9), 3),
-                told(one.roofline_share(bandwidth), 2),
-            )
-            for one in ordered
-        ],
-    )
-
-
-def footprint_table(found: Sequence[summary.Footprint]) -> Table:
-    columns = (
-        ("load cold s", "load_cold_s", 1),
-        ("load warm s", "load_warm_s", 1),
-        ("peak GB", "peak_rss_bytes", 1e9),
-        ("private GB", "private_bytes", 1e9),
-        ("disk GB", "disk_bytes", 1e9),
-    )
-    rows = [
-        (one.label, *(told(scaled(one.value(metric), scale), 2) for _, metric, scale in columns))
-        for one in found
-    ]
-    return Table(("engine:variant", *(head for head, *_ in columns)), rows)
-
-
-def scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value / scale
-
-
-def median(samples: summary.Samples | None) -> float | None:
-    return None if samples is None else samples.median
-
-
-def told(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
 
 
 def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None) -> Section:
@@ -333,61 +271,6 @@ def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None)
         )
     )
     return section
-
-
-def score_table(rows: Sequence[Row], model: str) -> Table:
-    """A row for each variant, a column for each task; the published scores first, if there are."""
-    columns = list(dict.fromkeys((row["task"], row["metric"], row["shots"]) for row in rows))
-    heads = [f"{task} {metric} ({shots} shots)" for task, metric, shots in columns]
-    lines: list[tuple[str, ...]] = []
-    if (known := summary.published(model)) is not None:
-        cells = [told(known.get(task), 2) for task, *_ in columns]
-        lines.append(("published", *mean_of_six(known, columns), *cells))
-    for name in dict.fromkeys(map(label, rows)):
-        own = {(r["task"], r["metric"], r["shots"]): r for r in rows if label(r) == name}
-        values = {task: 100 * row["value"] for (task, *_), row in own.items()}
-        mean = mean_of_six(values, columns)
-        lines.append((name, *mean, *(score(own.get(column)) for column in columns)))
-    return Table(("engine:variant", *mean_of_six(None, columns), *heads), lines)
-
-
-def mean_of_six(
-    scores: Mapping[str, float] | None, columns: Iterable[tuple[str, str, int]]
-) -> tuple[str, ...]:
-    """A cell with the leaderboard's average (its head without scores), where all of its tasks are
-    among the columns; else no cell."""
-    if not set(summary.LEADERBOARD) <= {task for task, *_ in columns}:
-        return ()
-    if scores is None:
-        return ("mean of the six",)
-    if not set(summary.LEADERBOARD) <= set(scores):
-        return ("",)
-    return (f"{fmean(scores[task] for task in summary.LEADERBOARD):.2f}",)
-
-
-def conditions_table(rows: Sequence[Row]) -> Table:
-    """What was asked in each task, and what stands in for data that were not there."""
-    heads = ("task", "items", "shots", "prompts cut to the context", "stands in, or window")
-    lines = []
-    for row in rows:
-        conditions = row["conditions"]
-        window = f"windows of {conditions['context']}" if "context" in conditions else ""
-        cut = conditions.get("prompts_cut_to_the_context", "")
-        what = conditions.get("stands_in") or window
-        lines.append((row["task"], str(row["count"]), str(row["shots"]), str(cut), what))
-    return Table(heads, list(dict.fromkeys(lines)), texts=(0, 4))
-
-
-def score(row: Row | None) -> str:
-    """A score in percent, with Wilson's interval where it counts rights."""
-    if row is None:
-        return ""
-    if row["metric"] not in summary.POINTS:
-        return f"{row['value']:.4g}"
-    if set(row["items"]) <= {0, 1}:
-        low, high = wilson(int(sum(row["items"])), row["count"])
-        return f"{100 * row['value']:.2f} ({100 * low:.1f} to {100 * high:.1f})"
-    return f"{100 * row['value']:.2f} ± {196 * (row['stderr'] or 0):.1f}"
 
 
 def failures(rows: Sequence[Row]) -> Section:

@@ -17,16 +17,19 @@ def versions():
 
 def optimize(model, options):
     """The line of neural-chat's card, with what it needs where oneDNN has no bf16."""
-    flags = {"level": "O1", "auto_kernel_selection": True}
+    settings = {"level": "O1", "auto_kernel_selection": True}
+    flags = {}
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        flags["weights_prepack"] = False
-    model = ipex.optimize(model, dtype=torch.bfloat16, inplace=True, **flags)
-    return model, {"ipex.optimize": flags}
+        settings["weights_prepack"] = False
+        flags["weights_prepack=False"] = "oneDNN packs no bf16 weights without AVX-512"
+    model = ipex.optimize(model, dtype=torch.bfloat16, inplace=True, **settings)
+    return model, {"ipex.optimize": told(settings), **flags}
 
 
 def llm_optimize(model, options):
-    model = ipex.llm.optimize(model, dtype=torch.bfloat16, inplace=True, deployment_mode=False)
-    return model, {"ipex.llm.optimize": {"deployment_mode": False}}
+    settings = {"deployment_mode": False}
+    model = ipex.llm.optimize(model, dtype=torch.bfloat16, inplace=True, **settings)
+    return model, {"ipex.llm.optimize": told(settings)}
 
 
 def weight_only(model, options):
@@ -36,10 +39,10 @@ def weight_only(model, options):
         get_weight_only_quant_qconfig_mapping,
     )
 
-    flags = {"weight_dtype": options["weight_dtype"], "lowp_mode": options["lowp_mode"]}
+    names = {"weight_dtype": options["weight_dtype"], "lowp_mode": options["lowp_mode"]}
     mapping = get_weight_only_quant_qconfig_mapping(
-        weight_dtype=getattr(WoqWeightDtype, flags["weight_dtype"]),
-        lowp_mode=getattr(WoqLowpMode, flags["lowp_mode"]),
+        weight_dtype=getattr(WoqWeightDtype, names["weight_dtype"]),
+        lowp_mode=getattr(WoqLowpMode, names["lowp_mode"]),
         group_size=options["group_size"],
     )
     model = ipex.llm.optimize(
@@ -49,7 +52,11 @@ def weight_only(model, options):
         inplace=True,
         deployment_mode=False,
     )
-    return model, {"ipex.llm.optimize": flags}
+    return model, {"ipex.llm.optimize": told(names)}
+
+
+def told(settings):
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 APIS = {"optimize": optimize, "llm_optimize": llm_optimize, "weight_only": weight_only}
@@ -59,5 +66,8 @@ def load(folder, options, threads):
     torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.bfloat16).eval()
     model, flags = APIS[options["api"]](model, options)
-    flags["onednn_has_bf16_support"] = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return HuggingFaceEngine(model, 2, flags)
+    conditions = {
+        "flags": flags,
+        "onednn_has_bf16_support": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    }
+    return HuggingFaceEngine(model, 2, conditions)

@@ -1,6 +1,7 @@
 """llama.cpp through llama-cpp-python's low-level calls, its files quantized by itself."""
 
 import ctypes
+import re
 from pathlib import Path
 
 import gguf
@@ -59,7 +60,9 @@ class Engine:
         )
         self.path = path
         self.conditions = {
-            "system": llama_cpp.llama_print_system_info().decode().strip(),
+            "built_for": " ".join(
+                re.findall(r"(\w+) = 1", llama_cpp.llama_print_system_info().decode())
+            ),
             "n_ctx": CONTEXT,
             "n_batch": BATCH,
             "kv_cache": "f16",

@@ -162,7 +162,7 @@ class Environment:
         found = []
         if missing:
             found.append(f"needs a CPU with {', '.join(wanted)}; this one lacks {missing[0]}")
-        if not list(self.interpreters()):
+        if next(self.interpreters(), None) is None:
             found.append(
                 f"needs Python {self.facts().get('python', ANY_PYTHON)}, and none is on the PATH"
             )

@@ -31,7 +31,7 @@ def run(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.slow
-def test_two_engines_are_measured_resumed_and_cleaned_up(
+def test_two_engines_are_measured_resumed_reported_and_cleaned_up(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = "-e neuralchat_lite:int4-bf16 -e transformers:fp32 --shape tiny --threads 1"
@@ -52,6 +52,10 @@ def test_two_engines_are_measured_resumed_and_cleaned_up(
     assert len([row for row in again if row["kind"] == "latency"]) == len(
         [row for row in rows if row["kind"] == "latency"]
     )
+    assert run("report out.jsonl -o report", monkeypatch) == 0
+    for name in ("report.md", "report.html"):
+        page = (folders / "report" / name).read_text(encoding="utf-8")
+        assert all(label in page for label in ("neuralchat_lite:int4-bf16", "transformers:fp32"))
     assert run("clean", monkeypatch) == 0
     assert list((folders / "models").rglob("*.safetensors")) == []
 

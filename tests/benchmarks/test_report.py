@@ -92,6 +92,24 @@ def test_both_forms_tell_the_same_numbers(rows):
     assert "A &lt;fast&gt; CPU" in page
 
 
+def test_rows_name_the_flags_that_a_cpu_made_an_engine_take(rows, accuracy_row, latency_row):
+    flags = {"weights_prepack=False": "no bf16 without AVX-512"}
+    ipex = {"engine": "ipex", "variant": "bf16", "conditions": {"flags": flags, "api": "optimize"}}
+    alone = {"context": None, "batch": None, "prompt_sha256": None, "unit": "bytes"}
+    more = [
+        latency_row([0.1], **ipex),
+        latency_row([1e9], "peak_rss_bytes", **alone, **ipex),
+        accuracy_row([1, 1, 1, 1, 1], **ipex),
+        latency_row([0.1], variant="int4-fp32", conditions={"isa": "avx2"}),
+    ]
+    lines = report.build([*rows, *more]).markdown().splitlines()
+    told = [line for line in lines if line.startswith("| ipex:bf16 |")]
+    named = [line for line in told if "weights_prepack=False: no bf16 without AVX-512" in line]
+    assert len(named) == 2, "the table of speeds and the table of scores"
+    assert "| ipex:bf16 |  | api=optimize |" in told, "how it ran"
+    assert any(line.endswith("| isa=avx2 |") for line in lines)
+
+
 def test_the_page_stands_alone_in_both_colour_schemes_and_on_a_telephone(rows):
     page = report.build(rows).html()
     own = re.sub(r'(xmlns(:\w+)?|rdf:\w+)="[^"]*"', "", page)
