@@ -5,6 +5,7 @@ from importlib.metadata import version
 import torch
 import transformers
 from engines.huggingface import HuggingFaceEngine
+from intel_extension_for_transformers import qbits
 from intel_extension_for_transformers.transformers import AutoModelForCausalLM, RtnConfig
 
 
@@ -18,6 +19,7 @@ def versions():
 
 def load(folder, options, threads):
     torch.set_num_threads(threads)
+    qbits.set_qbits_threads(threads)  # else all cores: what falls to more than torch has is undone
     config = RtnConfig(
         bits=options["bits"],
         weight_dtype=options["weight_dtype"],

@@ -173,8 +173,13 @@ def load_itrex(
     folder: str, config: Any, dtype: str | None, quantization: Any, flags: dict[str, str]
 ) -> Any:
     """ITREX's round-to-nearest with QBits kernels."""
+    import torch
+    from intel_extension_for_transformers import qbits
     from intel_extension_for_transformers.transformers import AutoModelForCausalLM, RtnConfig
 
+    # QBits shares packing and products out among all cores unless it is told; what falls to threads
+    # that torch does not have is left undone: wrong logits, or NaN.
+    qbits.set_qbits_threads(torch.get_num_threads())
     options = {
         "bits": 8 if quantization["weight_dtype"] == "int8" else 4,
         "weight_dtype": QBITS_WEIGHTS[quantization["weight_dtype"]],

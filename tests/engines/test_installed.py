@@ -129,14 +129,16 @@ def test_itrex_in_int8_computes_what_round_to_nearest_computes_here(
     assert tell(theirs).token_ids == tell(ours).token_ids
 
 
+@pytest.mark.parametrize("threads", [None, 1])
 @pytest.mark.parametrize(
     ("weight_dtype", "compute_dtype"), [("int4", "fp32"), ("int4", "int8"), ("int8", "int8")]
 )
-def test_itrex_calculates(weight_dtype: str, compute_dtype: str) -> None:
+def test_itrex_calculates(weight_dtype: str, compute_dtype: str, threads: int | None) -> None:
+    """With fewer threads than cores QBits once left half of its work undone."""
     require("itrex")
     nano = Path(__file__).parents[2] / "examples/nano/model"
     config = {"weight_dtype": weight_dtype, "compute_dtype": compute_dtype}
-    model = ncl.load(nano, config, engine="itrex", context_length=256)
+    model = ncl.load(nano, config, engine="itrex", context_length=256, threads=threads)
     question = [{"role": "user", "content": "calculate 100 + 520 + 60"}]
     assert "680" in model.generate(question, max_new_tokens=120).text
     model.close()
