@@ -90,9 +90,9 @@ STORIES = $(patsubst %/config.json,%,$(wildcard $(DATA)/models/*/config.json))
 ACCURACY = OMP_NUM_THREADS=1 NEURALCHAT_LITE_THREADS=1 $(BIN)/python -m benchmarks accuracy
 bench: $(VENV)/test.stamp
 	mkdir -p bench
-	$(BIN)/python -m benchmarks latency --minutes 30 $(if $(wildcard bench/run.jsonl),--resume,-o) bench/run.jsonl
-	$(ACCURACY) examples/nano/model -o bench/run.jsonl --limit 100 --tokens 4000 \
-	  --tasks nano,divergence/problems
+	$(BIN)/python -m benchmarks latency --minutes 28 $(if $(wildcard bench/run.jsonl),--resume,-o) bench/run.jsonl
+	$(ACCURACY) examples/nano/model -o bench/run.jsonl --limit 200 --tokens 4000 \
+	  --tasks nano,divergence/problems --context-length 256
 	$(if $(STORIES),$(ACCURACY) $(STORIES) -o bench/run.jsonl --limit 100 --tokens 2000 --data $(DATA)/evals \
 	  --tasks tinystories_endings$(comma)perplexity/tinystories$(comma)divergence/tinystories)
 	$(BIN)/python -m benchmarks report bench/run.jsonl -o bench/report

@@ -192,7 +192,8 @@ def accuracy_command(
     picked = installed(DEFAULT, warn) if variants is None else chosen(variants)
     if texts is None and data is not None:
         texts = data.parent / "text"
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every prompt that is cut
+    for name in ("lm_eval", "transformers"):  # they warn of every prompt that is cut
+        logging.getLogger(name).setLevel(logging.ERROR)
     arguments = {
         "models": models,
         "tasks": names,

@@ -70,18 +70,18 @@ class Engine:
         return tokens
 
     def logits(self, ids, tail):
-        keep = kept(self.fed, ids, tail)
-        if self.reader is None:
+        keep, reader = kept(self.fed, ids, tail), self.reader
+        self.reader = None  # until all is well
+        if reader is None:
             settings = json.loads(Path(self.folder, SETTINGS).read_text(encoding="utf-8"))
             parameters = og.GeneratorParams(self.model)
             parameters.set_search_options(max_length=settings["model"]["context_length"])
-            self.reader = og.Generator(self.model, parameters)
+            reader, keep = og.Generator(self.model, parameters), 0
         elif keep < len(self.fed):
-            self.reader.rewind_to(keep)
-        self.fed = []  # until all is well
-        self.reader.append_tokens(ids[keep:])
-        rows = self.reader.get_output("logits")[0, -tail:]
-        self.fed = ids
+            reader.rewind_to(keep)
+        reader.append_tokens(ids[keep:])
+        rows = reader.get_output("logits")[0, -tail:]
+        self.reader, self.fed = reader, ids
         return rows
 
     def own(self):

@@ -27,4 +27,17 @@ def load(folder, options, threads):
     torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.bfloat16).eval()
     quantize_(model, CONFIGS[options["weight_dtype"]](options))
-    return HuggingFaceEngine(model, 2, {"compiled": False, "activations": "bf16"})
+    conditions = {"compiled": False, "activations": "bf16", "quantized": require_quantized(model)}
+    return HuggingFaceEngine(model, 2, conditions)
+
+
+def require_quantized(model):
+    """Which layers are; torchao leaves out what its groups do not fit, without a word."""
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    done = sum(type(layer.weight.data) is not torch.Tensor for layer in layers)
+    if not done:
+        raise RuntimeError(
+            f"torchao has quantized none of {len(layers)} layers: their columns must be multiples "
+            "of its group"
+        )
+    return f"{done} of {len(layers)} layers"

@@ -28,13 +28,20 @@ class Positions:
             self.kept = DynamicCache()
         elif not hasattr(self.kept, "layers"):
             if self.kept.get_seq_length() > length:
-                self.kept.crop(length)
+                self.crop_lists(length)
         else:
             for layer in self.kept.layers:
                 # Negative: a count to remove. A positive one has lost its meaning in version 5.
                 if layer.get_seq_length() > length:
                     layer.crop(length - layer.get_seq_length())
         self.check(length)
+
+    def crop_lists(self, length: int) -> None:
+        """`DynamicCache.crop` of versions that keep lists of tensors; 4.41 has none yet."""
+        for kept in (self.kept.key_cache, self.kept.value_cache):
+            for index, states in enumerate(kept):
+                kept[index] = states[..., :length, :]
+        self.kept._seen_tokens = length
 
     def check(self, length: int) -> None:
         found = self.kept.get_seq_length()
