@@ -65,6 +65,8 @@ VARIANTS: tuple[Variant, ...] = (
     quantized("int8", 128),
     quantized("int4", 32),
     quantized("int4", 128),
+    native("int4-fullrange-bf16", **weights("int4_fullrange", group_size=32, compute_dtype="bf16")),
+    native("int4-asym-bf16", **weights("int4", group_size=32, scheme="asym", compute_dtype="bf16")),
     quantized("int4", 32, "fp32"),
     quantized("int4", 32, "int8"),
     Variant("transformers", "fp32", {"engine": "torch", "dtype": "fp32"}),
