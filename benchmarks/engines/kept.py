@@ -1,4 +1,9 @@
-"""What an engine has of a sequence already need not be computed again."""
+"""What an engine has of a sequence already need not be computed again.
+
+For engines that are asked for logits; they also say beforehand how long a sequence may become.
+"""
+
+STEP = 2048  # positions
 
 
 def kept(had, ids, tail):
@@ -9,3 +14,8 @@ def kept(had, ids, tail):
         if had[index] != ids[index]:
             return index
     return most
+
+
+def room(count):
+    """So many positions or more, in steps: making room anew means to compute all again."""
+    return -(-count // STEP) * STEP

@@ -8,7 +8,7 @@ import gguf
 import llama_cpp
 import numpy as np
 from engines.gguf_file import write_gguf
-from engines.kept import kept
+from engines.kept import kept, room
 
 FILE = "model.gguf"
 TYPES = {
@@ -52,7 +52,7 @@ class Engine:
         )
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
-        self.context, self.sequences = None, 0
+        self.context, self.sequences, self.positions = None, 0, 0
         self.fed = []  # by `logits`, of the first sequence
         self.open_context(1)
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(
@@ -75,15 +75,16 @@ class Engine:
         tied = "output.weight" not in sizes
         return sum(sizes.values()) - (0 if tied else sizes["token_embd.weight"])
 
-    def open_context(self, sequences):
+    def open_context(self, sequences, positions=CONTEXT):
         """A context for so many sequences; loading opens one for a single sequence."""
-        if self.sequences == sequences:
+        if (self.sequences, self.positions) == (sequences, positions):
             return
         self.fed = []
-        if self.context is not None:
+        if self.context:
             llama_cpp.llama_free(self.context)
+        self.sequences = self.positions = 0
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = CONTEXT * sequences
+        parameters.n_ctx = positions * sequences
         parameters.n_batch = parameters.n_ubatch = BATCH
         parameters.n_seq_max = sequences
         parameters.n_threads = parameters.n_threads_batch = self.threads
@@ -91,7 +92,7 @@ class Engine:
         self.context = llama_cpp.llama_init_from_model(self.model, parameters)
         if not self.context:
             raise RuntimeError(f"llama.cpp cannot make a context of {parameters.n_ctx} tokens")
-        self.sequences = sequences
+        self.sequences, self.positions = sequences, positions
 
     def generate(self, prompts, new_tokens, tick):
         self.open_context(len(prompts))
@@ -115,7 +116,8 @@ class Engine:
         return tokens
 
     def logits(self, ids, tail):
-        self.open_context(1)
+        if len(ids) > self.positions:
+            self.open_context(1, room(len(ids)))
         keep = kept(self.fed, ids, tail)
         llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.context), 0, keep, -1)
         self.fed = []  # until all is well

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime_genai as og
-from engines.kept import kept
+from engines.kept import kept, room
 
 SETTINGS = "genai_config.json"
 BUILDER_OPTIONS = {"block_size": 32, "accuracy_level": 4, "is_symmetric": True}
@@ -46,7 +46,7 @@ class Engine:
     def __init__(self, model, folder):
         self.model = model
         self.folder = folder
-        self.reader, self.fed = None, []  # of `logits`
+        self.reader, self.fed, self.positions = None, [], 0  # of `logits`
         self.conditions = {**BUILDER_OPTIONS, "kv_cache": "fp32"}
 
     @property
@@ -72,10 +72,11 @@ class Engine:
     def logits(self, ids, tail):
         keep, reader = kept(self.fed, ids, tail), self.reader
         self.reader = None  # until all is well
-        if reader is None:
+        if reader is None or len(ids) > self.positions:
             settings = json.loads(Path(self.folder, SETTINGS).read_text(encoding="utf-8"))
+            self.positions = min(room(len(ids)), settings["model"]["context_length"])
             parameters = og.GeneratorParams(self.model)
-            parameters.set_search_options(max_length=settings["model"]["context_length"])
+            parameters.set_search_options(max_length=self.positions)
             reader, keep = og.Generator(self.model, parameters), 0
         elif keep < len(self.fed):
             reader.rewind_to(keep)

@@ -112,6 +112,7 @@ def test_engines_keep_what_sequences_have_in_common() -> None:
     assert module.kept([1, 2, 3], [1, 2, 3, 4], 3) == 1
     assert module.kept([1, 9, 3], [1, 2, 3, 4], 1) == 1
     assert module.kept([], [1], 1) == 0
+    assert [module.room(count) for count in (1, 2048, 2049)] == [2048, 2048, 4096]
 
 
 @pytest.mark.engines
