@@ -76,7 +76,7 @@ def measure(
     }
 
     def failed(stage: str, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         # What a user can mend says so itself; of anything else the place matters too.
         place = [] if isinstance(error, NeuralchatError) else traceback.format_exception(error)[-3:]
         write(
