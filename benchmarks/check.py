@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import cache_root
+from benchmarks.show import samples_of
+from benchmarks.workers import formats_folder
 from neuralchat_lite.errors import ConfigError
 
 Row = Mapping[str, Any]
@@ -75,34 +77,27 @@ def with_llama_bench(rows: Sequence[Row], program: Path) -> Iterator[Agreement]:
         if row["kind"] == "latency" and row["engine"] == LLAMACPP
     }
     for variant, model, digest, threads in sorted(measured):
-        folder = cache_root() / f"{model.replace('/', '_')}-{digest[:12]}"
-        file = folder / f"{LLAMACPP}-{variant}" / "model.gguf"
+        formats = formats_folder(model, digest, cache_root())
+        file = formats / f"{LLAMACPP}-{variant}" / "model.gguf"
         prefill, decoded = run_llama_bench(program, file, threads)
-        mine = [r for r in rows if r["kind"] == "latency" and r["engine"] == LLAMACPP]
-        mine = [r for r in mine if r["variant"] == variant and r["batch"] == 1]
-        speeds = samples(mine, "prefill_tokens_per_s", PROMPT)
+        mine = {
+            **{"engine": LLAMACPP, "variant": variant, "batch": 1},
+            **{"model": model, "shape_sha256": digest, "threads": threads},
+        }
+        speeds = samples_of(rows, metric="prefill_tokens_per_s", context=PROMPT, **mine)
         if speeds:
             yield Agreement(
                 f"{LLAMACPP}:{variant}, tokens/s of a prompt of {PROMPT} (llama-bench)",
                 statistics.median(speeds),
                 prefill,
             )
-        times = samples(mine, "time_per_token_s", CONTEXT)
+        times = samples_of(rows, metric="time_per_token_s", context=CONTEXT, **mine)
         if times:
             yield Agreement(
                 f"{LLAMACPP}:{variant}, tokens/s decoded (llama-bench)",
                 1 / statistics.median(times),
                 decoded,
             )
-
-
-def samples(rows: Iterable[Row], metric: str, context: int) -> list[float]:
-    return [
-        sample
-        for row in rows
-        if row["metric"] == metric and row["context"] == context
-        for sample in row["samples"]
-    ]
 
 
 def run_llama_bench(program: Path, file: Path, threads: int) -> tuple[float, float]:

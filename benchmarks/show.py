@@ -33,9 +33,8 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
-def roofline_share(rows: Sequence[Row], engine: str, variant: str, batch: int, context: int) -> Any:
+def roofline_share(rows: Sequence[Row], **which: Any) -> float | None:
     """(bytes per token / median time) / median bandwidth, None where one of them is missing."""
-    which = {"engine": engine, "variant": variant, "batch": batch, "context": context}
     times = samples_of(rows, metric="time_per_token_s", **which)
     sizes = samples_of(rows, metric="bytes_per_token", **which)
     probes = [row["bandwidth_bytes_per_s"] for row in rows if row["kind"] == "probe"]
@@ -69,7 +68,7 @@ def show_latency(rows: Sequence[Row], digest: str) -> None:
             first = samples_of(rows, metric="first_token_s", **case)
             prefill = samples_of(rows, metric="prefill_tokens_per_s", **case)
             peaks = samples_of(rows, metric="peak_rss_bytes", **mine)
-            share = roofline_share(rows, engine, variant, batch, context)
+            share = roofline_share(rows, **case)
             table.add_row(
                 f"{engine}:{variant}",
                 f"{batch / statistics.median(times):.1f}",

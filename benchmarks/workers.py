@@ -39,7 +39,7 @@ class Model:
         which is all that speed depends on"""
         folder = folder.absolute()  # workers run in another one
         digest = digest or checkpoint_digest(folder)
-        formats = root / f"{name.replace('/', '_')}-{digest[:12]}"
+        formats = formats_folder(name, digest, root)
         return cls(name, folder, formats, digest, read_architecture(folder))
 
     def stored(self, variant: Variant) -> Path:
@@ -57,6 +57,11 @@ class Model:
         arch = self.architecture
         seen = sum(min(context, window or context) for window in arch.windows)
         return 2 * seen * arch.kv_size * item
+
+
+def formats_folder(name: str, digest: str, root: Path) -> Path:
+    """Where the formats of a model lie."""
+    return root / f"{name.replace('/', '_')}-{digest[:12]}"
 
 
 def start_worker(variant: Variant, model: Model, threads: int, python: Path) -> Worker:
