@@ -15,10 +15,7 @@ import logging
 import tempfile
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +43,7 @@ from neuralchat_lite.weights.hub import resolve
 from neuralchat_lite.weights.identity import digest_of, identify
 
 console = Console(stderr=True)
+PACKAGES = ("lm_eval", "datasets", "scipy")
 DEFAULT_TASKS = ",".join(LEADERBOARD)
 
 Write = Callable[[dict[str, Any]], None]
@@ -134,25 +132,6 @@ def is_measured(
     )
 
 
-def run_row(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Where and with what a run is made."""
-    versions = machine.versions()
-    for package in ("lm_eval", "datasets", "scipy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "kind": "run",
-        "run_id": uuid.uuid4().hex[:12],
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine.describe(int(native.threads().value)),
-        "versions": versions,
-        "commit": machine.commit(),
-        "arguments": arguments,
-    }
-
-
 def checked_tasks(names: str) -> list[str]:
     tasks = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in tasks if name not in MEASURES]
@@ -206,7 +185,7 @@ def accuracy_command(
     def write(row: dict[str, Any]) -> None:
         results.append(output, row)
 
-    write(run_row(arguments))
+    write(machine.run_row(int(native.threads().value), arguments, PACKAGES))
     try:
         for model in models:
             sha256 = model_digest(model)

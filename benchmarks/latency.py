@@ -14,12 +14,9 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +146,7 @@ class Bench:
 
     def run(self, arguments: Mapping[str, Any]) -> None:
         """Measure what is not in the results yet."""
-        results.append(
-            self.results,
-            {
-                "kind": "run",
-                "run_id": uuid.uuid4().hex[:12],
-                "time": now(),
-                "machine": machine.describe(self.threads),
-                "versions": machine.versions(),
-                "commit": machine.commit(),
-                "arguments": dict(arguments),
-            },
-        )
+        results.append(self.results, machine.run_row(self.threads, arguments))
         start, rounds = time.monotonic(), max(case.rounds for case in self.cases)
         for number, variant in turns(self.variants, rounds):
             pending = self.pending(number, variant)
@@ -256,9 +242,9 @@ class Bench:
                 "kind": "probe",
                 "bandwidth_bytes_per_s": self.probe(),
                 "threads": self.threads,
-                "time": now(),
+                "time": machine.now(),
                 "steal_share": steal,
-                "load_average": os.getloadavg()[0],
+                "load_average": machine.load_average(),
             },
         )
 
@@ -357,14 +343,10 @@ class Turn:
                 "unit": unit,
                 "samples": list(samples),
                 "conditions": {**self.conditions, **(more or {})},
-                "time": now(),
+                "time": machine.now(),
             }
         )
 
 
 def id_of(variant: Variant) -> tuple[str, str]:
     return variant.engine, variant.name
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -6,8 +6,10 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import psutil
 
 from neuralchat_lite import installed_version
+from neuralchat_lite.engines.environments import this_cpu
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import cpu_model
 
@@ -41,7 +44,7 @@ def describe(threads: int) -> dict[str, Any]:
         "threads": threads,
         "memory_bytes": psutil.virtual_memory().total,
         "governor": read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "hypervisor": "hypervisor" in all_flags(),
+        "hypervisor": "hypervisor" in this_cpu(),
         "kernel": platform.release(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -49,14 +52,8 @@ def describe(threads: int) -> dict[str, Any]:
     }
 
 
-def all_flags() -> set[str]:
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
-    return set(lines[0].split(":", 1)[1].split()) if lines else set()
-
-
 def cpu_flags() -> list[str]:
-    present = all_flags()
+    present = this_cpu()
     return [flag for flag in FLAGS if flag in present]
 
 
@@ -67,10 +64,32 @@ def read_line(path: str) -> str | None:
         return None
 
 
-def versions() -> dict[str, str]:
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def run_row(
+    threads: int, arguments: Mapping[str, Any], packages: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The first row of a run: where it is made, and with what.
+
+    packages: that matter to it beside those of every run
+    """
+    return {
+        "kind": "run",
+        "run_id": uuid.uuid4().hex[:12],
+        "time": now(),
+        "machine": describe(threads),
+        "versions": versions((*PACKAGES, *packages)),
+        "commit": commit(),
+        "arguments": dict(arguments),
+    }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
     """Versions in the harness' own environment; each engine says its own."""
     found = {"neuralchat_lite": installed_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -375,7 +375,9 @@ def python_version(python: Path) -> str | None:
 def this_cpu() -> frozenset[str]:
     """The feature flags of the CPU, as /proc/cpuinfo calls them."""
     try:
-        found = re.search(r"^flags\s*:(.*)$", read(Path("/proc/cpuinfo")), re.MULTILINE)
+        found = re.search(
+            r"^(?:flags|Features)\s*:(.*)$", read(Path("/proc/cpuinfo")), re.MULTILINE
+        )
     except OSError:
         found = None
     return frozenset(found[1].split() if found else ())
