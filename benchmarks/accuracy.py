@@ -35,12 +35,13 @@ from benchmarks.accuracy_variants import (
 )
 from benchmarks.measures import MEASURES, Asked
 from benchmarks.summary import LEADERBOARD
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.hub import resolve
+from neuralchat_lite.checkpoints.identity import identify
+from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.errors import ConfigError, NeuralchatError
+from neuralchat_lite.files.digests import digest_of
 from neuralchat_lite.kernels import native
-from neuralchat_lite.terminal import warn
-from neuralchat_lite.weights.checkpoint import open_checkpoint
-from neuralchat_lite.weights.hub import resolve
-from neuralchat_lite.weights.identity import digest_of, identify
 
 console = Console(stderr=True)
 PACKAGES = ("lm_eval", "datasets", "scipy")

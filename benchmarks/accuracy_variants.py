@@ -11,8 +11,8 @@ import neuralchat_lite as ncl
 from benchmarks import variants
 from benchmarks.environments import PRODUCT, is_ready
 from benchmarks.rivals import open_rival
+from neuralchat_lite.checkpoints.hub import resolve
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.weights.hub import resolve
 
 # What is asked when nobody is named, as far as it is installed: as in the full latency run.
 DEFAULT = (

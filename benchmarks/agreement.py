@@ -29,9 +29,9 @@ import neuralchat_lite as ncl
 from benchmarks.measures import MEASURES, leaderboard_task
 from benchmarks.results import ResultsError
 from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
-from neuralchat_lite.weights.file_names import SIDECARS
-from neuralchat_lite.weights.packed import open_packed
+from neuralchat_lite.packed.format import open_packed
 
 TOLERANCE = 1e-3
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.variants import ENGINES, Variant, chosen_variants
+from neuralchat_lite.cli.terminal import size_text, warn
 from neuralchat_lite.errors import ConfigError, NeuralchatError
-from neuralchat_lite.terminal import size_text, warn
 
 if TYPE_CHECKING:
     from benchmarks.latency import Case, Profile
@@ -63,7 +63,7 @@ def list_engines() -> None:
 
     from benchmarks.environments import environment_of
     from benchmarks.show import console
-    from neuralchat_lite.engines.environments import STATES
+    from neuralchat_lite.environments.environment import STATES
 
     table = Table("engine", "variants", "environment", "to download", "on disk", "not here because")
     for name, engine in ENGINES.items():
@@ -296,7 +296,7 @@ def open_model(shape: str | None, model: str | None) -> Model:
     """The checkpoint to measure: a shape's, made now if it is not there, or a real one."""
     from benchmarks.shapes import cache_root, random_model, shape_name
     from benchmarks.workers import Model
-    from neuralchat_lite.weights.hub import resolve
+    from neuralchat_lite.checkpoints.hub import resolve
 
     if (shape is None) == (model is None):
         raise ConfigError("--shape makes random weights and --model takes real ones: give one")

@@ -28,12 +28,13 @@ import torch
 from shapes import SHAPES  # beside this script
 
 import neuralchat_lite
+from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint
+from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.kernels import cpu, native
-from neuralchat_lite.model.decoder import load_decoder
+from neuralchat_lite.models.decoder import load_decoder
+from neuralchat_lite.packed.convert import quantize_checkpoint
+from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-from neuralchat_lite.weights.checkpoint import RandomCheckpoint
-from neuralchat_lite.weights.convert import quantize_checkpoint
-from neuralchat_lite.weights.packed import is_packed, open_packed
 
 
 def memory(kind: str) -> int:

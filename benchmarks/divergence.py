@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.perplexity import Windows, log_probs
-from neuralchat_lite.generation import Decoder
+from neuralchat_lite.generation.loop import Decoder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.variants import ENGINES
-from neuralchat_lite.engines.environments import (
+from neuralchat_lite.environments.environment import (
     Environment,
     engine_environment,
     environments_root,

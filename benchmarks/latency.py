@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import file_cache, machine, results
 from benchmarks.variants import ENGINES, Variant
 from benchmarks.workers import LOAD_SECONDS, Model, convert, start_worker
-from neuralchat_lite.engines.process import Worker
+from neuralchat_lite.environments.process import Worker
 from neuralchat_lite.errors import EngineError
 
 WARM_UP_CONTEXT = 32  # tokens of the untimed run that goes before a case

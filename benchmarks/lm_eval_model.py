@@ -5,8 +5,8 @@ words only. Requests are therefore answered in the order of their token ids, and
 cache goes back to what the next one has in common with it, so that shots are not computed again.
 The choices of a question go through the layers together, so that weights are read once for them.
 
-Works on every engine's decoder (`neuralchat_lite.generation.Decoder`); one that takes no batches
-computes the choices one after the other. Texts are written one after the other.
+Works on every engine's decoder (`neuralchat_lite.engines.engine.Decoder`); one that takes no
+batches computes the choices one after the other. Texts are written one after the other.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 import neuralchat_lite as ncl
 from benchmarks.perplexity import logits_of
-from neuralchat_lite.chat import common_prefix
 from neuralchat_lite.errors import ConfigError, PromptError
-from neuralchat_lite.generation import Decoder, GenerationOptions, generate
+from neuralchat_lite.generation.conversation import common_prefix
+from neuralchat_lite.generation.loop import Decoder, GenerationOptions, generate
 
 TOGETHER = 8  # sequences of one batch: each has a copy of the key/value cache
 NEW_TOKENS = 256  # of generate_until, where a task names no number: the harness' own default

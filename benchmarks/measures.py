@@ -20,9 +20,9 @@ from typing import Any
 import neuralchat_lite as ncl
 from benchmarks.accuracy_variants import REFERENCE
 from benchmarks.results import ResultsError
-from neuralchat_lite.chat import encode_messages
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.weights.identity import digest_of
+from neuralchat_lite.files.digests import digest_of
+from neuralchat_lite.generation.conversation import encode_messages
 
 NANO = Path(__file__).parents[1] / "examples" / "nano"
 WINDOW = 512  # tokens that running text is scored in, when the model's context holds so many

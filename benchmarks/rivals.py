@@ -22,12 +22,13 @@ from benchmarks.environments import python_of
 from benchmarks.shapes import cache_root
 from benchmarks.variants import Variant
 from benchmarks.workers import LOAD_SECONDS, Model, convert, start_worker
+from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
+from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.engines.engine import FullCache
-from neuralchat_lite.engines.process import Worker
+from neuralchat_lite.environments.process import Worker
+from neuralchat_lite.families.architecture import checked_context
 from neuralchat_lite.kernels import native
-from neuralchat_lite.model.decoder import check_ids, checked_context
-from neuralchat_lite.sources import load_tokenizer
-from neuralchat_lite.terminal import warn
+from neuralchat_lite.models.decoder import check_ids
 
 CALL_SECONDS = 600.0
 
@@ -39,7 +40,7 @@ class RivalCache(FullCache):
 
 
 class RivalDecoder:
-    """`generation.Decoder` over a worker of the benchmarks."""
+    """`neuralchat_lite.engines.engine.Decoder` over a worker of the benchmarks."""
 
     def __init__(
         self, worker: Worker, model: Model, context_length: int, loaded: Mapping[str, Any]

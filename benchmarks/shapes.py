@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
+from neuralchat_lite.checkpoints.checkpoint import HEAD, RandomCheckpoint, open_checkpoint
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.weights.architecture import Architecture, TensorSpec
-from neuralchat_lite.weights.checkpoint import HEAD, RandomCheckpoint, open_checkpoint
-from neuralchat_lite.weights.config_json import read_json
-from neuralchat_lite.weights.file_names import WEIGHTS
-from neuralchat_lite.weights.manifest import sha256_of
-from neuralchat_lite.weights.safetensors_file import DTYPE_NAMES, SafetensorsWriter, StoredTensor
+from neuralchat_lite.families.architecture import Architecture, TensorSpec
+from neuralchat_lite.files.digests import sha256_of
+from neuralchat_lite.files.json_file import read_json
+from neuralchat_lite.files.names import WEIGHTS
+from neuralchat_lite.files.safetensors_file import DTYPE_NAMES, SafetensorsWriter, StoredTensor
 
 MISTRAL: dict[str, Any] = {
     "architectures": ["MistralForCausalLM"],

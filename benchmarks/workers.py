@@ -9,10 +9,10 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.shapes import COMPLETE, LITTER, checkpoint_digest, in_one_piece
 from benchmarks.variants import ENGINES, Variant
-from neuralchat_lite.engines import serving
-from neuralchat_lite.engines.process import Worker
-from neuralchat_lite.weights.architecture import Architecture
-from neuralchat_lite.weights.config_json import read_architecture
+from neuralchat_lite.environments.process import Worker
+from neuralchat_lite.environments.worker import serving
+from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.families.config_json import read_architecture
 
 WORKER = Path(__file__).parent / "worker.py"
 PREPARE_SECONDS, LOAD_SECONDS = 3600.0, 600.0

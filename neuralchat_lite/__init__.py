@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuralchat_lite.api import Model, generate, load, merge, quantize, stream
-    from neuralchat_lite.chat import Conversation
     from neuralchat_lite.errors import (
         CacheError,
         CheckpointError,
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
         PromptError,
         UnsupportedModelError,
     )
-    from neuralchat_lite.generation import GenerationOptions, Piece, Reply, Timings
+    from neuralchat_lite.generation.conversation import Conversation
+    from neuralchat_lite.generation.loop import GenerationOptions, Piece, Reply, Timings
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 __all__ = [
@@ -47,12 +47,12 @@ __all__ = [
 # Where a name lives when it is not an error. Modules are imported on first use: torch takes a
 # second, and `neuralchat-lite --help` needs none of it.
 HOMES = {
-    "Conversation": "chat",
-    "GenerationOptions": "generation",
+    "Conversation": "generation.conversation",
+    "GenerationOptions": "generation.loop",
     "Model": "api",
-    "Piece": "generation",
-    "Reply": "generation",
-    "Timings": "generation",
+    "Piece": "generation.loop",
+    "Reply": "generation.loop",
+    "Timings": "generation.loop",
     "WeightOnlyQuantConfig": "quantization.config",
     "generate": "api",
     "load": "api",

@@ -12,36 +12,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuralchat_lite.chat import Conversation, encode_prompt, with_stops
-from neuralchat_lite.detokenize import Tokenizer
+from neuralchat_lite.adapters.adapter import MergedCheckpoint
+from neuralchat_lite.adapters.merge import write_merged
+from neuralchat_lite.checkpoints.checkpoint import Checkpoint
+from neuralchat_lite.checkpoints.hub import Resolved, resolve
+from neuralchat_lite.checkpoints.identity import identify
+from neuralchat_lite.checkpoints.kinds import is_packed
+from neuralchat_lite.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from neuralchat_lite.engines import NATIVE, check_name, open_engine
-from neuralchat_lite.engines.engine import Engine, Request
+from neuralchat_lite.engines.engine import Decoder, Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CacheError, ConfigError
-from neuralchat_lite.generation import Decoder, GenerationOptions, Piece, Reply, fold
-from neuralchat_lite.generation import stream as stream_ids
+from neuralchat_lite.families.architecture import Architecture, checked_context
+from neuralchat_lite.files.folder import require_empty
+from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS
+from neuralchat_lite.files.progress import hashing
+from neuralchat_lite.generation.conversation import Conversation, encode_prompt, with_stops
+from neuralchat_lite.generation.loop import GenerationOptions, Piece, Reply, fold
+from neuralchat_lite.generation.loop import stream as stream_ids
 from neuralchat_lite.kernels import native
-from neuralchat_lite.model.decoder import checked_context
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
-from neuralchat_lite.sources import (
+from neuralchat_lite.loading import (
     Adapters,
-    load_tokenizer,
     merged_adapters,
     open_source,
     refuse_adapters_of_quantized,
     resolve_adapters,
 )
-from neuralchat_lite.weights.adapters import MergedCheckpoint
-from neuralchat_lite.weights.architecture import Architecture
-from neuralchat_lite.weights.cache import cached
-from neuralchat_lite.weights.checkpoint import Checkpoint
-from neuralchat_lite.weights.convert import hashing, quantize_checkpoint, require_empty
-from neuralchat_lite.weights.file_names import MANIFEST, QUANTIZATION, SIDECARS
-from neuralchat_lite.weights.hub import Resolved, resolve
-from neuralchat_lite.weights.identity import identify
-from neuralchat_lite.weights.manifest import read_manifest, released
-from neuralchat_lite.weights.merge import write_merged
-from neuralchat_lite.weights.packed import PackedModel, is_packed, open_packed
+from neuralchat_lite.packed.cache import cached
+from neuralchat_lite.packed.convert import quantize_checkpoint
+from neuralchat_lite.packed.format import PackedModel, open_packed
+from neuralchat_lite.packed.manifest import read_manifest, released
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | None
 
@@ -85,7 +86,7 @@ class Model:
         """Answer a prompt token by token; closing the iterator cancels.
 
         prompt: a text, a list of {"role", "content"} messages, or token ids (see
-            `chat.encode_prompt`)
+            `generation.prompt.encode_prompt`)
         options: those of `GenerationOptions`
         Raises PromptError or ConfigError at once, before the first piece is asked for.
         """
@@ -178,7 +179,7 @@ def load(
     cache_dir: where quantized models are kept, instead of the default cache
     context_length: positions to allow; the model's own default when None
     threads: of the operations, in the whole process; physical cores when None
-    progress: called with each step of quantizing (see `weights.convert.Progress`)
+    progress: called with each step of quantizing (see `files.progress.Progress`)
 
     Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError or EngineError.
     """

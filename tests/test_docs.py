@@ -20,7 +20,13 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / "examples").glob("*.md"),
 ]
-KNOWN = {"python", "bash", "console", "text", "hexdump"}  # hexdump: tests/weights/test_format.py
+KNOWN = {
+    "python",
+    "bash",
+    "console",
+    "text",
+    "hexdump",
+}  # hexdump: packed/test_golden_bytes.py
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

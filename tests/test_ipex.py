@@ -11,7 +11,7 @@ import torch
 
 import neuralchat_lite.ipex as ipex
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.transformers import AutoModelForCausalLM
+from neuralchat_lite.transformers.auto import AutoModelForCausalLM
 
 NANO = Path(__file__).parents[1] / "examples/nano/model"
 

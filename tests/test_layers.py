@@ -18,17 +18,22 @@ NAME = "neuralchat_lite"
 # stands for all its modules. `errors` may be imported by all.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("ipex",),
-    ("cli", "diagnosis", "housekeeping", "terminal", "transformers"),
+    ("cli", "transformers"),
     ("api",),
-    ("engines", "generation", "chat", "detokenize", "sources"),
-    ("model",),
-    ("quantization", "weights"),
+    ("loading",),
+    ("generation",),
+    ("engines",),
+    ("environments",),
+    ("models",),
+    ("packed", "adapters", "quantization", "checkpoints"),
+    ("families",),
+    ("files",),
     ("kernels",),
     ("errors",),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
-# quantization and weights share a row, but the arrow between them has one direction only.
-FORBIDDEN = {("quantization", "weights")}
+# quantization and packed share a row, but the arrow between them has one direction only.
+FORBIDDEN = {("quantization", "packed")}
 INIT_MAY_IMPORT = set(LEVEL)  # for type checkers only; test_importing_... sees that it does not
 
 
@@ -37,7 +42,7 @@ def modules() -> list[Path]:
 
 
 def part_of(module: str) -> str | None:
-    """`neuralchat_lite.weights.cache` -> "weights"; the package itself -> None."""
+    """`neuralchat_lite.packed.cache` -> "weights"; the package itself -> None."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else None
 
@@ -91,10 +96,12 @@ def test_imports_point_down(path: Path) -> None:
 def test_an_import_that_points_up_is_seen_wherever_it_stands() -> None:
     inside = "def f():\n    from neuralchat_lite.api import load"
     assert violations("neuralchat_lite.kernels.cpu", inside)
-    assert violations("neuralchat_lite.chat", "import neuralchat_lite.api")
-    assert violations("neuralchat_lite.chat", "from neuralchat_lite import api")
-    assert violations("neuralchat_lite.quantization.rtn", "import neuralchat_lite.weights.cache")
-    assert not violations("neuralchat_lite.chat", "from neuralchat_lite.model import decoder")
+    assert violations("neuralchat_lite.generation.conversation", "import neuralchat_lite.api")
+    assert violations("neuralchat_lite.generation.conversation", "from neuralchat_lite import api")
+    assert violations("neuralchat_lite.quantization.rtn", "import neuralchat_lite.packed.cache")
+    assert not violations(
+        "neuralchat_lite.generation.conversation", "from neuralchat_lite.models import decoder"
+    )
 
 
 def run_python(code: str) -> str:
@@ -113,8 +120,8 @@ def loaded_after(statement: str) -> set[str]:
     [
         "import neuralchat_lite",
         "from neuralchat_lite import errors, PromptError",
-        "import neuralchat_lite.cli",
-        "import neuralchat_lite.weights.hub",
+        "import neuralchat_lite.cli.app",
+        "import neuralchat_lite.checkpoints.hub",
         "import neuralchat_lite.transformers, neuralchat_lite.ipex",
     ],
 )
@@ -125,7 +132,7 @@ def test_importing_loads_no_heavy_package(statement: str) -> None:
 def test_importing_the_package_starts_no_thread_and_changes_no_environment() -> None:
     code = (
         "import os, threading, logging\nbefore = dict(os.environ)\n"
-        "import neuralchat_lite.api, neuralchat_lite.cli\n"
+        "import neuralchat_lite.api, neuralchat_lite.cli.app\n"
         "assert dict(os.environ) == before, 'environment'\n"
         "assert threading.active_count() == 1, 'threads'\n"
         "assert not logging.getLogger().handlers\n"

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from neuralchat_lite.errors import ConfigError, PromptError
-from neuralchat_lite.generation import Decoder
+from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
-from neuralchat_lite.weights.architecture import Architecture
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}
 WEIGHT_BITS = {"int4": 4, "int4_fullrange": 4, "int8": 8}
+
+
+class Cache(Protocol):
+    """Keys and values of one conversation. See `models.kv_cache.KVCache`."""
+
+    @property
+    def length(self) -> int: ...
+
+    def can_truncate(self, length: int) -> bool: ...
+
+    def truncate(self, length: int) -> None: ...
+
+
+class Decoder(Protocol):
+    """What the loop needs of a model. See `models.decoder.Decoder`."""
+
+    architecture: Architecture
+    context_length: int
+
+    def new_cache(self, capacity: int = 256) -> Any: ...
+
+    def forward(self, ids: Sequence[int] | Tensor, cache: Any) -> Tensor: ...
+
+    def bytes_per_token(self, context: int) -> int: ...
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""The engine of this library: `model.decoder` over mapped weights, with kernels of its own."""
+"""The engine of this library: `models.decoder` over mapped weights, with kernels of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuralchat_lite.kernels import native
-from neuralchat_lite.model.decoder import Decoder, Weights, load_decoder
+from neuralchat_lite.models.decoder import Decoder, Weights, load_decoder
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 

@@ -19,11 +19,11 @@ from neuralchat_lite.engines.engine import (
     float_precision,
     weight_bytes,
 )
-from neuralchat_lite.engines.stepping import Positions, Stepper
+from neuralchat_lite.environments.worker.stepping import Positions, Stepper
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.kernels.cpu import check_threads
-from neuralchat_lite.model.decoder import check_ids
-from neuralchat_lite.weights.architecture import Architecture
+from neuralchat_lite.models.decoder import check_ids
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -35,7 +35,7 @@ class ReferenceCache(FullCache):
 
 
 class ReferenceDecoder:
-    """`generation.Decoder` over a transformers model."""
+    """`engine.Decoder` over a transformers model."""
 
     def __init__(
         self, model: Any, architecture: Architecture, precision: Precision, context_length: int

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.engines.engine import FullCache, Precision, Request, cache_bytes, weight_bytes
-from neuralchat_lite.engines.environments import engine_environment
-from neuralchat_lite.engines.process import Worker
+from neuralchat_lite.environments import worker
+from neuralchat_lite.environments.environment import engine_environment
+from neuralchat_lite.environments.process import Worker
+from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.kernels.cpu import check_threads, default_threads
-from neuralchat_lite.model.decoder import check_ids
+from neuralchat_lite.models.decoder import check_ids
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-from neuralchat_lite.weights.architecture import Architecture
 
-WORKER = Path(__file__).parent / "worker.py"
+WORKER = Path(worker.__file__).parent / "main.py"
 # Beyond these seconds a worker counts as hanging. Reference engines are slow: a bf16 token of a
 # 7B model has been seen to take six.
 LOAD_SECONDS = 3600.0
@@ -46,7 +47,7 @@ class RemoteCache(FullCache):
 
 
 class RemoteDecoder:
-    """`generation.Decoder` over a worker."""
+    """`engine.Decoder` over a worker."""
 
     def __init__(
         self, worker: Worker, architecture: Architecture, precision: Precision, context_length: int

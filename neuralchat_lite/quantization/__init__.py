@@ -1,1 +1,1 @@
-"""From float weights to integer codes: the configuration, and the algorithms."""
+"""How weights become codes: the configuration, and the algorithms."""

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.api import load
+from neuralchat_lite.checkpoints.checkpoint import EMBEDDING, open_checkpoint
+from neuralchat_lite.checkpoints.hub import resolve
+from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.loading import resolve_adapters
 from neuralchat_lite.quantization.config import FLOATS, HALF, WeightOnlyQuantConfig, suggestion
-from neuralchat_lite.sources import resolve_adapters
 from neuralchat_lite.transformers.configs import LegacyConfig
 from neuralchat_lite.transformers.modeling import NativeForCausalLM, named_class
-from neuralchat_lite.weights.checkpoint import EMBEDDING, open_checkpoint
-from neuralchat_lite.weights.hub import resolve
-from neuralchat_lite.weights.packed import is_packed
 
 # Switches of ITREX, IPEX and transformers that mean nothing here, whatever their value: there is
 # one engine, weights are always mapped, and no code from a model is ever run.

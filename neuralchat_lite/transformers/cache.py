@@ -1,6 +1,6 @@
 """The key/value cache of a batch, as `generate` of transformers knows caches.
 
-Every row is a conversation of its own (`model.kv_cache.KVCache`) and holds its own tokens alone:
+Every row is a conversation of its own (`models.kv_cache.KVCache`) and holds its own tokens alone:
 padding is never fed, so a row of a batch is computed as if it were by itself. What transformers
 counts are columns, padding included; `real` says which of them a row was fed.
 """
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from neuralchat_lite.model.decoder import Decoder
-from neuralchat_lite.model.kv_cache import KVCache
+from neuralchat_lite.models.decoder import Decoder
+from neuralchat_lite.models.kv_cache import KVCache
 
 
 class NativeCache(Cache):

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from neuralchat_lite.api import Model
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.model.decoder import Decoder
+from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.cache import NativeCache
 

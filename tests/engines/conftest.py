@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.engines.engine import Request
-from neuralchat_lite.model.decoder import Decoder, load_decoder
-from neuralchat_lite.weights.checkpoint import open_checkpoint
+from neuralchat_lite.models.decoder import Decoder, load_decoder
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

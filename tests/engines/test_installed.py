@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import neuralchat_lite as ncl
-from neuralchat_lite.engines.environments import engine_environment
+from neuralchat_lite.environments.environment import engine_environment
 from neuralchat_lite.errors import EngineError
-from neuralchat_lite.generation import Reply
+from neuralchat_lite.generation.loop import Reply
 
 from .conftest import native_fp32, request_for
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import neuralchat_lite as ncl
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.engines.engine import quantized_precision, weight_bytes
-from neuralchat_lite.engines.environments import ROOT_VARIABLE
 from neuralchat_lite.engines.itrex import HONOURED, open_itrex
+from neuralchat_lite.environments.environment import ROOT_VARIABLE
 from neuralchat_lite.errors import ConfigError, EngineError
-from neuralchat_lite.weights.checkpoint import open_checkpoint
 
 from .conftest import request_for
 

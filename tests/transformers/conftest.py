@@ -12,7 +12,8 @@ import torch
 import transformers as hf
 
 from benchmarks.agreement import write_dequantized
-from neuralchat_lite.transformers import AutoModelForCausalLM, WeightOnlyQuantConfig
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.transformers.auto import AutoModelForCausalLM
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 PROMPTS = (

@@ -11,17 +11,12 @@ import pytest
 import torch
 
 import neuralchat_lite as ncl
-from neuralchat_lite import sources
+from neuralchat_lite import loading as sources
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.transformers import (
-    AutoModelForCausalLM,
-    AwqConfig,
-    GPTQConfig,
-    NativeForCausalLM,
-    RtnConfig,
-    WeightOnlyQuantConfig,
-)
-from neuralchat_lite.transformers.auto import HONOURED, WITHOUT_EFFECT
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.transformers.auto import HONOURED, WITHOUT_EFFECT, AutoModelForCausalLM
+from neuralchat_lite.transformers.configs import AwqConfig, GPTQConfig, RtnConfig
+from neuralchat_lite.transformers.modeling import NativeForCausalLM
 
 from .conftest import NANO
 

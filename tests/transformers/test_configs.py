@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.transformers import (
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.transformers.configs import (
     AutoRoundConfig,
     AwqConfig,
     GPTQConfig,
     RtnConfig,
     TeqConfig,
-    WeightOnlyQuantConfig,
 )
 
 CLASSES = (RtnConfig, GPTQConfig, AwqConfig, TeqConfig, AutoRoundConfig)

@@ -15,7 +15,8 @@ import torch
 import transformers as hf
 
 from neuralchat_lite.errors import CacheError, ConfigError, PromptError
-from neuralchat_lite.transformers import AutoModelForCausalLM, NativeCache, pipeline
+from neuralchat_lite.transformers.auto import AutoModelForCausalLM, pipeline
+from neuralchat_lite.transformers.cache import NativeCache
 
 from .conftest import NANO, PROMPTS, Pair
 

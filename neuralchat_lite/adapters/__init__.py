@@ -1,0 +1,1 @@
+"""Fine-tuned adapters (PEFT LoRA), and checkpoints that they are merged into."""

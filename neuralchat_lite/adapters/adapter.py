@@ -1,0 +1,302 @@
+"""Fine-tuned adapters (PEFT LoRA), merged into a checkpoint tensor by tensor, as it is read.
+
+W' = W + sum over adapters of scale * B @ A (arXiv:2106.09685), added up in fp32 and rounded once
+to the dtype of W. PEFT's own merge rounds after each adapter (and each product too, where it keeps
+the adapter in half precision); the two differ by those roundings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neuralchat_lite.adapters.config import REMEDY, AdapterConfig, read_adapter_config
+from neuralchat_lite.checkpoints.checkpoint import (
+    WEIGHT_DTYPES,
+    Checkpoint,
+    RandomCheckpoint,
+    map_file,
+)
+from neuralchat_lite.checkpoints.finite import all_finite, not_finite
+from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+from neuralchat_lite.files.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CHAT_TEMPLATES,
+    TOKENIZER,
+    VOCABULARIES,
+)
+from neuralchat_lite.files.safetensors_file import StoredTensor, read_header
+
+Base = Checkpoint | RandomCheckpoint
+FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
+# Whole layers: PEFT stores a copy of the head and the embedding when one of them is a target.
+COPY = re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")
+SLAB_WEIGHTS = 1 << 20  # 4 MB of fp32 at a time, whatever the size of the matrix
+
+
+class Adapter:
+    """One LoRA adapter, mapped. Make it with `open_adapter`, which checks it.
+
+    folder: where it lies
+    hub: (repository, resolved revision), if it is from there
+    name: the last part of the folder's or the repository's name
+    modules: the modules of the base that it changes
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: AdapterConfig,
+        stored: Mapping[str, Mapping[str, StoredTensor]],
+        hub: tuple[str, str] | None,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.hub = hub
+        self.name = hub[0].rpartition("/")[2] if hub else folder.resolve().name
+        self.modules = frozenset(stored)
+        self._stored = stored  # module -> "A" or "B" -> tensor
+        self._file = map_file(folder / ADAPTER_WEIGHTS)
+
+    def factors(self, module: str) -> tuple[Tensor, Tensor, float]:
+        """A [rank, columns] and B [rows, rank] of a module in fp32, and the scale of B @ A."""
+        a, b = (self._file.get_tensor(self._stored[module][half].name).float() for half in "AB")
+        return a, b, self.config.scale_of(module)
+
+    def tokenizer_files(self) -> list[Path]:
+        return [self.folder / name for name in TOKENIZER if (self.folder / name).exists()]
+
+    def files(self) -> list[Path]:
+        """The files that decide what is merged and how text becomes ids."""
+        names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+        return [*(self.folder / name for name in names), *self.tokenizer_files()]
+
+
+class MergedCheckpoint:
+    """A checkpoint with adapters merged into it, in order; each tensor when it is asked for.
+
+    Reads like a `Checkpoint`: what the adapters change is computed, the rest is the base's own.
+    """
+
+    def __init__(self, base: Base, adapters: Sequence[Adapter]) -> None:
+        self.base = base
+        self.adapters = tuple(adapters)
+        self.architecture = base.architecture
+        self.folder = base.folder
+        self.files = base.files
+        self.name = "_".join([base.name, *(adapter.name for adapter in adapters)])
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.base.dtype(name)
+
+    def weight(self, name: str) -> Tensor:
+        """The merged tensor of this Hugging Face name, in the base's dtype.
+
+        Raises CheckpointError when it is not finite: the base is damaged, or the sum is beyond
+        the largest number of its dtype.
+        """
+        weight = self.base.weight(name)
+        module = name.removesuffix(".weight")
+        factors = [
+            adapter.factors(module) for adapter in self.adapters if module in adapter.modules
+        ]
+        if not factors:
+            return weight
+        merged = torch.empty(weight.shape, dtype=weight.dtype)
+        step = max(1, SLAB_WEIGHTS // weight.shape[1])
+        for first in range(0, weight.shape[0], step):
+            rows = slice(first, first + step)
+            total = weight[rows].to(torch.float32, copy=True)
+            for a, b, scale in factors:
+                total.addmm_(b[rows], a, alpha=scale)
+            merged[rows] = total
+            if not all_finite(merged[rows]):
+                raise self.overflow(name, weight[rows], first)
+        return merged
+
+    def overflow(self, name: str, piece: Tensor, first: int) -> CheckpointError:
+        if not all_finite(piece):
+            return not_finite(name, piece, first)
+        return CheckpointError(
+            f"{name}: merged with {', '.join(adapter.name for adapter in self.adapters)} it is "
+            f"beyond the largest {str(piece.dtype).removeprefix('torch.')}: use adapters of this "
+            "base, or a base in bf16 or fp32"
+        )
+
+    def sidecars(self) -> list[Path]:
+        """Configuration of the base, and one tokenizer: that of the last adapter that brings
+        one, else the base's. Its files come from one folder; only a chat template alone may
+        come from a later adapter."""
+        others = [path for path in self.base.sidecars() if path.name not in TOKENIZER]
+        chosen = {path.name: path for path in self.base.sidecars() if path.name in TOKENIZER}
+        for adapter in self.adapters:
+            own = {path.name: path for path in adapter.tokenizer_files()}
+            if not own:
+                continue
+            if own.keys() <= set(CHAT_TEMPLATES):
+                own = {name: chosen[name] for name in chosen if name not in CHAT_TEMPLATES} | own
+            chosen = own
+        return [*others, *(chosen[name] for name in TOKENIZER if name in chosen)]
+
+
+def open_adapter(folder: Path, base: Base, hub: tuple[str, str] | None = None) -> Adapter:
+    """Map a PEFT LoRA folder, found to fit this base exactly.
+
+    Raises CheckpointError when a file or tensor is missing, damaged, not finite, or of another
+    model; UnsupportedModelError when it is whole but more than LoRA on matrices.
+    """
+    config = read_adapter_config(folder)
+    path = folder / ADAPTER_WEIGHTS
+    if not path.exists():
+        pickled = (folder / "adapter_model.bin").exists()
+        raise CheckpointError(
+            f"{folder} has no {ADAPTER_WEIGHTS}"
+            + (
+                ", only pickled weights, which can run any code when read: convert them on a "
+                "machine where that is acceptable, with peft's save_pretrained"
+                if pickled
+                else ": download the adapter again"
+            )
+        )
+    header = read_header(path)
+    stored = pair(path, header)
+    shapes = {
+        spec.module: (spec.shape[0], spec.shape[1])
+        for spec in base.architecture.tensors()
+        if spec.role in ("linear", "lm_head")
+    }
+    check_modules(path, stored, config, shapes)
+    if base.architecture.tied and "lm_head" in stored:
+        raise UnsupportedModelError(
+            f"{path} changes lm_head, but the base shares it with its embedding "
+            "(tie_word_embeddings), which would change too: untie the base first (save it with "
+            'an lm_head of its own and "tie_word_embeddings": false)'
+        )
+    for module, halves in stored.items():
+        check_shapes(path, module, halves, config.rank_of(module), shapes[module])
+    check_copies(path, [name for name in header if not FACTOR.fullmatch(name)], base)
+    adapter = Adapter(folder, config, stored, hub)
+    check_finite(path, adapter)
+    check_tokenizer(adapter)
+    return adapter
+
+
+def pair(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
+    """The LoRA matrices of a file by module and half, each half there once."""
+    stored: dict[str, dict[str, StoredTensor]] = {}
+    for name, tensor in header.items():
+        found = FACTOR.fullmatch(name)
+        if found is None:
+            continue
+        halves = stored.setdefault(found["module"], {})
+        if found["half"] in halves:
+            raise CheckpointError(
+                f"{path} has {name} under two names, also {halves[found['half']].name}: keep one"
+            )
+        if tensor.dtype not in WEIGHT_DTYPES:
+            raise UnsupportedModelError(
+                f"{path}: {name} is {tensor.dtype}, expected one of {WEIGHT_DTYPES}: save the "
+                "adapter in one of them"
+            )
+        halves[found["half"]] = tensor
+    for module, halves in stored.items():
+        for half in "AB":
+            if half not in halves:
+                raise CheckpointError(
+                    f"{path} lacks lora_{half} of {module}: the file is incomplete, download it "
+                    "again"
+                )
+    return stored
+
+
+def check_modules(
+    path: Path,
+    stored: Mapping[str, object],
+    config: AdapterConfig,
+    shapes: Mapping[str, tuple[int, int]],
+) -> None:
+    """Raise CheckpointError unless the file has exactly the modules that its config names, all
+    of them in the base."""
+    strangers = sorted(stored.keys() - shapes.keys()) or config.unknown_targets(shapes)
+    if strangers:
+        raise CheckpointError(
+            f"{path} changes {strangers[0]}, which the base does not have: give the base that "
+            f"the adapter was trained on ({config.base or 'its config does not say which'})"
+        )
+    targets = {module for module in shapes if config.has_target(module)}
+    if lacking := sorted(targets - stored.keys()):
+        raise CheckpointError(
+            f"{path} lacks {lacking[0]}, which target_modules in {ADAPTER_CONFIG} names: the "
+            "adapter is incomplete or of a smaller base; download it again, or give its own base"
+        )
+    if extra := sorted(stored.keys() - targets):
+        raise CheckpointError(
+            f"{path} has {extra[0]}, which target_modules in {ADAPTER_CONFIG} leaves out: the "
+            "two files do not belong together, download them again"
+        )
+
+
+def check_shapes(
+    path: Path,
+    module: str,
+    halves: Mapping[str, StoredTensor],
+    rank: int,
+    shape: tuple[int, int],
+) -> None:
+    rows, cols = shape
+    for half, want in (("A", (rank, cols)), ("B", (rows, rank))):
+        if halves[half].shape != want:
+            raise CheckpointError(
+                f"{path}: {halves[half].name} has the shape {list(halves[half].shape)}, expected "
+                f"{list(want)} for rank {rank} and the base's {module} {list(shape)}: give the "
+                "base that the adapter was trained on, or download the adapter again"
+            )
+
+
+def check_copies(path: Path, names: Sequence[str], base: Base) -> None:
+    """Raise UnsupportedModelError unless these tensors are copies of the base's."""
+    known = {spec.name for spec in base.architecture.tensors()}
+    file = map_file(path)
+    for name in names:
+        found = COPY.fullmatch(name)
+        original = f"{found['module']}.weight" if found else ""
+        if original not in known or not is_copy(file.get_tensor(name), base.weight(original)):
+            raise UnsupportedModelError(
+                f"{path}: {name} is neither a LoRA matrix nor a copy of the base's weights "
+                "(embeddings that were trained or resized, or modules_to_save, look like this): "
+                f"{REMEDY}"
+            )
+
+
+def is_copy(copy: Tensor, original: Tensor) -> bool:
+    """Whether a tensor has the values of another one, in whatever precision it was stored."""
+    return copy.shape == original.shape and all(
+        torch.equal(piece, other.to(piece.dtype))
+        for piece, other in zip(torch.split(copy, 1024), torch.split(original, 1024), strict=True)
+    )
+
+
+def check_finite(path: Path, adapter: Adapter) -> None:
+    for module in sorted(adapter.modules):
+        for half, tensor in zip("AB", adapter.factors(module)[:2], strict=True):
+            if not all_finite(tensor):
+                raise CheckpointError(
+                    f"{path}: lora_{half} of {module} has values that are not finite: download "
+                    "the adapter again; if it is as it was trained, the training diverged"
+                )
+
+
+def check_tokenizer(adapter: Adapter) -> None:
+    names = [path.name for path in adapter.tokenizer_files()]
+    if any(name in VOCABULARIES for name in names) or set(names) <= set(CHAT_TEMPLATES):
+        return
+    raise CheckpointError(
+        f"{adapter.folder} has {names[0]} but no tokenizer, expected one of "
+        f"{', '.join(VOCABULARIES)}: add the adapter's tokenizer, or remove the rest of it to "
+        "keep the base's"
+    )

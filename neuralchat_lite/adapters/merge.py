@@ -1,0 +1,103 @@
+"""A merged checkpoint written as a Hugging Face folder, tensor by tensor, all or nothing.
+
+It has the layout in which transformers saves models: shards of at most 5 GB, and an index when
+there are several. Memory holds one tensor, however large the model is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from neuralchat_lite.adapters.adapter import MergedCheckpoint
+from neuralchat_lite.files.folder import (
+    Estimate,
+    require_empty,
+    temporary_beside,
+    whole_folder,
+    write_flushed,
+)
+from neuralchat_lite.files.names import INDEX, WEIGHTS
+from neuralchat_lite.files.progress import Progress, ProgressCallback
+from neuralchat_lite.files.safetensors_file import (
+    DTYPE_NAMES,
+    SafetensorsWriter,
+    StoredTensor,
+    aligned_order,
+    build_header,
+)
+from neuralchat_lite.packed.convert import copied, held_bytes
+
+METADATA = {"format": "pt"}  # what transformers looks for
+SHARD_BYTES = 5_000_000_000
+
+
+def write_merged(
+    source: MergedCheckpoint, out: Path | str, progress: ProgressCallback | None = None
+) -> Path:
+    """Write a merged checkpoint into the folder `out`, which must be new or empty; returns it.
+
+    Raises CacheError when the folder cannot be written or memory or disk do not suffice,
+    CheckpointError for weights that are not finite. In each case, and when interrupted, `out` is
+    as it was before.
+    """
+    out = Path(out)
+    require_empty(out)
+    shards = plan_shards(source)
+    temporary = temporary_beside(out)
+    estimate_merge(source, shards).require(out.parent)
+    total = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors)
+    done = 0
+    with whole_folder(temporary, out):
+        for path in source.sidecars():
+            write_flushed(temporary / path.name, path.read_bytes())
+        if len(shards) > 1:
+            write_flushed(temporary / INDEX, index_of(shards, total))
+        for file, tensors in shards.items():
+            with SafetensorsWriter(temporary / file, tensors, METADATA) as writer:
+                for tensor in tensors:
+                    writer.begin(tensor.name)
+                    for piece in copied(source.weight(tensor.name), tensor.name):
+                        writer.write(piece)
+                        done += piece.numel() * piece.element_size()
+                        if progress is not None:
+                            progress(Progress("merge", tensor.name, done, total))
+                writer.finish()
+    return out
+
+
+def plan_shards(source: MergedCheckpoint) -> dict[str, list[StoredTensor]]:
+    """File name -> tensors in the order in which the file has them. A tied head is not stored."""
+    shards: list[list[StoredTensor]] = [[]]
+    room = SHARD_BYTES
+    for spec in source.architecture.tensors():
+        if spec.role == "lm_head" and source.architecture.tied:
+            continue
+        tensor = StoredTensor(spec.name, DTYPE_NAMES[source.dtype(spec.name)], spec.shape)
+        if shards[-1] and tensor.nbytes > room:
+            shards.append([])
+            room = SHARD_BYTES
+        shards[-1].append(tensor)
+        room -= tensor.nbytes
+    if len(shards) == 1:
+        return {WEIGHTS: aligned_order(shards[0])}
+    count = len(shards)
+    return {
+        f"model-{number:05}-of-{count:05}.safetensors": aligned_order(tensors)
+        for number, tensors in enumerate(shards, start=1)
+    }
+
+
+def index_of(shards: dict[str, list[StoredTensor]], total: int) -> bytes:
+    places = {tensor.name: file for file, tensors in shards.items() for tensor in tensors}
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    return (json.dumps(index, indent=2) + "\n").encode()
+
+
+def estimate_merge(source: MergedCheckpoint, shards: dict[str, list[StoredTensor]]) -> Estimate:
+    disk = sum(path.stat().st_size for path in source.sidecars())
+    for tensors in shards.values():
+        disk += len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
+    if len(shards) > 1:
+        disk += len(index_of(shards, disk))
+    return Estimate(disk, held_bytes(source), "merging")

@@ -1,0 +1,1 @@
+"""Unquantized weights: where they come from, and what identifies them."""

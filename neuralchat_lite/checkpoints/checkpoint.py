@@ -1,0 +1,259 @@
+"""Unquantized weights: a Hugging Face folder, mapped and checked whole before any work.
+
+`Checkpoint` reads safetensors files where they lie; `RandomCheckpoint` makes weights up, tensor by
+tensor, so that the speed of a model can be measured without its 14 GB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from neuralchat_lite.checkpoints.kinds import is_packed
+from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.families.config_json import parse_architecture, read_architecture
+from neuralchat_lite.files.json_file import read_json
+from neuralchat_lite.files.names import INDEX, SIDECARS, WEIGHTS
+from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor, read_header
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+WEIGHT_DTYPES = ("BF16", "F16", "F32")
+# Left in old checkpoints by transformers; computed anew by every decoder.
+IGNORED_ENDINGS = ("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bias_mask")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class WeightSource(Protocol):
+    """Where weights come from: Hugging Face names to tensors, in whatever dtype they have."""
+
+    @property
+    def architecture(self) -> Architecture: ...
+
+    def weight(self, name: str) -> Tensor: ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
+
+class Checkpoint:
+    """A folder of safetensors files. Make it with `open_checkpoint`, which checks it.
+
+    folder: where it lies
+    files: its safetensors files, sorted by name
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        architecture: Architecture,
+        files: tuple[Path, ...],
+        stored: Mapping[str, tuple[Path, StoredTensor]],
+    ) -> None:
+        self.folder = folder
+        self.architecture = architecture
+        self.files = files
+        self.name = folder.resolve().name
+        self._stored = stored  # by the names of `Architecture.tensors`
+        self._mapped = {path: map_file(path) for path in files}
+
+    def weight(self, name: str) -> Tensor:
+        """The tensor of this Hugging Face name, a view of the mapped file in the file's dtype.
+
+        "lm_head.weight" of a tied model is its embedding.
+        """
+        path, stored = self._find(name)
+        tensor: Tensor = self._mapped[path].get_tensor(stored.name)
+        return tensor
+
+    def dtype(self, name: str) -> torch.dtype:
+        return DTYPES[self._find(name)[1].dtype]
+
+    def sidecars(self) -> list[Path]:
+        """The files beside the weights: configuration and tokenizer."""
+        return [self.folder / name for name in SIDECARS if (self.folder / name).exists()]
+
+    def holds_twice(self, place: tuple[Path, StoredTensor], name: str) -> bool:
+        """Whether what is stored at `place` has the values of the tensor `name`."""
+        path, stored = place
+        other, mine = self._mapped[path].get_tensor(stored.name), self.weight(name)
+        return other.shape == mine.shape and all(
+            torch.equal(*pair)
+            for pair in zip(torch.split(other, 1024), torch.split(mine, 1024), strict=True)
+        )
+
+    def _find(self, name: str) -> tuple[Path, StoredTensor]:
+        return self._stored[stored_name(name, self.architecture)]
+
+
+def map_file(path: Path) -> Any:
+    """The safetensors library's view of a file: its tensors lie in the page cache, uncopied."""
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): download or copy the file again"
+        ) from None
+
+
+class RandomCheckpoint:
+    """Normal weights of standard deviation 0.02, norms of one, from a config.json and a seed.
+
+    Each tensor depends on its name and the seed alone, and is made when it is asked for.
+    """
+
+    files: tuple[Path, ...] = ()
+    folder: Path | None = None
+
+    def __init__(
+        self, config: Mapping[str, Any], seed: int = 0, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        self.config = dict(config)
+        self.seed = seed
+        self.architecture = parse_architecture(config)
+        self.name = f"random-{self.architecture.model_type}-{seed}"
+        self.dtype_given = dtype
+        self._shapes = {spec.name: (spec.shape, spec.role) for spec in self.architecture.tensors()}
+
+    def weight(self, name: str) -> Tensor:
+        name = stored_name(name, self.architecture)
+        shape, role = self._shapes[name]
+        if role == "norm":
+            return torch.ones(shape, dtype=self.dtype_given)
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+        return torch.empty(shape, dtype=self.dtype_given).normal_(0, 0.02, generator=generator)
+
+    def dtype(self, name: str) -> torch.dtype:
+        assert stored_name(name, self.architecture) in self._shapes, name
+        return self.dtype_given
+
+    def sidecars(self) -> list[Path]:
+        return []
+
+
+def stored_name(name: str, architecture: Architecture) -> str:
+    if name == HEAD and architecture.tied:
+        return EMBEDDING
+    return name
+
+
+def open_checkpoint(folder: Path | str) -> Checkpoint:
+    """Map a Hugging Face folder: config.json beside model.safetensors, or beside its shards.
+
+    Raises CheckpointError when a file or tensor is missing, cut short or of the wrong shape,
+    UnsupportedModelError when the model is whole but not of Llama's kind or not in bf16, fp16 or
+    fp32.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is not a folder: give the folder that holds config.json and the weights"
+        )
+    if is_packed(folder):
+        raise CheckpointError(
+            f"{folder} is quantized already: load it as it is, or quantize the original checkpoint"
+        )
+    architecture = read_architecture(folder)
+    files, promised = find_files(folder)
+    found: dict[str, tuple[Path, StoredTensor]] = {}
+    for path in files:
+        for name, tensor in read_header(path).items():
+            if name in found:
+                raise CheckpointError(
+                    f"{name} is in both {found[name][0].name} and {path.name} of {folder}: "
+                    "remove the files that are not part of the model"
+                )
+            found[name] = (path, tensor)
+    for name, file in promised.items():
+        if name not in found or found[name][0].name != file:
+            raise CheckpointError(
+                f"{folder / file} lacks {name}, which model.safetensors.index.json promises: "
+                "download the checkpoint again"
+            )
+    checkpoint = Checkpoint(folder, architecture, files, match(architecture, found, folder))
+    if architecture.tied and HEAD in found and not checkpoint.holds_twice(found[HEAD], EMBEDDING):
+        raise CheckpointError(
+            f"{folder}: config.json says tie_word_embeddings, but {HEAD} is stored and differs "
+            'from the embedding: say "tie_word_embeddings": false there to use it'
+        )
+    return checkpoint
+
+
+def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
+    """The safetensors files of a folder, and the index's promise: tensor name -> file name."""
+    index = folder / INDEX
+    single = folder / WEIGHTS
+    if single.exists():
+        return (single,), {}
+    if not index.exists():
+        pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
+        if pickles:
+            raise CheckpointError(
+                f"{folder} has only pickled weights ({pickles[0]}), which can run any code when "
+                "read: convert them on a machine where that is acceptable, with transformers' "
+                "model.save_pretrained(folder, safe_serialization=True)"
+            )
+        raise CheckpointError(
+            f"{folder} has neither model.safetensors nor model.safetensors.index.json: "
+            "download the weights too"
+        )
+    promised = read_json(index).get("weight_map")
+    if not isinstance(promised, dict) or not promised:
+        raise CheckpointError(f"{index} has no weight_map: download it again")
+    names = sorted(set(map(str, promised.values())))
+    for name in names:
+        if Path(name).name != name:  # an index may not point out of its folder
+            raise CheckpointError(f"{index} names {name!r}: expected a file name without folders")
+        if not (folder / name).exists():
+            raise CheckpointError(
+                f"{folder / name} is missing, one of the {len(names)} shards that {index.name} "
+                "names: download it"
+            )
+    return tuple(folder / name for name in names), promised
+
+
+def match(
+    architecture: Architecture, found: Mapping[str, tuple[Path, StoredTensor]], folder: Path
+) -> dict[str, tuple[Path, StoredTensor]]:
+    """Each tensor that the architecture needs, found in the files under its own name or the
+    name that a model without a head gives it, with the shape that config.json promises."""
+    prefix = "model."
+    if not any(name.startswith(prefix) for name in found):
+        found = {
+            name if name.startswith("lm_head.") else prefix + name: found[name] for name in found
+        }
+    matched = {}
+    for spec in architecture.tensors():
+        if spec.name not in found:
+            raise CheckpointError(
+                f"{folder} lacks the tensor {spec.name} {list(spec.shape)} ({spec.role}): "
+                "config.json and weights do not belong together, or a file is missing"
+            )
+        path, stored = matched[spec.name] = found[spec.name]
+        if stored.shape != spec.shape:
+            raise CheckpointError(
+                f"{path}: {spec.name} has the shape {list(stored.shape)}, but config.json "
+                f"promises {list(spec.shape)}: they do not belong together"
+            )
+        if stored.dtype not in WEIGHT_DTYPES:
+            raise UnsupportedModelError(
+                f"{path}: {spec.name} is {stored.dtype}, expected one of {WEIGHT_DTYPES}: "
+                "use the original bf16, fp16 or fp32 checkpoint"
+            )
+    extra = sorted(
+        name
+        for name in found.keys() - matched.keys()
+        if not name.endswith(IGNORED_ENDINGS) and not (architecture.tied and name == HEAD)
+    )
+    if extra:
+        raise UnsupportedModelError(
+            f"{folder} has {len(extra)} tensors that a {architecture.model_type} decoder does not "
+            f"use, such as {extra[0]}: running without them would give wrong results"
+        )
+    return matched

@@ -1,0 +1,194 @@
+"""From what a user calls a model to a folder: a path, or a name on the Hugging Face hub.
+
+A name is downloaded by `huggingface_hub`, with its own cache, tokens and environment variables.
+Only what this library reads is fetched: configuration, tokenizer, safetensors, of a model or of an
+adapter to one. Never code, and never a pickle.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuralchat_lite.errors import CheckpointError, HubError
+from neuralchat_lite.files.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEX,
+    MANIFEST,
+    QUANTIZATION,
+    SIDECARS,
+    TOKENIZER,
+)
+
+# "model*" leaves out second copies of the weights, such as Mistral's consolidated.safetensors.
+SHARDS = "model*.safetensors"
+WANTED = (*SIDECARS, QUANTIZATION, MANIFEST, SHARDS, INDEX)
+HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a name is wanted for: what to call it, the files to fetch, the pattern of the weights
+    that must be among them, and whose save_pretrained writes such a folder."""
+
+    noun: str
+    one: str
+    wanted: tuple[str, ...]
+    weights: str
+    library: str
+
+
+MODEL = Kind("model", "a model", WANTED, SHARDS, "transformers")
+ADAPTER = Kind(
+    "adapter", "an adapter", (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER), ADAPTER_WEIGHTS, "peft"
+)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where the files are, and for a hub name its (repository id, commit)."""
+
+    folder: Path
+    hub: tuple[str, str] | None = None
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str] | Resolved,
+    revision: str | None = None,
+    token: str | None = None,
+    *,
+    kind: Kind = MODEL,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Resolved:
+    """Find the folder of a model or an adapter, downloading it when it is a hub name that is not
+    yet here.
+
+    kind: MODEL or ADAPTER
+    cache_dir: where downloads lie, instead of the hub client's own cache
+    local_files_only: download nothing
+
+    An existing folder wins over a hub name, and what is resolved already stays. Raises
+    CheckpointError for a path that is no folder, HubError for a name that cannot be had.
+    """
+    if isinstance(name_or_path, Resolved):
+        return name_or_path
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise CheckpointError(
+            f"the {kind.noun} must be a folder or a hub name, got {name_or_path!r}"
+        )
+    if not os.fspath(name_or_path):
+        raise CheckpointError(f"the {kind.noun} is an empty text, expected a folder or a hub name")
+    try:
+        path = Path(name_or_path).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+        if is_folder:
+            next(path.iterdir(), None)
+    except (OSError, RuntimeError, ValueError) as error:  # closed, too long, ~nobody, a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{str(name_or_path)[:200]!r} cannot be opened as {kind.one} folder ({why}): check the "
+            "path and its permissions"
+        ) from None
+    if is_folder:
+        if revision is not None:
+            raise CheckpointError(
+                f"revision {revision!r} was given for the folder {str(path)!r}, but only hub "
+                "names have revisions: leave it out"
+            )
+        return Resolved(path)
+    if exists:
+        raise CheckpointError(
+            f"{str(path)!r} is a file, expected {kind.one} folder: give the folder that holds it"
+        )
+    if not isinstance(name_or_path, str) or not HUB_NAME.fullmatch(name_or_path):
+        raise CheckpointError(
+            f"there is no folder {str(name_or_path)!r}, and it is no hub name either: give the "
+            f"path of {kind.one} folder, or a name of the form 'organisation/{kind.noun}'"
+        )
+    return download(name_or_path, revision, token, kind, cache_dir, local_files_only)
+
+
+def download(
+    name: str,
+    revision: str | None,
+    token: str | None,
+    kind: Kind,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> Resolved:
+    import huggingface_hub
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its client's
+
+    at = name if revision is None else f"{name} at revision {revision!r}"
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
+                local_files_only=local_files_only,
+                allow_patterns=list(kind.wanted),
+            )
+        )
+    # The hub client raises OSError (no such name, no access, no space), ValueError (a name that
+    # cannot be), or what its HTTP client raises when a connection breaks.
+    except (OSError, ValueError, HTTPError) as error:
+        raise HubError(f"cannot get {at}: {explain(error)}") from error
+    if not any(folder.glob(kind.weights)):
+        raise HubError(
+            f"{at} has no {kind.weights}, and pickled weights are never loaded: choose a revision "
+            f"with safetensors, or convert it with {kind.library}'s save_pretrained and give that "
+            "folder"
+        )
+    if not COMMIT.fullmatch(folder.name):
+        raise HubError(
+            f"{at} was stored in {folder}, expected a folder named after its commit: "
+            "give that folder's path instead of the name"
+        )
+    return Resolved(folder, (name, folder.name))
+
+
+def explain(error: Exception) -> str:
+    """What went wrong, and the remedy, from an exception of the hub client."""
+    from huggingface_hub import errors
+
+    # The first row that fits counts: subclasses stand before their bases.
+    remedies: tuple[tuple[type[Exception], str], ...] = (
+        (
+            errors.GatedRepoError,
+            "access to it must be asked for on its page; then give a token, or set HF_TOKEN",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            "there is no such repository, or it is private: check the spelling, and give a token "
+            "(or set HF_TOKEN) for a private one",
+        ),
+        (
+            errors.RevisionNotFoundError,
+            "the repository has no such revision: give an existing branch, tag or commit",
+        ),
+        (errors.HFValidationError, "that is no valid name: it has the form 'organisation/model'"),
+        (
+            errors.LocalEntryNotFoundError,
+            "it is not in the local cache, and the hub is "
+            + ("off (HF_HUB_OFFLINE is set)" if is_offline() else "out of reach")
+            + ": download it beforehand on a machine with a connection (`hf download NAME`), give "
+            "the path of a model folder"
+            + (", or unset HF_HUB_OFFLINE" if is_offline() else ", or check the connection"),
+        ),
+    )
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    fallback = f"{first_line}: try again, or give the path of a model folder"
+    return next((remedy for kind, remedy in remedies if isinstance(error, kind)), fallback)
+
+
+def is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)

@@ -1,0 +1,1 @@
+"""Python environments and processes for packages that need another torch."""

@@ -1,0 +1,1 @@
+"""Files on disk, whatever they mean: names, safetensors, digests, folders written whole."""

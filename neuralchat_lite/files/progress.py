@@ -1,0 +1,34 @@
+"""How far a long operation is, for whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from neuralchat_lite.files.digests import HashProgress
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long operation is.
+
+    stage: "hash" (the source's files), "wait" (for another process), "quantize", "merge" or
+        "verify"
+    name: the tensor or file being worked on
+    done, total: bytes
+    """
+
+    stage: str
+    name: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def hashing(progress: ProgressCallback | None, stage: str = "hash") -> HashProgress | None:
+    """A callback for functions that hash files."""
+    if progress is None:
+        return None
+    return lambda name, done, total: progress(Progress(stage, name, done, total))

@@ -1,0 +1,1 @@
+"""The decoder over the kernels: layers, keys and values, rotary embedding."""

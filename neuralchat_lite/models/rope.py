@@ -1,0 +1,118 @@
+"""Rotary position embedding: the angles of each position, with the scalings in use.
+
+The angle of dimension pair i at position p is p * frequency[i] (Su et al., 2021). The scalings
+change the frequencies; yarn also scales cos and sin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.families.architecture import Architecture
+
+Parameters = Mapping[str, Any]
+
+
+def default_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64).float() / dim
+    return 1.0 / (float(rope["rope_theta"]) ** exponents), 1.0
+
+
+def linear_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
+    frequencies, scale = default_frequencies(rope, dim)
+    return frequencies / required(rope, "factor"), scale
+
+
+def llama3_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
+    """Llama 3.1: long waves are slowed by `factor`, short ones kept, those between blended."""
+    frequencies, scale = default_frequencies(rope, dim)
+    factor = required(rope, "factor")
+    low = required(rope, "low_freq_factor")
+    high = required(rope, "high_freq_factor")
+    trained = required(rope, "original_max_position_embeddings")
+    turns = trained * frequencies / (2 * math.pi)  # full rotations within the trained context
+    share = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1: keep, 0: slow down
+    return (1 - share) * frequencies / factor + share * frequencies, scale
+
+
+def yarn_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
+    """YaRN (Peng et al., 2023): interpolate slow dimensions, keep fast ones, ramp between."""
+    frequencies, _ = default_frequencies(rope, dim)
+    factor = required(rope, "factor")
+    trained = required(rope, "original_max_position_embeddings")
+    theta = float(rope["rope_theta"])
+
+    def dimension(rotations: float) -> float:
+        """The pair that turns so often within the trained context."""
+        return dim * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    fast, slow = rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0
+    if fast <= slow:
+        raise CheckpointError(
+            f"config.json: rope_type 'yarn' needs beta_fast above beta_slow, got {fast} and "
+            f"{slow}: download the file again"
+        )
+    low, high = dimension(fast), dimension(slow)
+    if rope.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    span = max(high - low, 0.001)
+    slowed = ((torch.arange(dim // 2).float() - low) / span).clamp(0.0, 1.0)
+    scale = rope.get("attention_factor")
+    if scale is None:
+        given, every = rope.get("mscale"), rope.get("mscale_all_dim")
+        scale = (
+            attention_scale(factor, given) / attention_scale(factor, every)
+            if given and every
+            else attention_scale(factor, 1.0)
+        )
+    return slowed * frequencies / factor + (1 - slowed) * frequencies, float(scale)
+
+
+def attention_scale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+FREQUENCIES: dict[str, Callable[[Parameters, int], tuple[Tensor, float]]] = {
+    "default": default_frequencies,
+    "linear": linear_frequencies,
+    "llama3": llama3_frequencies,
+    "yarn": yarn_frequencies,
+}
+
+
+def required(rope: Parameters, key: str) -> float:
+    value = rope.get(key)
+    if not isinstance(value, (int, float)) or value <= 0:
+        raise CheckpointError(
+            f"config.json: rope_type {rope['rope_type']!r} needs a positive {key}, got {value!r}: "
+            "download the file again"
+        )
+    return float(value)
+
+
+class RotaryTable:
+    """cos and sin, [positions, head_dim / 2] fp32, made as far as they are asked for."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        rope = architecture.rope
+        self.frequencies, self.scale = FREQUENCIES[rope["rope_type"]](rope, architecture.head_dim)
+        self.tables = self.compute(256)
+
+    def compute(self, positions: int) -> tuple[Tensor, Tensor]:
+        angles = torch.arange(positions).float()[:, None] * self.frequencies
+        return angles.cos() * self.scale, angles.sin() * self.scale
+
+    def upto(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Tables of at least so many positions. Safe to call from several threads."""
+        tables = self.tables
+        if len(tables[0]) < positions:
+            tables = self.compute(1 << (positions - 1).bit_length())
+            self.tables = tables
+        return tables

@@ -1,0 +1,1 @@
+"""The quantized model on disk: format, manifest, how it is written, and the cache."""

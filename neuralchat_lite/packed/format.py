@@ -1,0 +1,195 @@
+"""Quantized weights on disk: one folder that stands alone, mapped where it lies.
+
+The tensors are stored in the order in which kernels read them, so loading is opening a file: the
+header is compared with what config.json and quantization_config.json imply, byte for byte, and
+weights are views of the mapping. docs/format.md specifies the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file, stored_name
+from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
+from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.families.config_json import read_architecture
+from neuralchat_lite.files.digests import HashProgress
+from neuralchat_lite.files.names import QUANTIZATION, WEIGHTS
+from neuralchat_lite.files.safetensors_file import (
+    StoredTensor,
+    aligned_order,
+    build_header,
+    read_header,
+)
+from neuralchat_lite.kernels.layout import PackedMatrix, packed_shapes
+from neuralchat_lite.packed.manifest import (
+    check_digests,
+    check_sizes,
+    is_stamped,
+    read_manifest,
+    remedy,
+)
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.rtn import LEVELS
+
+SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+
+Verify = Literal["auto", "always", "never"]
+# Whether digests are compared, given whether the folder was verified where it lies.
+VERIFY: dict[str, Callable[[bool], bool]] = {
+    "auto": lambda stamped: not stamped,
+    "always": lambda stamped: True,
+    "never": lambda stamped: False,
+}
+
+
+def packed_tensors(
+    architecture: Architecture, config: WeightOnlyQuantConfig, dtype_of: Callable[[str], str]
+) -> list[StoredTensor]:
+    """The tensors of a quantized model, in the order in which the file has them.
+
+    dtype_of: Hugging Face name -> dtype ("BF16", "F16", "F32") of a tensor that is not quantized
+    """
+    tensors = []
+    for spec in architecture.tensors():
+        module = spec.module
+        quantizable = spec.role in ("linear", "lm_head")
+        weight_dtype = config.dtype_of(module) if quantizable else None
+        if weight_dtype is not None:
+            codes, scales = packed_shapes(
+                LEVELS[weight_dtype].stored, spec.shape[0], spec.shape[1], config.group_size
+            )
+            tensors.append(StoredTensor(f"{module}.codes", "U8", codes))
+            scale_dtype = SCALE_NAMES[config.scale_dtype]
+            tensors.append(StoredTensor(f"{module}.scales", scale_dtype, scales))
+            if config.scheme == "asym":
+                tensors.append(StoredTensor(f"{module}.zeros", "I8", scales))
+        elif not (architecture.tied and spec.role == "lm_head"):
+            tensors.append(StoredTensor(spec.name, dtype_of(spec.name), spec.shape))
+    return aligned_order(tensors)
+
+
+class PackedModel:
+    """A quantized folder, mapped. Make it with `open_packed`, which checks it.
+
+    config: as the folder was made; compute_dtype is only a proposal, any other may be used
+    manifest: the contents of manifest.json
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        architecture: Architecture,
+        config: WeightOnlyQuantConfig,
+        manifest: dict[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.architecture = architecture
+        self.config = config
+        self.manifest = manifest
+        self._matrices = {
+            spec.module: spec
+            for spec in architecture.tensors()
+            if spec.role in ("linear", "lm_head")
+        }
+        self._file = map_file(folder / WEIGHTS)
+
+    def weight(self, name: str) -> PackedMatrix | Tensor:
+        """What is stored for a Hugging Face name, uncopied.
+
+        A PackedMatrix for a quantized layer; for norms, biases, the embedding and layers that
+        were not converted a Tensor in the checkpoint's dtype. "lm_head.weight" is there for tied
+        models too.
+        """
+        module, _, kind = name.rpartition(".")
+        spec = self._matrices.get(module) if kind == "weight" else None
+        weight_dtype = None if spec is None else self.config.dtype_of(module)
+        if spec is None or weight_dtype is None:
+            tensor: Tensor = self._file.get_tensor(stored_name(name, self.architecture))
+            return tensor
+        asymmetric = self.config.scheme == "asym"
+        return PackedMatrix(
+            weight_dtype=LEVELS[weight_dtype].stored,
+            rows=spec.shape[0],
+            cols=spec.shape[1],
+            group_size=self.config.group_size,
+            codes=self._file.get_tensor(f"{module}.codes"),
+            scales=self._file.get_tensor(f"{module}.scales"),
+            zeros=self._file.get_tensor(f"{module}.zeros") if asymmetric else None,
+        )
+
+
+def open_packed(
+    folder: Path | str, *, verify: Verify = "auto", progress: HashProgress | None = None
+) -> PackedModel:
+    """Map a quantized folder.
+
+    verify: whether to compare sha256 digests: "auto" does it once for a folder that was never
+        verified where it lies, "always" and "never" say it themselves. Everything else (sizes,
+        manifest, header) is checked at every load.
+    progress: called with file name, bytes hashed, bytes in all
+
+    Raises CacheError when a file is missing, damaged or of another model, ConfigError for
+    another value of `verify`.
+    """
+    folder = Path(folder)
+    if verify not in VERIFY:
+        raise ConfigError(f"verify must be one of {sorted(VERIFY)}, got {verify!r}")
+    manifest = read_manifest(folder)
+    check_sizes(folder, manifest)
+    if VERIFY[verify](is_stamped(folder, manifest)):
+        check_digests(folder, manifest, progress)
+    config = read_config(folder, manifest)
+    try:
+        architecture = read_architecture(folder)
+        check_header(folder, architecture, config)
+        return PackedModel(folder, architecture, config, manifest)
+    except CheckpointError as error:
+        raise CacheError(f"{error} ({remedy(folder)})") from error
+
+
+def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:
+    path = folder / QUANTIZATION
+    try:
+        config = WeightOnlyQuantConfig.from_json(path.read_text(encoding="utf-8"))
+        noted = WeightOnlyQuantConfig.from_dict(manifest["quantization"])
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise CacheError(f"{path} or the manifest is damaged ({error}): {remedy(folder)}") from None
+    if config != noted:
+        raise CacheError(
+            f"{path} says {config.to_dict()}, the manifest {noted.to_dict()}: {remedy(folder)}"
+        )
+    return config
+
+
+def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQuantConfig) -> None:
+    """Raise CacheError unless model.safetensors starts with exactly the header that is implied."""
+    path = folder / WEIGHTS
+    found = read_header(path)
+
+    def kept_dtype(name: str) -> str:
+        dtype = found[name].dtype if name in found else "missing"
+        if dtype not in WEIGHT_DTYPES:
+            raise CacheError(
+                f"{path}: {name} is {dtype}, expected one of {WEIGHT_DTYPES}: {remedy(folder)}"
+            )
+        return dtype
+
+    expected = packed_tensors(architecture, config, kept_dtype)
+    for tensor in expected:
+        if found.get(tensor.name) != tensor:
+            raise CacheError(
+                f"{path}: expected {tensor}, found {found.get(tensor.name)}: {remedy(folder)}"
+            )
+    header = build_header(expected, METADATA)
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise CacheError(
+                f"{path} has other tensors, or the same in another order, than config.json and "
+                f"{QUANTIZATION} imply: {remedy(folder)}"
+            )

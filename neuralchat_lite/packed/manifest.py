@@ -1,0 +1,183 @@
+"""The manifest of a quantized folder: what it was made from, and the digest of each of its files.
+
+Sizes are compared at every load. Digests are compared when a folder was never verified, and what
+was found good is noted in a stamp (name, size, time, inode), so that it is hashed once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuralchat_lite.errors import CacheError
+from neuralchat_lite.files.digests import HashProgress, sha256_of
+from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS, WEIGHTS
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+
+FORMAT_VERSION = 1
+
+STAMP = ".verified"
+REQUIRED_FILES = ("config.json", QUANTIZATION, WEIGHTS)
+SCHEMA: dict[str, type | tuple[type, ...]] = {
+    "format_version": int,
+    "created_by": dict,
+    "source": dict,
+    "adapters": list,
+    "quantizer": dict,
+    "quantization": dict,
+    "key": (str, type(None)),
+    "statistics": dict,
+    "files": dict,
+}
+
+
+def creator() -> dict[str, str]:
+    try:
+        version = importlib.metadata.version("neuralchat_lite")
+    except importlib.metadata.PackageNotFoundError:
+        version = "source tree"
+    return {"tool": "neuralchat_lite", "version": version}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, of this format version and of the right form.
+
+    Raises CacheError otherwise.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CacheError(
+            f"{path} is missing: {folder} is no quantized model, or was copied in part; "
+            f"{remedy(folder)}"
+        ) from None
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise CacheError(
+            f"{path} says format version {version!r}, this release reads {FORMAT_VERSION}: "
+            f"{remedy(folder)}, or use the release that wrote it"
+        )
+    for key, kind in SCHEMA.items():
+        if not isinstance(manifest.get(key, ...), kind):
+            raise CacheError(f"{path}: {key!r} is missing or of the wrong type: {remedy(folder)}")
+    for name, entry in manifest["files"].items():
+        if (
+            Path(name).name != name
+            or not isinstance(entry, dict)
+            or not isinstance(entry.get("size"), int)
+            or not isinstance(entry.get("sha256"), str)
+        ):
+            raise CacheError(f"{path}: files[{name!r}] is malformed: {remedy(folder)}")
+    lacking = [name for name in REQUIRED_FILES if name not in manifest["files"]]
+    if lacking:
+        raise CacheError(f"{path} does not list {lacking[0]}: {remedy(folder)}")
+    return dict(manifest)
+
+
+def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise CacheError unless the folder has the manifest's files, all of them whole."""
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise CacheError(
+                f"{path} cannot be read ({error.strerror}): {remedy(folder)}"
+            ) from None
+        if size != entry["size"]:
+            raise CacheError(
+                f"{path} has {size} bytes, the manifest says {entry['size']}: {remedy(folder)}"
+            )
+    # A tokenizer that came from elsewhere would be used without a word.
+    strangers = [
+        name for name in SIDECARS if name not in manifest["files"] and (folder / name).exists()
+    ]
+    if strangers and not is_released(manifest):
+        raise CacheError(
+            f"{folder / strangers[0]} is not in the manifest, so it is from another model: "
+            f"remove that file, or put it into the checkpoint and quantize again"
+        )
+
+
+def released(manifest: Mapping[str, Any], config: WeightOnlyQuantConfig) -> dict[str, Any]:
+    """The manifest of a copy that is its owner's: it vouches for weights and configuration, and
+    leaves tokenizer files to `tokenizer.save_pretrained` and the like.
+
+    config: what quantization_config.json of the copy says
+    """
+    files = {name: manifest["files"][name] for name in REQUIRED_FILES}
+    files[QUANTIZATION] = file_entry(config.to_json().encode())
+    return {**manifest, "key": None, "quantization": config.to_dict(), "files": files}
+
+
+def file_entry(data: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+
+def is_released(manifest: Mapping[str, Any]) -> bool:
+    return manifest["key"] is None and set(manifest["files"]) == set(REQUIRED_FILES)
+
+
+def check_digests(
+    folder: Path, manifest: Mapping[str, Any], progress: HashProgress | None = None
+) -> None:
+    """Raise CacheError unless every file has the manifest's sha256; leave a stamp if they do."""
+    before = stamp_of(folder, manifest)
+    for name, entry in manifest["files"].items():
+        try:
+            found = sha256_of(folder / name, progress)
+        except OSError as error:
+            raise CacheError(
+                f"{folder / name} cannot be read ({error.strerror}): {remedy(folder)}"
+            ) from None
+        if found != entry["sha256"]:
+            raise CacheError(
+                f"{folder / name} is damaged: its sha256 is {found[:12]}…, the manifest says "
+                f"{entry['sha256'][:12]}…: {remedy(folder)}"
+            )
+    if stamp_of(folder, manifest) == before:
+        write_stamp(folder, before)
+
+
+def is_stamped(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether these very files, unchanged since, were found good."""
+    try:
+        noted = json.loads((folder / STAMP).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(noted == stamp_of(folder, manifest))
+
+
+def stamp_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
+    stats = {name: (folder / name).stat() for name in (MANIFEST, *manifest["files"])}
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()}
+
+
+def write_stamp(folder: Path, stamp: Mapping[str, list[int]]) -> None:
+    # Written aside and renamed, as two processes may verify at once. In a read-only folder the
+    # next load hashes again: slower, and as safe.
+    aside = folder / f"{STAMP}.{os.getpid()}"
+    try:
+        aside.write_text(json.dumps(stamp))
+        aside.replace(folder / STAMP)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def remedy(folder: Path) -> str:
+    return (
+        "delete the folder and quantize again "
+        f"(in the cache: `neuralchat-lite cache remove {folder.name}`)"
+    )

@@ -1,0 +1,217 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
+from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+SHARED = Path(__file__).parents[2] / "../shared/data/models"
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_tensor_is_read_as_it_was_written(write_checkpoint, shards, dtype, tied):
+    folder = write_checkpoint(shards, dtype, tie_word_embeddings=tied)
+    checkpoint = open_checkpoint(folder)
+    source = RandomCheckpoint(json.loads((folder / "config.json").read_text()), 0, dtype)
+    assert len(checkpoint.files) == shards
+    for spec in source.architecture.tensors():
+        assert torch.equal(checkpoint.weight(spec.name), source.weight(spec.name))
+        assert checkpoint.dtype(spec.name) == dtype
+    assert torch.equal(checkpoint.weight("lm_head.weight"), source.weight("lm_head.weight"))
+
+
+def test_weights_are_views_of_the_mapped_file(write_checkpoint, mapped_file, anonymous_memory):
+    folder = write_checkpoint(vocab_size=40_000, dtype=torch.float32)
+    checkpoint = open_checkpoint(folder)
+    before = anonymous_memory()
+    weight = checkpoint.weight("model.embed_tokens.weight")
+    assert float(weight.amax()) > 0  # every page is touched
+    assert mapped_file(weight.data_ptr()) == str(folder / "model.safetensors")
+    assert anonymous_memory() - before < weight.nbytes / 1024 / 4
+
+
+def test_shared_models_open():
+    if not SHARED.exists():
+        pytest.skip("../shared/data is not there")
+    for folder in (SHARED / "stories260K", SHARED / "tinystories-char-0.97m"):
+        assert open_checkpoint(folder).weight("lm_head.weight").isfinite().all()
+
+
+def test_names_without_the_model_prefix_are_found(write_checkpoint):
+    def strip(weights):
+        for name in list(weights):
+            weights[name.removeprefix("model.")] = weights.pop(name)
+
+    checkpoint = open_checkpoint(write_checkpoint(tensors=strip))
+    assert checkpoint.weight(DOWN).shape == (64, 172)
+
+
+def test_a_stored_head_counts_as_tied_only_when_it_is_the_embedding(write_checkpoint):
+    def same(weights):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+    def other(weights):
+        same(weights)
+        weights["lm_head.weight"][-1, -1] += 1
+
+    assert open_checkpoint(write_checkpoint(tensors=same, tie_word_embeddings=True))
+    with pytest.raises(CheckpointError, match=r'differs.*say "tie_word_embeddings": false'):
+        open_checkpoint(write_checkpoint(tensors=other, tie_word_embeddings=True))
+
+
+def test_known_extras_are_ignored_and_others_refused(write_checkpoint):
+    def known(weights):
+        weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+
+    def unknown(weights):
+        weights["model.layers.0.self_attn.q_norm.weight"] = torch.ones(16)
+
+    open_checkpoint(write_checkpoint(tensors=known))
+    open_checkpoint(write_checkpoint(tie_word_embeddings=True, tensors=with_head))
+    with pytest.raises(UnsupportedModelError, match=r"q_norm\.weight"):
+        open_checkpoint(write_checkpoint(tensors=unknown))
+
+
+def with_head(weights):
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda w: w.pop(DOWN), CheckpointError, rf"lacks the tensor {DOWN} \[64, 172\]"),
+        (
+            lambda w: w.update({DOWN: torch.ones(172, 64, dtype=torch.bfloat16)}),
+            CheckpointError,
+            rf"{DOWN} has the shape \[172, 64\].*promises \[64, 172\]",
+        ),
+        (
+            lambda w: w.update({DOWN: torch.ones(64, 172, dtype=torch.int8)}),
+            UnsupportedModelError,
+            f"{DOWN} is I8.*original bf16",
+        ),
+        (
+            lambda w: w.update({DOWN: torch.ones(64, 172, dtype=torch.float64)}),
+            UnsupportedModelError,
+            f"{DOWN} is F64",
+        ),
+    ],
+)
+def test_a_wrong_tensor_is_named(write_checkpoint, change, error, message):
+    with pytest.raises(error, match=message):
+        open_checkpoint(write_checkpoint(tensors=change))
+
+
+def test_a_missing_shard_is_named(write_checkpoint):
+    folder = write_checkpoint(3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors is missing"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -1])
+def test_a_shard_that_is_cut_short_is_named(write_checkpoint, keep):
+    folder = write_checkpoint(3)
+    shard = folder / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003.*download"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"{",
+        b'{"a": 1}',
+        b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}',
+        b'{"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1]}}',
+    ],
+)
+def test_a_damaged_header_is_an_error_of_ours(write_checkpoint, header):
+    folder = write_checkpoint()
+    path = folder / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has a damaged header"):
+        open_checkpoint(folder)
+
+
+def test_tensors_that_overlap_are_refused(write_checkpoint):
+    folder = write_checkpoint()
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    gate, up = (header[f"model.layers.0.mlp.{name}_proj.weight"] for name in ("gate", "up"))
+    gate["data_offsets"] = up["data_offsets"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        open_checkpoint(folder)
+
+
+def test_an_index_that_promises_what_a_shard_lacks_is_refused(write_checkpoint):
+    folder = write_checkpoint(2)
+    index = folder / "model.safetensors.index.json"
+    table = json.loads(index.read_text())
+    table["weight_map"][DOWN] = next(f for f in table["weight_map"].values() if "00001" in f)
+    other = next(iter(table["weight_map"].values()))
+    table["weight_map"]["model.extra"] = other
+    index.write_text(json.dumps(table))
+    with pytest.raises(CheckpointError, match="lacks"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd"])
+def test_an_index_cannot_point_out_of_its_folder(write_checkpoint, name):
+    folder = write_checkpoint(2)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {DOWN: name}}))
+    with pytest.raises(CheckpointError, match="without folders"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": 3}', "nonsense"])
+def test_a_damaged_index_is_named(write_checkpoint, index):
+    folder = write_checkpoint(2)
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json"):
+        open_checkpoint(folder)
+
+
+def test_pickled_weights_are_refused_with_the_remedy(write_checkpoint):
+    folder = write_checkpoint()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*save_pretrained"):
+        open_checkpoint(folder)
+
+
+def test_a_folder_without_weights_or_config_is_refused(write_checkpoint, tmp_path):
+    folder = write_checkpoint()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
+        open_checkpoint(folder)
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        open_checkpoint(folder / "config.json")
+
+
+def test_random_weights_depend_on_name_and_seed_alone(tiny_config):
+    one, other = RandomCheckpoint(tiny_config, 1), RandomCheckpoint(tiny_config, 2)
+    last = one.weight(DOWN)
+    one.weight("lm_head.weight")
+    assert torch.equal(one.weight(DOWN), last)
+    assert torch.equal(RandomCheckpoint(tiny_config, 1).weight(DOWN), last)
+    assert not torch.equal(other.weight(DOWN), last)
+    assert not torch.equal(one.weight(DOWN.replace("layers.1", "layers.0")), last)
+    assert last.dtype == torch.bfloat16
+    assert abs(float(last.float().std()) - 0.02) < 0.001
+    assert (one.weight("model.norm.weight") == 1).all()

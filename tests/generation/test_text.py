@@ -1,0 +1,167 @@
+"""Detokenizing piece by piece against decoding all at once, with real tokenizers."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuralchat_lite.generation.text import Detokenizer, StopStrings
+
+DATA = Path(__file__).parents[2] / "shared/data"
+SENTENCEPIECE = ("tokenizers/mistral-7b", "models/stories260K", "models/tinystories-char-0.97m")
+BYTE_LEVEL = "byte level"
+TEXTS = st.text(
+    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("ab 你好🙂é\n\ufffd")),
+    min_size=1,
+    max_size=40,
+)
+
+
+@cache
+def tokenizer_of(name: str) -> Any:
+    import transformers
+
+    if name == BYTE_LEVEL:
+        return transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level())
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: it is test data beside the repository")
+    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def byte_level() -> Any:
+    """GPT-2's scheme: each byte has a letter; here some tokens end inside a character."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["你好吗 你们好 🙂🙃 hello there"] * 50, trainer)
+    return tokenizer
+
+
+def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer)
+    return [*(detokenizer.push(token) for token in ids), detokenizer.finish()]
+
+
+def added_text(tokenizer: Any, prompt: list[int], ids: list[int]) -> str:
+    """The oracle: decode everything, and take off what the prompt alone gives."""
+    whole: str = tokenizer.decode(prompt + ids, clean_up_tokenization_spaces=False)
+    return whole[len(tokenizer.decode(prompt, clean_up_tokenization_spaces=False)) :]
+
+
+@pytest.mark.parametrize("name", [*SENTENCEPIECE, BYTE_LEVEL])
+@settings(deadline=None, max_examples=150)
+@given(text=TEXTS)
+def test_pieces_of_a_text_join_to_what_decoding_at_once_adds(name: str, text: str) -> None:
+    tokenizer = tokenizer_of(name)
+    prompt = tokenizer.encode("Once upon", add_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert "".join(pieces(tokenizer, ids)) == added_text(tokenizer, prompt, ids)
+
+
+@settings(deadline=None, max_examples=300)
+@given(ids=st.lists(st.integers(0, 339), max_size=60))
+def test_random_byte_level_tokens_join_to_what_decoding_at_once_adds(ids: list[int]) -> None:
+    tokenizer = tokenizer_of(BYTE_LEVEL)
+    ids = [token for token in ids if token < len(tokenizer)]
+    prompt = tokenizer.encode("a", add_special_tokens=False)
+    assert "".join(pieces(tokenizer, ids)) == added_text(tokenizer, prompt, ids)
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.binary(max_size=40))
+def test_random_byte_tokens_join_to_their_utf8_with_bad_bytes_replaced(data: bytes) -> None:
+    tokenizer = tokenizer_of("models/stories260K")
+    ids = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in data]
+    assert "".join(pieces(tokenizer, ids)) == data.decode("utf-8", errors="replace")
+
+
+@pytest.mark.parametrize("name", ["models/stories260K", BYTE_LEVEL])
+def test_no_piece_splits_a_character(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    ids = tokenizer.encode("🙂你", add_special_tokens=False)
+    assert len(ids) > 2  # or there is nothing to split
+    assert "\ufffd" not in "".join(pieces(tokenizer, ids))
+    assert {piece for piece in pieces(tokenizer, ids) if piece.strip()} <= {"🙂", "你", " 🙂"}
+
+
+def test_unfinished_character_is_flushed_as_replacement_character() -> None:
+    tokenizer = tokenizer_of("models/stories260K")
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<0xE4>", "<0xBD>")]
+    assert pieces(tokenizer, ids) == ["", "", "\ufffd"]
+
+
+def test_valid_character_between_bad_bytes_survives() -> None:
+    tokenizer = tokenizer_of("models/stories260K")
+    data = b"\xff" + "你".encode() + b"\xff" + b"a"
+    ids = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in data]
+    assert "".join(pieces(tokenizer, ids)) == "\ufffd你\ufffda"
+
+
+def test_first_piece_keeps_the_space_before_a_word() -> None:
+    tokenizer = tokenizer_of("tokenizers/mistral-7b")
+    there = tokenizer.convert_tokens_to_ids("▁there")
+    assert pieces(tokenizer, [there]) == [" there", ""]
+
+
+def test_special_tokens_have_no_text() -> None:
+    tokenizer = tokenizer_of("models/stories260K")
+    assert pieces(tokenizer, [1, 2, 403]) == ["", "", added_text(tokenizer, [403], [403]), ""]
+
+
+def test_bytes_that_never_end_are_shown_in_bounded_steps() -> None:
+    tokenizer = tokenizer_of(BYTE_LEVEL)
+    letters = dict(zip(tokenizer.get_vocab().values(), tokenizer.get_vocab(), strict=True))
+    bad = next(i for i in letters if tokenizer.decode([i]) == "\ufffd" and len(letters[i]) == 1)
+    detokenizer = Detokenizer(tokenizer)
+    shown = "".join(detokenizer.push(bad) for _ in range(500))
+    assert len(detokenizer.pending) <= 17
+    assert len(shown + detokenizer.finish()) == len(tokenizer.decode([bad] * 500))
+
+
+def slow_stop(text: str, stops: list[str]) -> tuple[str, bool]:
+    """The oracle: after each character, is a stop string complete?"""
+    for end in range(1, len(text) + 1):
+        for stop in sorted(stops, key=len, reverse=True):
+            if text[:end].endswith(stop):
+                return text[: end - len(stop)], True
+    return text, False
+
+
+@settings(max_examples=500)
+@given(
+    chunks=st.lists(st.text("ab#", max_size=4), max_size=12),
+    stops=st.lists(st.text("ab#", min_size=1, max_size=4), max_size=3),
+)
+def test_stop_strings_cut_the_same_however_the_text_is_cut(
+    chunks: list[str], stops: list[str]
+) -> None:
+    filter = StopStrings(stops)
+    shown, stopped = "", False
+    for chunk in chunks:
+        text, stopped = filter.push(chunk)
+        shown += text
+        if stopped:
+            break
+    else:
+        shown += filter.finish()
+    assert (shown, stopped) == slow_stop("".join(chunks), stops)
+
+
+def test_the_beginning_of_a_stop_string_is_held_back_and_no_more() -> None:
+    filter = StopStrings(["### User:"])
+    assert filter.push("Hello ##") == ("Hello ", False)
+    assert filter.push("#") == ("", False)
+    assert filter.push("# hm") == ("#### hm", False)
+    assert filter.push("\n### User") == ("\n", False)
+    assert filter.push(":") == ("", True)

@@ -1,0 +1,263 @@
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.kinds import is_packed
+from neuralchat_lite.errors import CacheError, ConfigError
+from neuralchat_lite.kernels.layout import PackedMatrix, pack_codes, pack_groups
+from neuralchat_lite.packed import manifest as manifest_module
+from neuralchat_lite.packed.convert import quantize_checkpoint
+from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.rtn import quantize_rtn
+
+UP = "model.layers.1.mlp.up_proj"
+
+
+@pytest.fixture
+def packed(write_checkpoint, tmp_path):
+    return quantize_checkpoint(
+        open_checkpoint(write_checkpoint()), WeightOnlyQuantConfig(), tmp_path / "packed"
+    )
+
+
+def sealed(folder):
+    """Make the manifest right again after a change, as somebody who forges a folder would."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name, entry in manifest["files"].items():
+        entry["size"] = (folder / name).stat().st_size
+        entry["sha256"] = manifest_module.sha256_of(folder / name)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_dtype": "int8", "scheme": "asym", "group_size": 128},
+        {"weight_dtype": "int4_fullrange", "scale_dtype": "fp32", "group_size": -1},
+        {"weight_dtype": "int4", "scheme": "asym", "scale_dtype": "bf16", "lm_head": "int4"},
+        {"modules_to_not_convert": ["lm_head", "model.layers.0"]},
+    ],
+)
+def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, tied, options):
+    checkpoint = open_checkpoint(write_checkpoint(tie_word_embeddings=tied, vocab_size=75))
+    config = WeightOnlyQuantConfig(**options)
+    model = open_packed(quantize_checkpoint(checkpoint, config, tmp_path / "out"))
+    assert model.config == config
+    assert model.architecture == checkpoint.architecture
+    for spec in checkpoint.architecture.tensors():
+        name = "lm_head.weight" if spec.role == "lm_head" else spec.name
+        got, want = model.weight(name), checkpoint.weight(name)
+        module = name.removesuffix(".weight")
+        if spec.role not in ("linear", "lm_head") or not config.converts(module):
+            assert torch.equal(got, want)
+            assert got.dtype == want.dtype
+            continue
+        assert isinstance(got, PackedMatrix)
+        assert (got.rows, got.cols) == tuple(want.shape)
+        weight_dtype = config.dtype_of(module)
+        matrix = quantize_rtn(
+            want,
+            weight_dtype=weight_dtype,
+            group_size=config.group_size,
+            scheme=config.scheme,
+            scale_dtype=config.scale_dtype,
+        )
+        assert got.weight_dtype == weight_dtype.removesuffix("_fullrange")
+        assert torch.equal(got.codes, pack_codes(matrix.codes, got.weight_dtype))
+        assert torch.equal(got.scales, pack_groups(matrix.scales))
+        assert (got.zeros is None) == (config.scheme == "sym")
+        if got.zeros is not None:
+            assert torch.equal(got.zeros, pack_groups(matrix.zeros))
+
+
+def test_every_whole_line_tensor_starts_on_a_line_of_the_mapped_file(packed, mapped_file):
+    path = str(packed / "model.safetensors")
+    aligned = 0
+    with safe_open(path, framework="pt") as file:  # the library's own reader
+        assert file.metadata() == {"format": "neuralchat_lite"}
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            assert mapped_file(tensor.data_ptr()) == path
+            if tensor.nbytes % 64 == 0:
+                aligned += 1
+                assert tensor.data_ptr() % 64 == 0
+            assert tensor.data_ptr() % tensor.element_size() == 0
+    assert aligned > 20
+
+
+def test_loading_copies_no_weight(write_checkpoint, tmp_path, anonymous_memory, mapped_file):
+    checkpoint = open_checkpoint(write_checkpoint(vocab_size=150_000))
+    folder = quantize_checkpoint(checkpoint, WeightOnlyQuantConfig(), tmp_path / "out")
+    before = anonymous_memory()
+    model = open_packed(folder)
+    head, embedding = model.weight("lm_head.weight"), model.weight("model.embed_tokens.weight")
+    assert int(head.codes.amax()) > 0  # every page is touched
+    assert float(embedding.amax()) > 0
+    assert anonymous_memory() - before < head.nbytes / 1024 / 4
+    assert mapped_file(head.codes.data_ptr()) == str(folder / "model.safetensors")
+    assert mapped_file(embedding.data_ptr()) == str(folder / "model.safetensors")
+
+
+def test_another_way_to_verify_is_refused(packed):
+    with pytest.raises(ConfigError, match="verify must be one of"):
+        open_packed(packed, verify="yes")
+
+
+def test_a_folder_can_be_moved_and_copied(packed, tmp_path):
+    want = open_packed(packed).weight(f"{UP}.weight").codes.clone()
+    moved = packed.rename(tmp_path / "moved")
+    copy = shutil.copytree(moved, tmp_path / "copy")
+    for folder in (moved, copy):
+        assert torch.equal(open_packed(folder).weight(f"{UP}.weight").codes, want)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of files that are hashed from here on."""
+    names = []
+    honest = manifest_module.sha256_of
+
+    def recording(path, progress=None):
+        names.append(path.name)
+        return honest(path, progress)
+
+    monkeypatch.setattr(manifest_module, "sha256_of", recording)
+    return names
+
+
+def test_what_was_verified_is_not_hashed_again_until_it_is_touched(packed, tmp_path, hashed):
+    open_packed(packed)
+    assert hashed == []  # its maker hashed the bytes as it wrote them
+    open_packed(packed, verify="always")
+    assert "model.safetensors" in hashed
+    hashed.clear()
+    copy = shutil.copytree(packed, tmp_path / "copy")
+    open_packed(copy)
+    assert "model.safetensors" in hashed  # never verified where it lies
+    hashed.clear()
+    open_packed(copy)
+    assert hashed == []
+    os.utime(copy / "model.safetensors")
+    open_packed(copy, verify="never")
+    assert hashed == []
+    open_packed(copy)
+    assert "model.safetensors" in hashed
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_flipped_bit_is_found_and_its_file_named(packed, name):
+    data = bytearray((packed / name).read_bytes())
+    data[-1] ^= 1
+    (packed / name).write_bytes(data)
+    with pytest.raises(CacheError, match=rf"{name} is damaged.*cache remove packed"):
+        open_packed(packed)
+
+
+def test_a_bit_flipped_behind_the_stamp_is_found_by_verify_always(packed):
+    path = packed / "model.safetensors"
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    open_packed(packed)  # the stamp still fits: this is what verify="always" is for
+    with pytest.raises(CacheError, match=r"model\.safetensors is damaged"):
+        open_packed(packed, verify="always")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "quantization_config.json"])
+def test_a_file_cut_short_is_found_at_every_load(packed, name):
+    os.truncate(packed / name, (packed / name).stat().st_size - 1)
+    with pytest.raises(CacheError, match=rf"{name} has \d+ bytes, the manifest says"):
+        open_packed(packed, verify="never")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_missing_file_is_named(packed, name):
+    (packed / name).unlink()
+    with pytest.raises(CacheError, match=f"{name} cannot be read"):
+        open_packed(packed, verify="never")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format version 2, this release reads 1"),
+        ({"files": {}}, "does not list config.json"),
+        ({"files": {"../config.json": {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"config.json": {"size": "1", "sha256": ""}}}, "malformed"),
+        ({"source": 3}, "'source' is missing or of the wrong type"),
+        ({"quantization": {"weight_dtype": "int8"}}, "the manifest {"),
+        ({"quantization": {"weight_dtype": "int3"}}, "damaged .*int3"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(packed, change, message):
+    path = packed / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CacheError, match=message):
+        open_packed(packed)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", "\udcff"])
+def test_a_manifest_that_is_none_is_refused(packed, text):
+    (packed / "manifest.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(CacheError, match=r"manifest\.json"):
+        open_packed(packed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": 3},
+        {"intermediate_size": 200},
+        {"vocab_size": 61},
+        {"model_type": "mistral"},
+    ],
+)
+def test_a_config_json_of_another_model_is_refused(packed, change):
+    path = packed / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    sealed(packed)
+    with pytest.raises(CacheError, match=r"model\.safetensors"):
+        open_packed(packed)
+
+
+def test_weights_quantized_otherwise_are_refused(packed, write_checkpoint, tmp_path):
+    other = quantize_checkpoint(
+        open_checkpoint(write_checkpoint()),
+        WeightOnlyQuantConfig(group_size=64),
+        tmp_path / "other",
+    )
+    shutil.copy(other / "model.safetensors", packed)
+    sealed(packed)
+    with pytest.raises(CacheError, match="expected StoredTensor"):
+        open_packed(packed)
+
+
+def test_a_tokenizer_that_is_not_in_the_manifest_is_refused(packed):
+    (packed / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(CacheError, match=r"chat_template\.jinja is not in the manifest"):
+        open_packed(packed)
+
+
+def test_packed_folders_and_checkpoints_are_told_apart(packed, write_checkpoint, tmp_path):
+    folder = write_checkpoint()
+    assert is_packed(packed)
+    assert not is_packed(folder)
+    assert not is_packed(tmp_path / "nothing")
+    with pytest.raises(CacheError, match="is no quantized model"):
+        open_packed(folder)
+    with pytest.raises(ValueError, match="is quantized already"):
+        open_checkpoint(packed)
