@@ -15,7 +15,7 @@ struct Kernels {
   // out = x * weight / sqrt(mean(x^2) + eps), over n values.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
   // out = silu(gate) * up.
-  void (*swiglu)(const float* gate, const float* up, int n, float* out);
+  void (*silu_gate)(const float* gate, const float* up, int n, float* out);
   // One row of x [cols] into row `row` of `out`, to integers of at most `limit`.
   void (*quantize_row)(const float* x, int cols, int limit, IntegerRows& out, int row);
 

@@ -46,7 +46,7 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* out)
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
-void swiglu(const float* gate, const float* up, int n, float* out) {
+void silu_gate(const float* gate, const float* up, int n, float* out) {
   const __m256 one = _mm256_set1_ps(1.0f);
   int i = 0;
   for (; i + 8 <= n; i += 8) {
@@ -681,8 +681,8 @@ uint64_t read_all(const void* data, size_t n) {
 }
 
 const Kernels kTable = {
-    "avx2",        rms_norm,      swiglu, quantize_row, integer_product,
-    float_product, dense_product, attend, round_rows,   read_all,
+    "avx2",        rms_norm,      silu_gate, quantize_row, integer_product,
+    float_product, dense_product, attend,    round_rows,   read_all,
 };
 
 }  // namespace

@@ -19,7 +19,7 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* out)
   for (int i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
-void swiglu(const float* gate, const float* up, int n, float* out) {
+void silu_gate(const float* gate, const float* up, int n, float* out) {
   for (int i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }
 
@@ -177,8 +177,8 @@ uint64_t read_all(const void* data, size_t n) {
 }
 
 const Kernels kTable = {
-    "generic",     rms_norm,      swiglu, quantize_row, integer_product,
-    float_product, dense_product, attend, round_rows,   read_all,
+    "generic",     rms_norm,      silu_gate, quantize_row, integer_product,
+    float_product, dense_product, attend,    round_rows,   read_all,
 };
 
 }  // namespace

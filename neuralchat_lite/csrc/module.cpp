@@ -34,6 +34,11 @@ const std::map<std::string, ncl::FloatType> kFloatTypes = {
     {"fp16", ncl::FloatType::kFp16},
 };
 
+const std::map<std::string, ncl::Activation> kActivations = {
+    {"", ncl::Activation::kNone},
+    {"silu", ncl::Activation::kSilu},
+};
+
 void add_matrix(ncl::Projection& projection, const std::string& type, int rows, int cols,
                 Address data, Address scales, const std::string& scale_type, Address zeros,
                 int blocks_per_group, Address bias) {
@@ -46,16 +51,16 @@ void add_matrix(ncl::Projection& projection, const std::string& type, int rows, 
 }
 
 void linear(const ncl::Projection& projection, Address x, int rows, Address norm_weight, float eps,
-            bool swiglu, bool accumulate, Address out) {
+            const std::string& gate, bool accumulate, Address out) {
   ncl::linear({&projection, pointer<const float>(x), rows, pointer<const float>(norm_weight), eps,
-               swiglu, accumulate, pointer<float>(out)});
+               kActivations.at(gate), accumulate, pointer<float>(out)});
 }
 
 void attention(Address qkv, int count, int start, int heads, int kv_heads, int dim, int window,
-               Address keys, Address values, const std::string& cache_type, int capacity,
-               Address cos, Address sin, Address query_norm, Address key_norm, float eps,
-               Address out) {
-  ncl::attention({pointer<const float>(qkv), count, start, heads, kv_heads, dim, window,
+               float scale, Address keys, Address values, const std::string& cache_type,
+               int capacity, Address cos, Address sin, Address query_norm, Address key_norm,
+               float eps, Address out) {
+  ncl::attention({pointer<const float>(qkv), count, start, heads, kv_heads, dim, window, scale,
                   pointer<void>(keys), pointer<void>(values), kFloatTypes.at(cache_type), capacity,
                   pointer<const float>(cos), pointer<const float>(sin),
                   pointer<const float>(query_norm), pointer<const float>(key_norm), eps,

@@ -26,7 +26,7 @@ struct Runtime {
   int thread_count = 1;
   std::unique_ptr<ThreadPool> threads;  // made by the first operation
   const Kernels* kernels = generic_kernels();
-  std::vector<float> rows;     // activations after norm or swiglu
+  std::vector<float> rows;     // activations after norm or gate
   IntegerRows integers;        // the same as integers
   std::vector<float> queries;  // rotated and scaled
 
@@ -103,7 +103,6 @@ void place_position(const Attention& op, const Kernels& kernels, int index, floa
   const float* qkv = op.qkv + static_cast<size_t>(index) * (op.heads + 2 * op.kv_heads) * dim;
   const float* cos = op.cos + static_cast<size_t>(position) * (dim / 2);
   const float* sin = op.sin + static_cast<size_t>(position) * (dim / 2);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   std::vector<float> normed(dim), rotated(dim);
   const auto with_norm = [&](const float* x, const float* weight) {
     if (!weight) return x;
@@ -112,7 +111,7 @@ void place_position(const Attention& op, const Kernels& kernels, int index, floa
   };
   for (int head = 0; head < op.heads; ++head, qkv += dim) {
     float* query = queries + (static_cast<size_t>(index) * op.heads + head) * dim;
-    rotate(with_norm(qkv, op.query_norm), cos, sin, dim, scale, query);
+    rotate(with_norm(qkv, op.query_norm), cos, sin, dim, op.scale, query);
   }
   for (int head = 0; head < op.kv_heads; ++head, qkv += dim) {
     rotate(with_norm(qkv, op.key_norm), cos, sin, dim, 1.0f, rotated.data());
@@ -165,7 +164,7 @@ void linear(const Linear& op) {
   const int cols = projection.cols;
   const bool integers = projection.needs_integers();
   const float* x = op.x;
-  const bool changed = op.norm_weight || op.swiglu;
+  const bool changed = op.norm_weight || op.gate != Activation::kNone;
   if (changed) x = reserve(rt.rows, static_cast<size_t>(op.rows) * cols);
   if (integers) rt.integers.resize(op.rows, (cols + kColumnBlock - 1) / kColumnBlock);
 
@@ -175,9 +174,9 @@ void linear(const Linear& op) {
       if (op.norm_weight) {
         const float* from = op.x + static_cast<size_t>(row) * cols;
         rt.kernels->rms_norm(from, op.norm_weight, op.eps, cols, own);
-      } else if (op.swiglu) {
+      } else if (op.gate == Activation::kSilu) {
         const float* gate = op.x + static_cast<size_t>(row) * 2 * cols;
-        rt.kernels->swiglu(gate, gate + cols, cols, own);
+        rt.kernels->silu_gate(gate, gate + cols, cols, own);
       }
       if (integers) {
         const float* from = x + static_cast<size_t>(row) * cols;

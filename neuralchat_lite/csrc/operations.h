@@ -18,13 +18,16 @@ struct Projection {
   bool needs_integers() const;
 };
 
+// What is applied to the first half of an input; the product with the second half goes on.
+enum class Activation { kNone, kSilu };
+
 struct Linear {
   const Projection* projection;
-  const float* x;  // [rows][cols], or [rows][2 * cols] with swiglu
+  const float* x;  // [rows][cols], or [rows][2 * cols] with a gate
   int rows;
   const float* norm_weight;  // [cols] or null
   float eps;
-  bool swiglu;
+  Activation gate;
   bool accumulate;
   float* out;  // [rows][projection rows]
 };
@@ -33,7 +36,8 @@ struct Attention {
   const float* qkv;  // [count][(heads + 2 * kv_heads) * dim]
   int count, start;
   int heads, kv_heads, dim;
-  int window;  // 0: none
+  int window;   // 0: none
+  float scale;  // of the scores
   void* keys;
   void* values;
   FloatType cache_type;

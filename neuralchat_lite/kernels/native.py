@@ -32,6 +32,7 @@ from neuralchat_lite.kernels.layout import (
 )
 from neuralchat_lite.kernels.operations import (
     KEY_BLOCK,
+    Activation,
     AttentionShape,
     ComputeDtype,
     LayerCache,
@@ -196,12 +197,12 @@ class NativeKernels:
         out: Tensor,
         *,
         norm: RMSNorm | None = None,
-        swiglu: bool = False,
+        gate: Activation | None = None,
         accumulate: bool = False,
     ) -> None:
         assert isinstance(projection, NativeProjection)
         rows = x.shape[0]  # len() of a tensor goes through Python
-        assert is_matrix(x, rows, projection.cols * (2 if swiglu else 1))
+        assert is_matrix(x, rows, projection.cols * (2 if gate else 1))
         assert is_matrix(out, rows, projection.rows)
         assert norm is None or is_norm(norm, projection.cols)
         _native.linear(
@@ -210,7 +211,7 @@ class NativeKernels:
             rows,
             0 if norm is None else norm.weight.data_ptr(),
             0.0 if norm is None else norm.eps,
-            swiglu,
+            gate or "",
             accumulate,
             out.data_ptr(),
         )
@@ -250,6 +251,7 @@ class NativeKernels:
             shape.kv_heads,
             shape.head_dim,
             shape.window or 0,
+            shape.scale,
             cache.keys.data_ptr(),
             cache.values.data_ptr(),
             FLOAT_NAMES[cache.keys.dtype],

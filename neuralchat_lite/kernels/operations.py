@@ -16,6 +16,7 @@ from torch import Tensor
 from neuralchat_lite.kernels.layout import PackedMatrix
 
 ComputeDtype = Literal["bf16", "fp32", "int8"]
+Activation = Literal["silu"]  # of a gate (SwiGLU, Shazeer 2020)
 COMPUTE_DTYPES: tuple[ComputeDtype, ...] = ("bf16", "fp32", "int8")
 KEY_BLOCK = 16  # positions whose keys lie side by side in the cache
 
@@ -54,6 +55,7 @@ class AttentionShape:
     kv_heads: int
     head_dim: int
     window: int | None  # positions that a query sees, itself included; None: all
+    scale: float  # of the scores: as a rule head_dim ** -0.5
     query_norm: RMSNorm | None = None  # over head_dim, before the rotary embedding
     key_norm: RMSNorm | None = None
 
@@ -94,12 +96,12 @@ class Kernels(Protocol):
         out: Tensor,
         *,
         norm: RMSNorm | None = None,
-        swiglu: bool = False,
+        gate: Activation | None = None,
         accumulate: bool = False,
     ) -> None:
         """out [m, rows] (+)= f(x) @ weights.T + bias, all fp32.
 
-        f is the identity, `norm`, or with `swiglu` silu(x[:, :cols]) * x[:, cols:], where x is
+        f is the identity, `norm`, or with `gate` gate(x[:, :cols]) * x[:, cols:], where x is
         [m, 2 * cols]. What precision the product has is the projection's compute_dtype.
         """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,15 @@ from torch.nn import functional
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.kernels.operations import (
     KEY_BLOCK,
+    Activation,
     AttentionShape,
     ComputeDtype,
     LayerCache,
     Projection,
     RMSNorm,
 )
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"silu": functional.silu}
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,15 @@ class ReferenceKernels:
         out: Tensor,
         *,
         norm: RMSNorm | None = None,
-        swiglu: bool = False,
+        gate: Activation | None = None,
         accumulate: bool = False,
     ) -> None:
         assert isinstance(projection, ReferenceProjection)
         if norm is not None:
             x = rms_norm(x, norm)
-        if swiglu:
-            gate, up = x.chunk(2, dim=-1)
-            x = functional.silu(gate) * up
+        if gate is not None:
+            gated, up = x.chunk(2, dim=-1)
+            x = ACTIVATIONS[gate](gated) * up
         product = x @ projection.weight.T + projection.bias
         out.copy_(out + product if accumulate else product)
 
@@ -104,7 +107,7 @@ class ReferenceKernels:
         keys = keys.permute(1, 0, 2).repeat_interleave(group, dim=0)
         values = values.repeat_interleave(group, dim=0)
 
-        scores = query.transpose(0, 1) @ keys.transpose(1, 2) / dim**0.5  # [heads, count, seen]
+        scores = query.transpose(0, 1) @ keys.transpose(1, 2) * shape.scale  # [heads, count, seen]
         hidden = seen[None, :] > new[:, None]
         if shape.window is not None:
             hidden |= seen[None, :] <= new[:, None] - shape.window

@@ -169,7 +169,7 @@ class Decoder:
                 kernels.attention(own_qkv, kept, start, cos, sin, layer.attention, own_heads)
             kernels.linear(heads, layer.output, x, accumulate=True)
             kernels.linear(x, layer.gate_up, gate_up, norm=layer.mlp_norm)
-            kernels.linear(gate_up, layer.down, x, swiglu=True, accumulate=True)
+            kernels.linear(gate_up, layer.down, x, gate="silu", accumulate=True)
         for span in spans:
             span.cache.length += span.count
         return x
@@ -280,6 +280,7 @@ def load_decoder(
                 arch.kv_heads,
                 arch.head_dim,
                 arch.windows[index],
+                arch.head_dim**-0.5,
                 norm(f"{block}.self_attn.q_norm") if arch.qk_norm else None,
                 norm(f"{block}.self_attn.k_norm") if arch.qk_norm else None,
             ),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from neuralchat_lite.generation.text import Detokenizer, StopStrings
 
-DATA = Path(__file__).parents[2] / "shared/data"
+DATA = Path(__file__).parents[3] / "shared/data"
 SENTENCEPIECE = ("tokenizers/mistral-7b", "models/stories260K", "models/tinystories-char-0.97m")
 BYTE_LEVEL = "byte level"
 TEXTS = st.text(

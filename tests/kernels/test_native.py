@@ -160,7 +160,12 @@ def test_linear_fuses_norm_swiglu_bias_and_residual(
         projection = kernels.projection(matrices, biases, "fp32")
         assert (projection.rows, projection.cols) == (65, 96)
         kernels.linear(
-            x, projection, out, norm=norm, swiglu=fused == "swiglu", accumulate=accumulate
+            x,
+            projection,
+            out,
+            norm=norm,
+            gate="silu" if fused == "swiglu" else None,
+            accumulate=accumulate,
         )
         results.append(out)
     assert sqnr(*results) >= 110
@@ -186,7 +191,7 @@ def test_attention_matches_the_reference_block_after_block(
     norms = [
         RMSNorm(torch.rand(dim, generator=generator), 1e-6) if normed else None for _ in range(2)
     ]
-    shape = AttentionShape(heads, kv_heads, dim, window, *norms)
+    shape = AttentionShape(heads, kv_heads, dim, window, dim**-0.5, *norms)
     blocks = [1, 5, 33, 1, 1, 150, 1, 2]  # prefill and decode, across chunks and around the ring
     capacity = 208 if window is None else 208 - 16
     caches = [Cache(kv_heads, capacity, dim, dtype) for _ in range(2)]
@@ -211,7 +216,7 @@ def test_attention_matches_the_reference_block_after_block(
 
 
 def test_a_nan_key_reaches_every_query_that_sees_it(isa):
-    shape = AttentionShape(2, 1, 16, None)
+    shape = AttentionShape(2, 1, 16, None, 0.25)
     cache, out = Cache(1, 32, 16, torch.float32), torch.empty((3, 32))
     qkv = torch.randn((3, shape.qkv_size))
     qkv[1, 32:48] = float("nan")  # the key of the second position
@@ -221,7 +226,7 @@ def test_a_nan_key_reaches_every_query_that_sees_it(isa):
 
 
 def test_a_nan_value_reaches_only_the_queries_that_see_it(isa):
-    shape = AttentionShape(2, 1, 16, 3)
+    shape = AttentionShape(2, 1, 16, 3, 0.25)
     cache, out = Cache(1, 48, 16, torch.float32), torch.empty((9, 32))
     qkv = torch.randn((9, shape.qkv_size))
     qkv[4, 48:] = float("nan")  # the value of position 4: 4, 5 and 6 see it
@@ -262,7 +267,7 @@ except RuntimeError as error:
 
 
 def test_very_different_scores_do_not_overflow(isa, sqnr):
-    shape = AttentionShape(4, 2, 16, None)
+    shape = AttentionShape(4, 2, 16, None, 0.25)
     qkv = torch.randn((40, shape.qkv_size), generator=torch.Generator().manual_seed(0)) * 60
     outs = []
     for kernels in (ReferenceKernels(), NativeKernels()):
