@@ -37,7 +37,6 @@ from benchmarks.measures import MEASURES, Asked
 from benchmarks.summary import LEADERBOARD
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.hub import resolve
-from neuralchat_lite.checkpoints.identity import identify
 from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.errors import ConfigError, NeuralchatError
 from neuralchat_lite.files.digests import digest_of
@@ -53,7 +52,7 @@ Write = Callable[[dict[str, Any]], None]
 def model_digest(model: str) -> str:
     """sha256 over what a checkpoint holds: weights, config, tokenizer."""
     found = resolve(model, None, None)
-    return digest_of(identify(open_checkpoint(found.folder), hub=found.hub))
+    return digest_of(open_checkpoint(found.folder, found.hub).identity())
 
 
 def measure(

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from neuralchat_lite.checkpoints.checkpoint import HEAD, RandomCheckpoint, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import HEAD, open_checkpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import Architecture, TensorSpec
 from neuralchat_lite.files.digests import sha256_of

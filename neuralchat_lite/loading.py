@@ -1,29 +1,181 @@
-"""From what a user names to weights and a tokenizer: checkpoints, and adapters to be merged."""
+"""From what a user asks for to a model that can speak: first a plan, then it is opened.
+
+`plan_loading` checks everything that can be known without reading weights, and says which way
+the model takes; WAYS has a function for each.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from neuralchat_lite.adapters.adapter import Adapter, MergedCheckpoint, open_adapter
-from neuralchat_lite.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from neuralchat_lite.adapters.adapter import Adapter, open_adapter
+from neuralchat_lite.adapters.merged import MergedCheckpoint
+from neuralchat_lite.checkpoints import open_source
 from neuralchat_lite.checkpoints.hub import ADAPTER, HUB_NAME, Resolved, resolve
 from neuralchat_lite.checkpoints.kinds import is_packed
+from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer, load_tokenizer
+from neuralchat_lite.engines import NATIVE, check_name, open_engine
+from neuralchat_lite.engines.engine import Engine, Request
+from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import checked_context
-from neuralchat_lite.files.names import ADAPTER_WEIGHTS, TOKENIZER
+from neuralchat_lite.files.progress import ProgressCallback
+from neuralchat_lite.kernels import native
+from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.models.rope import RotaryTable
-from neuralchat_lite.packed.format import PackedModel
+from neuralchat_lite.packed.cache import cached
+from neuralchat_lite.packed.format import PackedModel, open_packed
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
 
 log = logging.getLogger(__name__)
 
 Adapters = Sequence[str | os.PathLike[str] | Resolved]
+
+
+# ---- the plan ----
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be loaded, and how. Made by `plan_loading`.
+
+    found: where the model lies
+    way: a key of WAYS
+    asked: options of WeightOnlyQuantConfig that were given; None when none was
+    dtype: of weights that are not quantized; None when they are
+    cache_root: of quantized models; None for the default one
+    """
+
+    found: Resolved
+    way: str
+    adapters: Sequence[Resolved]
+    asked: Mapping[str, Any] | None
+    dtype: Any
+    engine: str
+    context_length: int | None
+    threads: int | None
+    cache_root: Path | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a plan gave. See `api.Model`, which has the same fields."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    folder: Path
+    config: WeightOnlyQuantConfig | None
+    adapters: tuple[str, ...] = ()
+
+
+def plan_loading(
+    model: str | os.PathLike[str] | Resolved,
+    quantization_config: Any,
+    *,
+    adapters: Adapters | None,
+    engine: str,
+    compute_dtype: Any,
+    dtype: Any,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    context_length: int | None,
+    threads: int | None,
+) -> Plan:
+    """Decide how a model is loaded; downloads it if it is a hub name. See `api.load`."""
+    check_name(engine)
+    if adapters and engine != NATIVE:
+        raise ConfigError(
+            f"engine {engine!r} reads a checkpoint from its folder, and adapters are merged in "
+            "memory: write a merged one first, with neuralchat_lite.merge, and load that"
+        )
+    asked = options_of(quantization_config)
+    if compute_dtype is not None:
+        asked = {**(asked or {}), "compute_dtype": compute_dtype}
+    if dtype is not None and asked is not None:
+        raise ConfigError(
+            f"dtype={str(dtype)!r} means weights that are not quantized, and "
+            f"{', '.join(asked)} the contrary: give one of them"
+        )
+    if threads is not None:
+        check_threads(threads, "threads")
+    root = checked_root(cache_dir)
+    found, tuned = find(model, adapters, revision, token)
+    way = way_of(found.folder, engine, dtype)
+    if way == "packed":
+        refuse_for_quantized(found.folder, engine, dtype)
+        refuse_adapters_of_quantized(found.folder, tuned)
+    return Plan(found, way, tuned, asked, dtype, engine, context_length, threads, root)
+
+
+def find(
+    model: str | os.PathLike[str] | Resolved,
+    adapters: Adapters | None,
+    revision: str | None,
+    token: str | None,
+) -> tuple[Resolved, list[Resolved]]:
+    """Where a model and its adapters lie; hub names are downloaded, the adapters first."""
+    tuned = resolve_adapters(adapters, token)
+    return resolve(model, revision, token), tuned
+
+
+def way_of(folder: Path, engine: str, dtype: Any) -> str:
+    if is_packed(folder):
+        return "packed"
+    if engine != NATIVE:
+        return "engine"
+    return "quantize" if dtype is None else "unquantized"
+
+
+def options_of(config: Any) -> dict[str, Any] | None:
+    """The options that were given: all of a configuration, some in a dictionary, or the name of a
+    weight type alone."""
+    if config is None or isinstance(config, Mapping):
+        return None if config is None else dict(config)
+    if isinstance(config, WeightOnlyQuantConfig):
+        return config.to_dict()
+    if isinstance(config, str):
+        return {"weight_dtype": config}
+    raise ConfigError(
+        "quantization_config must be a WeightOnlyQuantConfig, a dictionary of its options, or a "
+        f"weight type such as 'int4', got {config!r}"
+    )
+
+
+def refuse_for_quantized(folder: Path, engine: str, dtype: Any) -> None:
+    if engine != NATIVE:
+        raise ConfigError(
+            f"engine {engine!r} runs original checkpoints, but {folder} is quantized for the "
+            "native engine: give the checkpoint's folder, or leave engine out"
+        )
+    if dtype is not None:
+        raise ConfigError(
+            f"dtype={float_name(dtype)!r} needs the original checkpoint, but {folder} is "
+            "quantized: leave dtype out, or give the checkpoint's folder"
+        )
+
+
+def refuse_adapters_of_quantized(folder: Path, adapters: Sequence[Any]) -> None:
+    if adapters and is_packed(folder):
+        raise ConfigError(
+            f"adapters are merged before quantizing, and {folder} is quantized: give the original "
+            "checkpoint with them"
+        )
+
+
+def checked_root(given: str | os.PathLike[str] | None) -> Path | None:
+    if given is None:
+        return None
+    if not os.fspath(given):
+        raise ConfigError("cache_dir is an empty text: give a folder, or leave it out")
+    return Path(given).expanduser()
 
 
 def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any) -> list[Resolved]:
@@ -38,40 +190,102 @@ def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any)
     return [resolve(adapter, None, token, kind=ADAPTER, **where) for adapter in adapters]
 
 
-def merged_adapters(weights: Checkpoint | MergedCheckpoint | PackedModel) -> tuple[str, ...]:
-    if isinstance(weights, MergedCheckpoint):
-        return tuple(each.hub[0] if each.hub else each.name for each in weights.adapters)
-    if isinstance(weights, Checkpoint):
-        return ()
-    return tuple(
-        each.get("hub") or f"sha256 {each['files'][ADAPTER_WEIGHTS][:12]}"
-        for each in weights.manifest["adapters"]
+# ---- opening it ----
+
+
+def open_plan(plan: Plan, progress: ProgressCallback | None = None) -> Opened:
+    if plan.threads is not None and plan.engine == NATIVE:
+        native.set_threads(plan.threads)
+    return WAYS[plan.way](plan, progress)
+
+
+def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
+    """A quantized folder, mapped."""
+    packed = open_packed(plan.found.folder)
+    config = agreed_config(packed.config, plan.asked, packed.folder)
+    return run_packed(packed, config, load_tokenizer(packed.folder), plan)
+
+
+def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
+    """A checkpoint, from the cache or into it."""
+    source, tokenizer = open_speaking(plan.found, plan.adapters, plan.context_length)
+    config = WeightOnlyQuantConfig(**(plan.asked or {}))
+    folder = cached(source, config, root=plan.cache_root, progress=progress)
+    return run_packed(open_packed(folder), config, tokenizer, plan)
+
+
+def run_packed(
+    packed: PackedModel, config: WeightOnlyQuantConfig, tokenizer: Tokenizer, plan: Plan
+) -> Opened:
+    running = open_native(
+        packed, config, compute_dtype=config.compute_dtype, context_length=plan.context_length
     )
+    return Opened(running, tokenizer, packed.folder, config, packed.adapters)
 
 
-def refuse_adapters_of_quantized(folder: Path, adapters: Sequence[Any]) -> None:
-    if adapters and is_packed(folder):
+def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
+    """A checkpoint's own weights on the native kernels."""
+    source, tokenizer = open_speaking(plan.found, plan.adapters, plan.context_length)
+    running = open_native(
+        source, None, compute_dtype=float_name(plan.dtype), context_length=plan.context_length
+    )
+    return Opened(running, tokenizer, plan.found.folder, None, source.adapters)
+
+
+def open_other_engine(plan: Plan, progress: ProgressCallback | None) -> Opened:
+    """A checkpoint in an engine of another package."""
+    folder = plan.found.folder
+    source, tokenizer = open_speaking(plan.found, (), plan.context_length)
+    arch = source.architecture
+    length = checked_context(arch, plan.context_length)
+    request = Request(folder, arch, plan.asked, plan.dtype, length, plan.threads)
+    running = open_engine(plan.engine, request)
+    return Opened(running, tokenizer, folder, running.config)
+
+
+WAYS: dict[str, Callable[[Plan, ProgressCallback | None], Opened]] = {
+    "packed": open_packed_folder,
+    "quantize": quantize_and_open,
+    "unquantized": open_unquantized,
+    "engine": open_other_engine,
+}
+
+
+def agreed_config(
+    stored: WeightOnlyQuantConfig, asked: Mapping[str, Any] | None, folder: Path
+) -> WeightOnlyQuantConfig:
+    """The stored configuration with what was asked for, when the stored weights are that; raises
+    ConfigError otherwise."""
+    config = WeightOnlyQuantConfig(**{**stored.to_dict(), **(asked or {})})
+    want, have = config.bytes_config(), stored.bytes_config()
+    differing = [
+        f"{key}={want[key]!r} (stored: {have[key]!r})" for key in want if want[key] != have[key]
+    ]
+    if differing:
         raise ConfigError(
-            f"adapters are merged before quantizing, and {folder} is quantized: give the original "
-            "checkpoint with them"
+            f"{folder} was quantized with different settings: {', '.join(differing)}; leave these "
+            "options out, or quantize the original checkpoint again"
         )
+    return config
 
 
-def open_source(
+def open_speaking(
     found: Resolved, adapters: Sequence[Resolved] = (), context_length: int | None = None
-) -> tuple[Checkpoint | MergedCheckpoint, Tokenizer]:
-    """A checkpoint, merged with adapters if there are any, and its tokenizer, found to be fit to
-    speak before minutes of work."""
-    checkpoint = open_checkpoint(found.folder)
-    checked_context(checkpoint.architecture, context_length)
-    RotaryTable(checkpoint.architecture)
+) -> tuple[Source, Tokenizer]:
+    """A source of weights, with adapters merged into it if there are any, and its tokenizer: found
+    to be fit to speak before minutes of work."""
+    source = open_source(found.folder, found.hub)
+    checked_context(source.architecture, context_length)
+    RotaryTable(source.architecture)
     if not adapters:
-        return checkpoint, load_tokenizer(found.folder)
-    opened = [open_adapter(each.folder, checkpoint, each.hub) for each in adapters]
+        return source, tokenizer_of(source)
+    opened = [open_adapter(each.folder, source, each.hub) for each in adapters]
     for adapter in opened:
         warn_of_another_base(adapter, found.hub)
-    merged = MergedCheckpoint(checkpoint, opened)
-    return merged, merged_tokenizer(merged)
+    merged = MergedCheckpoint(source, opened)
+    tokenizer = tokenizer_of(merged, merged.tokenizer_origin or source.folder)
+    check_tokenizer_fits(merged, tokenizer)
+    return merged, tokenizer
 
 
 def warn_of_another_base(adapter: Adapter, hub: tuple[str, str] | None) -> None:
@@ -88,19 +302,24 @@ def warn_of_another_base(adapter: Adapter, hub: tuple[str, str] | None) -> None:
         )
 
 
-def merged_tokenizer(merged: MergedCheckpoint) -> Tokenizer:
-    """The tokenizer of a merged checkpoint, read from files put together as in its folder."""
-    files = merged.sidecars()
-    origin = next((path.parent for path in files if path.name in TOKENIZER), merged.base.folder)
+def tokenizer_of(source: Source, origin: Path | None = None) -> Tokenizer:
+    """The tokenizer of a source, from its folder or from the files that it has instead of one.
+
+    origin: the folder to name in errors
+    """
+    if source.folder is not None:
+        return load_tokenizer(source.folder)
     with tempfile.TemporaryDirectory(prefix="neuralchat-lite-") as folder:
-        for path in files:
-            shutil.copyfile(path, Path(folder) / path.name)
-        tokenizer = load_tokenizer(Path(folder), origin)
-    size = len(cast(Any, tokenizer))
-    if origin != merged.base.folder and size > merged.architecture.vocab_size:
+        for name, data in source.sidecars().items():
+            (Path(folder) / name).write_bytes(data)
+        return load_tokenizer(Path(folder), origin)
+
+
+def check_tokenizer_fits(merged: MergedCheckpoint, tokenizer: Tokenizer) -> None:
+    origin, size = merged.tokenizer_origin, len(cast(Any, tokenizer))
+    if origin is not None and size > merged.architecture.vocab_size:
         raise CheckpointError(
             f"the tokenizer in {origin} has {size} tokens, but the base's embedding only "
             f"{merged.architecture.vocab_size} rows: give a base whose embedding was resized for "
             "the adapter, or remove the adapter's tokenizer files to keep the base's"
         )
-    return tokenizer

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.kernels import native
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

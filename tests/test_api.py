@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import neuralchat_lite as ncl
-from neuralchat_lite import api
+from neuralchat_lite import loading
 from neuralchat_lite.checkpoints import hub
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError, PromptError
 
@@ -182,7 +182,7 @@ def test_what_cannot_run_is_said_before_any_work(checkpoint: Path, cache: Path) 
     ("model", "options", "rule"),
     [
         (None, {}, "must be a folder or a hub name, got None"),
-        ("STORIES", {"quantization_config": "int4"}, "must be a WeightOnlyQuantConfig or a dict"),
+        ("STORIES", {"quantization_config": 4}, "must be a WeightOnlyQuantConfig, a dict"),
         ("STORIES", {"context_length": "a"}, "context_length must be an integer.*got 'a'"),
         ("STORIES", {"context_length": 7.5}, "got 7.5"),
         ("STORIES", {"context_length": True}, "got True"),
@@ -213,11 +213,11 @@ def test_threads_revision_and_token_reach_their_places(
         seen.append(arguments)
         return hub.Resolved(stories)
 
-    monkeypatch.setattr(api, "resolve", resolve)
-    monkeypatch.setattr(api.native, "set_threads", seen.append)
+    monkeypatch.setattr(loading, "resolve", resolve)
+    monkeypatch.setattr(loading.native, "set_threads", seen.append)
     ncl.load("org/model", revision="v2", token="secret", threads=1, cache_dir=cache)
     ncl.quantize("org/model", revision="v3", token="more", cache_dir=cache)
-    assert seen == [1, ("org/model", "v2", "secret"), ("org/model", "v3", "more")]
+    assert seen == [("org/model", "v2", "secret"), 1, ("org/model", "v3", "more")]
 
 
 def test_threads_that_load_at_once_in_a_fresh_process_all_succeed(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import neuralchat_lite as ncl
-from neuralchat_lite import loading as sources
+from neuralchat_lite import loading
 from neuralchat_lite.checkpoints.hub import Resolved
 from neuralchat_lite.errors import CheckpointError, ConfigError
 
@@ -181,5 +181,5 @@ def test_an_adapter_of_another_hub_model_that_fits_is_merged_with_a_warning(
     path = adapters[0] / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": said}))
     with caplog.at_level(logging.WARNING, "neuralchat_lite"):
-        sources.open_source(Resolved(NANO, hub), [Resolved(adapters[0])])
+        loading.open_speaking(Resolved(NANO, hub), [Resolved(adapters[0])])
     assert (f"sft says that it was trained on {said}" in caplog.text) == warned

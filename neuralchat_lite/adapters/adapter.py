@@ -1,9 +1,4 @@
-"""Fine-tuned adapters (PEFT LoRA), merged into a checkpoint tensor by tensor, as it is read.
-
-W' = W + sum over adapters of scale * B @ A (arXiv:2106.09685), added up in fp32 and rounded once
-to the dtype of W. PEFT's own merge rounds after each adapter (and each product too, where it keeps
-the adapter in half precision); the two differ by those roundings.
-"""
+"""A PEFT LoRA folder, mapped, and found to fit its base exactly."""
 
 from __future__ import annotations
 
@@ -15,13 +10,9 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.adapters.config import REMEDY, AdapterConfig, read_adapter_config
-from neuralchat_lite.checkpoints.checkpoint import (
-    WEIGHT_DTYPES,
-    Checkpoint,
-    RandomCheckpoint,
-    map_file,
-)
-from neuralchat_lite.checkpoints.finite import all_finite, not_finite
+from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
+from neuralchat_lite.checkpoints.finite import all_finite
+from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.files.names import (
     ADAPTER_CONFIG,
@@ -32,11 +23,9 @@ from neuralchat_lite.files.names import (
 )
 from neuralchat_lite.files.safetensors_file import StoredTensor, read_header
 
-Base = Checkpoint | RandomCheckpoint
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
 # Whole layers: PEFT stores a copy of the head and the embedding when one of them is a target.
 COPY = re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")
-SLAB_WEIGHTS = 1 << 20  # 4 MB of fp32 at a time, whatever the size of the matrix
 
 
 class Adapter:
@@ -77,74 +66,7 @@ class Adapter:
         return [*(self.folder / name for name in names), *self.tokenizer_files()]
 
 
-class MergedCheckpoint:
-    """A checkpoint with adapters merged into it, in order; each tensor when it is asked for.
-
-    Reads like a `Checkpoint`: what the adapters change is computed, the rest is the base's own.
-    """
-
-    def __init__(self, base: Base, adapters: Sequence[Adapter]) -> None:
-        self.base = base
-        self.adapters = tuple(adapters)
-        self.architecture = base.architecture
-        self.folder = base.folder
-        self.files = base.files
-        self.name = "_".join([base.name, *(adapter.name for adapter in adapters)])
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self.base.dtype(name)
-
-    def weight(self, name: str) -> Tensor:
-        """The merged tensor of this Hugging Face name, in the base's dtype.
-
-        Raises CheckpointError when it is not finite: the base is damaged, or the sum is beyond
-        the largest number of its dtype.
-        """
-        weight = self.base.weight(name)
-        module = name.removesuffix(".weight")
-        factors = [
-            adapter.factors(module) for adapter in self.adapters if module in adapter.modules
-        ]
-        if not factors:
-            return weight
-        merged = torch.empty(weight.shape, dtype=weight.dtype)
-        step = max(1, SLAB_WEIGHTS // weight.shape[1])
-        for first in range(0, weight.shape[0], step):
-            rows = slice(first, first + step)
-            total = weight[rows].to(torch.float32, copy=True)
-            for a, b, scale in factors:
-                total.addmm_(b[rows], a, alpha=scale)
-            merged[rows] = total
-            if not all_finite(merged[rows]):
-                raise self.overflow(name, weight[rows], first)
-        return merged
-
-    def overflow(self, name: str, piece: Tensor, first: int) -> CheckpointError:
-        if not all_finite(piece):
-            return not_finite(name, piece, first)
-        return CheckpointError(
-            f"{name}: merged with {', '.join(adapter.name for adapter in self.adapters)} it is "
-            f"beyond the largest {str(piece.dtype).removeprefix('torch.')}: use adapters of this "
-            "base, or a base in bf16 or fp32"
-        )
-
-    def sidecars(self) -> list[Path]:
-        """Configuration of the base, and one tokenizer: that of the last adapter that brings
-        one, else the base's. Its files come from one folder; only a chat template alone may
-        come from a later adapter."""
-        others = [path for path in self.base.sidecars() if path.name not in TOKENIZER]
-        chosen = {path.name: path for path in self.base.sidecars() if path.name in TOKENIZER}
-        for adapter in self.adapters:
-            own = {path.name: path for path in adapter.tokenizer_files()}
-            if not own:
-                continue
-            if own.keys() <= set(CHAT_TEMPLATES):
-                own = {name: chosen[name] for name in chosen if name not in CHAT_TEMPLATES} | own
-            chosen = own
-        return [*others, *(chosen[name] for name in TOKENIZER if name in chosen)]
-
-
-def open_adapter(folder: Path, base: Base, hub: tuple[str, str] | None = None) -> Adapter:
+def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None) -> Adapter:
     """Map a PEFT LoRA folder, found to fit this base exactly.
 
     Raises CheckpointError when a file or tensor is missing, damaged, not finite, or of another
@@ -258,7 +180,7 @@ def check_shapes(
             )
 
 
-def check_copies(path: Path, names: Sequence[str], base: Base) -> None:
+def check_copies(path: Path, names: Sequence[str], base: Source) -> None:
     """Raise UnsupportedModelError unless these tensors are copies of the base's."""
     known = {spec.name for spec in base.architecture.tensors()}
     file = map_file(path)

@@ -1,1 +1,36 @@
-"""Unquantized weights: where they come from, and what identifies them."""
+"""Unquantized weights: where they come from, and what identifies them.
+
+A kind of source is a file here and a row of SOURCES.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neuralchat_lite.checkpoints.source import Source
+
+FOLDER = "folder"
+# What a path is, a folder or a file with this ending -> the function that opens it as a `Source`,
+# given the path and the (repository, commit) that it is from.
+SOURCES = {
+    FOLDER: "neuralchat_lite.checkpoints.checkpoint:open_checkpoint",
+}
+
+
+def is_source_file(path: Path) -> bool:
+    """Whether a file is a model by itself."""
+    return path.suffix in SOURCES and path.is_file()
+
+
+def open_source(path: Path, hub: tuple[str, str] | None = None) -> Source:
+    """Open what lies at a path, a folder or a file of a kind that SOURCES has.
+
+    Raises CheckpointError or UnsupportedModelError.
+    """
+    kind = path.suffix if is_source_file(path) else FOLDER
+    module, _, function = SOURCES[kind].partition(":")
+    source: Source = getattr(import_module(module), function)(path, hub)
+    return source

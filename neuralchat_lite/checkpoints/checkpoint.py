@@ -1,24 +1,21 @@
-"""Unquantized weights: a Hugging Face folder, mapped and checked whole before any work.
-
-`Checkpoint` reads safetensors files where they lie; `RandomCheckpoint` makes weights up, tensor by
-tensor, so that the speed of a model can be measured without its 14 GB.
-"""
+"""A Hugging Face folder of safetensors files, mapped and checked whole before any work."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.kinds import is_packed
+from neuralchat_lite.checkpoints.source import Source, files_identity, read_files
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.families.config_json import parse_architecture, read_architecture
+from neuralchat_lite.families.config_json import read_architecture
+from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import INDEX, SIDECARS, WEIGHTS
 from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor, read_header
@@ -30,22 +27,12 @@ IGNORED_ENDINGS = ("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bi
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-class WeightSource(Protocol):
-    """Where weights come from: Hugging Face names to tensors, in whatever dtype they have."""
-
-    @property
-    def architecture(self) -> Architecture: ...
-
-    def weight(self, name: str) -> Tensor: ...
-
-    def dtype(self, name: str) -> torch.dtype: ...
-
-
-class Checkpoint:
+class Checkpoint(Source):
     """A folder of safetensors files. Make it with `open_checkpoint`, which checks it.
 
     folder: where it lies
     files: its safetensors files, sorted by name
+    hub: (repository, resolved commit), if it is from there
     """
 
     def __init__(
@@ -54,11 +41,13 @@ class Checkpoint:
         architecture: Architecture,
         files: tuple[Path, ...],
         stored: Mapping[str, tuple[Path, StoredTensor]],
+        hub: tuple[str, str] | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder: Path = folder
         self.architecture = architecture
         self.files = files
-        self.name = folder.resolve().name
+        self.hub = hub
+        self.name = hub[0].rpartition("/")[2] if hub else folder.resolve().name
         self._stored = stored  # by the names of `Architecture.tensors`
         self._mapped = {path: map_file(path) for path in files}
 
@@ -74,9 +63,20 @@ class Checkpoint:
     def dtype(self, name: str) -> torch.dtype:
         return DTYPES[self._find(name)[1].dtype]
 
-    def sidecars(self) -> list[Path]:
-        """The files beside the weights: configuration and tokenizer."""
+    def sidecar_files(self) -> list[Path]:
         return [self.folder / name for name in SIDECARS if (self.folder / name).exists()]
+
+    def sidecars(self) -> dict[str, bytes]:
+        return read_files(self.sidecar_files())
+
+    def identity(
+        self, root: Path | None = None, progress: HashProgress | None = None
+    ) -> dict[str, Any]:
+        # What decides the bytes that are written: configuration, tokenizer, weights.
+        return files_identity([*self.sidecar_files(), *self.files], self.hub, root, progress)
+
+    def held_bytes(self) -> int:
+        return 0  # all of it is mapped
 
     def holds_twice(self, place: tuple[Path, StoredTensor], name: str) -> bool:
         """Whether what is stored at `place` has the values of the tensor `name`."""
@@ -101,50 +101,16 @@ def map_file(path: Path) -> Any:
         ) from None
 
 
-class RandomCheckpoint:
-    """Normal weights of standard deviation 0.02, norms of one, from a config.json and a seed.
-
-    Each tensor depends on its name and the seed alone, and is made when it is asked for.
-    """
-
-    files: tuple[Path, ...] = ()
-    folder: Path | None = None
-
-    def __init__(
-        self, config: Mapping[str, Any], seed: int = 0, dtype: torch.dtype = torch.bfloat16
-    ) -> None:
-        self.config = dict(config)
-        self.seed = seed
-        self.architecture = parse_architecture(config)
-        self.name = f"random-{self.architecture.model_type}-{seed}"
-        self.dtype_given = dtype
-        self._shapes = {spec.name: (spec.shape, spec.role) for spec in self.architecture.tensors()}
-
-    def weight(self, name: str) -> Tensor:
-        name = stored_name(name, self.architecture)
-        shape, role = self._shapes[name]
-        if role == "norm":
-            return torch.ones(shape, dtype=self.dtype_given)
-        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-        return torch.empty(shape, dtype=self.dtype_given).normal_(0, 0.02, generator=generator)
-
-    def dtype(self, name: str) -> torch.dtype:
-        assert stored_name(name, self.architecture) in self._shapes, name
-        return self.dtype_given
-
-    def sidecars(self) -> list[Path]:
-        return []
-
-
 def stored_name(name: str, architecture: Architecture) -> str:
     if name == HEAD and architecture.tied:
         return EMBEDDING
     return name
 
 
-def open_checkpoint(folder: Path | str) -> Checkpoint:
+def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> Checkpoint:
     """Map a Hugging Face folder: config.json beside model.safetensors, or beside its shards.
+
+    hub: (repository, resolved commit), if it is from there
 
     Raises CheckpointError when a file or tensor is missing, cut short or of the wrong shape,
     UnsupportedModelError when the model is whole but not of Llama's kind or not in bf16, fp16 or
@@ -176,7 +142,8 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
                 f"{folder / file} lacks {name}, which model.safetensors.index.json promises: "
                 "download the checkpoint again"
             )
-    checkpoint = Checkpoint(folder, architecture, files, match(architecture, found, folder))
+    matched = match(architecture, found, folder)
+    checkpoint = Checkpoint(folder, architecture, files, matched, hub)
     if architecture.tied and HEAD in found and not checkpoint.holds_twice(found[HEAD], EMBEDDING):
         raise CheckpointError(
             f"{folder}: config.json says tie_word_embeddings, but {HEAD} is stored and differs "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from torch import Tensor
 
 from neuralchat_lite.errors import CheckpointError
+
+PIECE_BYTES = 1 << 23
 
 
 def all_finite(piece: Tensor) -> bool:
@@ -22,3 +25,13 @@ def not_finite(name: str, piece: Tensor, first: int) -> CheckpointError:
         f"{name}{[first + row, *rest]} is {float(piece[tuple(place)])}: weights must be finite; "
         "download the checkpoint again, or convert it without overflow (bf16 instead of fp16)"
     )
+
+
+def finite_pieces(weight: Tensor, name: str) -> Iterator[Tensor]:
+    """A tensor a few rows at a time, each found to be finite. Raises CheckpointError."""
+    rows = max(1, PIECE_BYTES // (weight[:1].numel() * weight.element_size()))
+    for first in range(0, weight.shape[0], rows):
+        piece = weight[first : first + rows]
+        if not all_finite(piece):
+            raise not_finite(name, piece, first)
+        yield piece

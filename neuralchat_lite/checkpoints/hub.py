@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from neuralchat_lite.checkpoints import is_source_file
 from neuralchat_lite.errors import CheckpointError, HubError
 from neuralchat_lite.files.names import (
     ADAPTER_CONFIG,
@@ -100,6 +101,8 @@ def resolve(
                 f"revision {revision!r} was given for the folder {str(path)!r}, but only hub "
                 "names have revisions: leave it out"
             )
+        return Resolved(path)
+    if exists and kind is MODEL and is_source_file(path):
         return Resolved(path)
     if exists:
         raise CheckpointError(

@@ -24,6 +24,11 @@ class TensorSpec:
         """Its module. A tied head is "lm_head", though its weight is the embedding's."""
         return "lm_head" if self.role == "lm_head" else self.name.rpartition(".")[0]
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is multiplied with activations, and so may be quantized."""
+        return self.role in ("linear", "lm_head")
+
 
 @dataclass(frozen=True)
 class Architecture:

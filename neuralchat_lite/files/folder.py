@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from neuralchat_lite.errors import CacheError
+
+TEMPORARY = ".tmp-"  # what names of unfinished folders begin with
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,6 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
-def temporary_beside(out: Path) -> Path:
-    """A name for the unfinished folder; what killed processes left under such names goes."""
-    prefix = f".tmp-{out.name}-"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in out.parent.glob(f"{prefix}*"):  # of a process that was killed
-            pid = leftover.name.removeprefix(prefix)
-            if pid.isdigit() and not psutil.pid_exists(int(pid)):
-                shutil.rmtree(leftover, ignore_errors=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
-    return out.parent / f"{prefix}{os.getpid()}"
-
-
 def require_empty(out: Path) -> None:
     """Raise CacheError unless a folder is new or empty."""
     try:
@@ -79,16 +67,44 @@ def require_empty(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(temporary: Path, out: Path) -> Iterator[None]:
-    """Make `temporary`, to be filled, and at the end rename it to `out`; if anything fails,
-    remove it."""
+def whole_folder(
+    out: Path,
+    needed: Estimate | None = None,
+    *,
+    called: str | None = None,
+    keep: Sequence[str] = (),
+) -> Iterator[Path]:
+    """A new folder to be filled, which at the end becomes `out`; if anything fails, it is removed.
+
+    needed: refused with the figures when memory or disk do not suffice
+    called: what the temporary folder is called after, instead of `out`. The caller holds a lock
+        on it, so that whatever is left of it belongs to a process that is gone.
+    keep: names of files that `out` may have already, and keeps; it may hold nothing else
+
+    What killed processes left of the same folder is removed first. Raises CacheError when `out`
+    cannot be written.
+    """
+    prefix = f"{TEMPORARY}{called or out.name}-"
+    temporary = out.parent / f"{prefix}{os.getpid()}"
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in unfinished_folders(out.parent, prefix, locked=called is not None):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if needed is not None:
+            needed.require(out.parent)
         temporary.mkdir()  # what is there already is somebody else's, and stays
     except OSError as error:
+        if isinstance(error, CacheError):
+            raise
         raise unwritable(out, error) from error
     try:
-        yield
+        yield temporary
+        kept = [out / name for name in keep if (out / name).exists()]
+        for file in kept:
+            copy_flushed(file, temporary / file.name)
         flush_folder(temporary)
+        for file in kept:  # a folder is only replaced when it is empty
+            file.unlink()
         temporary.rename(out)
         flush_folder(out.parent)
     except BaseException as error:
@@ -98,12 +114,35 @@ def whole_folder(temporary: Path, out: Path) -> Iterator[None]:
         raise
 
 
+def unfinished_folders(
+    folder: Path, prefix: str = TEMPORARY, *, locked: bool = False
+) -> list[Path]:
+    """Unfinished folders whose processes are gone.
+
+    prefix: of their names
+    locked: whether nobody else can be at work on them now, whatever the process ids say
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        pid = path.name.rpartition("-")[2]
+        ours = path.name.startswith(prefix) and pid.isdecimal() and not path.is_symlink()
+        if ours and path.is_dir() and (locked or not psutil.pid_exists(int(pid))):
+            found.append(path)
+    return found
+
+
 def unwritable(out: Path, error: OSError) -> CacheError:
     return CacheError(
         f"{out} cannot be written ({error.strerror or error}): make room or check permissions, "
         "set NEURALCHAT_LITE_CACHE to another folder, or write to a folder of your choice "
         "(`neuralchat-lite quantize MODEL -o FOLDER`, or merge)"
     )
+
+
+def copy_flushed(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_flushed(path: Path, data: bytes) -> None:

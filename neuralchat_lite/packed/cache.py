@@ -15,25 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped,unused-ignore]
 from filelock import FileLock, Timeout
 
-from neuralchat_lite.adapters.adapter import MergedCheckpoint
-from neuralchat_lite.checkpoints.identity import identify
+from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.digests import digest_of
-from neuralchat_lite.files.folder import unwritable
+from neuralchat_lite.files.folder import TEMPORARY, unfinished_folders, unwritable
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
-from neuralchat_lite.packed.convert import Source, write_whole
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.manifest import FORMAT_VERSION, check_sizes, read_manifest, remedy
+from neuralchat_lite.packed.quantize import write_whole
+from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-from neuralchat_lite.quantization.rtn import QUANTIZER
 
 log = logging.getLogger(__name__)
 
-TEMPORARY = ".tmp-"
 LOCK = ".{}.lock"
 # What `entry_name` makes. Somebody may point the cache at a folder with other things in it.
 ENTRY_NAME = re.compile(r".+-(int4|int4_fullrange|int8)-(g32|g64|g128|row)-[0-9a-f]{12}")
@@ -72,13 +69,11 @@ def cached(
     source: Source,
     config: WeightOnlyQuantConfig,
     *,
-    hub: tuple[str, str] | None = None,
     root: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
     """The folder of a model in the cache, quantized now unless it is there already.
 
-    hub: (repository, resolved revision) of a model from the hub
     root: cache folder instead of `cache_root()`
 
     One entry serves every compute_dtype. While another process makes the same entry, this one
@@ -86,9 +81,9 @@ def cached(
     or the entry is damaged, and what `quantize_checkpoint` raises.
     """
     root = cache_root() if root is None else Path(root)
-    source_id = identify(source, hub=hub, root=root, progress=hashing(progress))
+    source_id = source.identity(root, hashing(progress))
     key = cache_key(source_id, config)
-    entry = root / entry_name(model_name(source, hub), config, key)
+    entry = root / entry_name(source.name, config, key)
     try:
         if entry.exists():
             return checked(entry, key)
@@ -99,32 +94,18 @@ def cached(
         raise unwritable(entry, error) from error
     try:
         if not entry.exists():  # nobody made it while we waited
-            # Holding the lock, whatever is left of this key belongs to a process that died.
-            for leftover in root.glob(f"{TEMPORARY}{key}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            temporary = root / f"{TEMPORARY}{key}-{os.getpid()}"
             stored = WeightOnlyQuantConfig(**config.bytes_config())  # no more than the key has
-            write_whole(
-                source, stored, temporary, entry, source_id=source_id, key=key, progress=progress
-            )
+            write_whole(source, stored, entry, source_id=source_id, key=key, progress=progress)
     finally:
         lock.release()
     return checked(entry, key)
-
-
-def model_name(source: Source, hub: tuple[str, str] | None) -> str:
-    """What an entry is called after: the repository or folder, and the adapters."""
-    if hub is None:
-        return source.name
-    adapters = source.adapters if isinstance(source, MergedCheckpoint) else ()
-    return "_".join([hub[0].rpartition("/")[2], *(adapter.name for adapter in adapters)])
 
 
 def cache_key(source_id: dict[str, Any], config: WeightOnlyQuantConfig) -> str:
     return digest_of(
         {
             "format": FORMAT_VERSION,
-            "quantizer": QUANTIZER,
+            "quantizer": open_quantizer(config).identity.to_key(),
             "quantization": config.bytes_config(),
             "source": source_id,
         }
@@ -209,13 +190,7 @@ def leftovers(root: Path | None = None) -> list[Path]:
     """Unfinished folders whose processes are gone. The next run with the same key removes its own;
     those of other keys stay until somebody asks."""
     root = cache_root() if root is None else Path(root)
-    found = []
-    for folder in folders_in(root):
-        pid = folder.name.rpartition("-")[2]
-        ours = folder.name.startswith(TEMPORARY) and pid.isdecimal()
-        if ours and not psutil.pid_exists(int(pid)):
-            found.append(folder)
-    return found
+    return unfinished_folders(root) if folders_in(root) else []
 
 
 def verify(entry: Entry, progress: ProgressCallback | None = None) -> None:

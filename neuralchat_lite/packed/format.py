@@ -19,7 +19,7 @@ from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
-from neuralchat_lite.files.names import QUANTIZATION, WEIGHTS
+from neuralchat_lite.files.names import ADAPTER_WEIGHTS, QUANTIZATION, WEIGHTS
 from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
     aligned_order,
@@ -35,7 +35,7 @@ from neuralchat_lite.packed.manifest import (
     remedy,
 )
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-from neuralchat_lite.quantization.rtn import LEVELS
+from neuralchat_lite.quantization.levels import LEVELS
 
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
@@ -98,6 +98,14 @@ class PackedModel:
             if spec.role in ("linear", "lm_head")
         }
         self._file = map_file(folder / WEIGHTS)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """What was merged before quantizing: hub names, or digests of local adapters."""
+        return tuple(
+            each.get("hub") or f"sha256 {each['files'][ADAPTER_WEIGHTS][:12]}"
+            for each in self.manifest["adapters"]
+        )
 
     def weight(self, name: str) -> PackedMatrix | Tensor:
         """What is stored for a Hugging Face name, uncopied.

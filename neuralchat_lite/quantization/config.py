@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.quantization import QUANTIZERS
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ SPELLINGS: dict[str, dict[str, str]] = {
     "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8"},
     "scale_dtype": {**FLOATS, **HALF},
     "scheme": {"sym": "sym", "asym": "asym"},
-    "algorithm": {"RTN": "RTN"},
+    "algorithm": {name: name for name in QUANTIZERS},
 }
 DEFAULTS: dict[str, str] = {
     "weight_dtype": "int4",
@@ -65,7 +66,11 @@ REFUSED_VALUES: dict[str, dict[str, str]] = {
     }
     for option in ("weight_dtype", "lm_head")
 } | {
-    "algorithm": {name: LATER_ALGORITHMS for name in ("GPTQ", "AWQ", "TEQ", "AUTOROUND")},
+    "algorithm": {
+        name: LATER_ALGORITHMS
+        for name in ("GPTQ", "AWQ", "TEQ", "AUTOROUND")
+        if name not in QUANTIZERS
+    },
     "compute_dtype": {
         name: "has too small a range for activations: use compute_dtype='bf16'" for name in HALF
     },

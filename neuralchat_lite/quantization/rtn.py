@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.finite import not_finite
+from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.families.architecture import TensorSpec
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.layout import (
     ROW_TILE,
@@ -28,33 +30,14 @@ from neuralchat_lite.kernels.layout import (
     pack_codes,
     pack_groups,
 )
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.quantization.quantizer import PackedSlab, QuantizerIdentity
 
-QUANTIZER = ("rtn", 1)  # the version counts changes of the codes that it yields
-
+VERSION = 1  # counts changes of the codes
 SLAB_WEIGHTS = 1 << 18  # 1 MB of fp32: larger slabs fall out of the second-level cache
 NATIVE_SLAB_WEIGHTS = 1 << 21  # 4 MB of bf16: enough row tiles for every thread
 NEGLIGIBLE = 2.0**-10  # of a tensor's largest weight, below the rounding of the other groups
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The codes of a weight type.
-
-    stored: its name in kernels/layout.py
-    symmetric: (lowest level, highest level, divisor of the absolute maximum)
-    asymmetric: (lowest code, highest code)
-    """
-
-    stored: str
-    symmetric: tuple[int, int, int]
-    asymmetric: tuple[int, int]
-
-
-LEVELS = {
-    "int4": Levels("int4", symmetric=(-7, 7, 7), asymmetric=(0, 15)),
-    "int4_fullrange": Levels("int4", symmetric=(-8, 7, 8), asymmetric=(0, 15)),
-    "int8": Levels("int8", symmetric=(-127, 127, 127), asymmetric=(-128, 127)),
-}
 
 
 @dataclass
@@ -73,6 +56,27 @@ class QuantizedMatrix:
     underflows: int = 0
 
 
+class RoundToNearest:
+    """The quantizer of algorithm "RTN". See `quantizer.Quantizer`."""
+
+    identity = QuantizerIdentity("rtn", VERSION)
+
+    def __init__(self, config: WeightOnlyQuantConfig) -> None:
+        self.config = config
+
+    def slabs(self, source: Source, spec: TensorSpec) -> Iterator[PackedSlab]:
+        weight_dtype = self.config.dtype_of(spec.module)
+        assert weight_dtype is not None, f"{spec.module} stays as it is"
+        return packed_rtn(
+            source.weight(spec.name),
+            weight_dtype=weight_dtype,
+            group_size=self.config.group_size,
+            scheme=self.config.scheme,
+            scale_dtype=self.config.scale_dtype,
+            name=spec.name,
+        )
+
+
 def quantize_rtn(
     weight: Tensor,
     *,
@@ -81,6 +85,7 @@ def quantize_rtn(
     scheme: str,
     scale_dtype: str,
     name: str = "weight",
+    slab_weights: int = SLAB_WEIGHTS,
 ) -> QuantizedMatrix:
     """Quantize a [rows, cols] matrix of any float dtype; `name` is for messages.
 
@@ -95,6 +100,7 @@ def quantize_rtn(
             scheme=scheme,
             scale_dtype=scale_dtype,
             name=name,
+            slab_weights=slab_weights,
         )
     )
     zeros = [slab.zeros for slab in slabs if slab.zeros is not None]
@@ -116,14 +122,18 @@ def rtn_slabs(
     name: str = "weight",
     first: int = 0,
     last: int | None = None,
+    slab_weights: int = SLAB_WEIGHTS,
 ) -> Iterator[QuantizedMatrix]:
-    """`quantize_rtn` a few row tiles at a time: the pieces from row `first` up to row `last`."""
+    """`quantize_rtn` a few row tiles at a time: the pieces from row `first` up to row `last`.
+
+    slab_weights: of one piece, about
+    """
     rows, cols = weight.shape
     levels = LEVELS[weight_dtype]
     groups = group_count(cols, group_size)
     size = cols if group_size == -1 else group_size
     ragged = groups * size - cols
-    step = slab_rows(SLAB_WEIGHTS, cols)
+    step = slab_rows(slab_weights, cols)
     last = rows if last is None else last
 
     @functools.cache
@@ -170,19 +180,6 @@ def rtn_slabs(
         yield QuantizedMatrix(codes, scales, zeros, 0 if lost is None else int(lost.sum()))
 
 
-@dataclass
-class PackedSlab:
-    """Some row tiles of a quantized matrix, packed as kernels/layout.py says.
-
-    underflows: as in QuantizedMatrix
-    """
-
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-    underflows: int = 0
-
-
 def packed_rtn(
     weight: Tensor,
     *,
@@ -191,6 +188,7 @@ def packed_rtn(
     scheme: str,
     scale_dtype: str,
     name: str = "weight",
+    slab_weights: int = NATIVE_SLAB_WEIGHTS,
 ) -> Iterator[PackedSlab]:
     """`quantize_rtn`, packed, piece by piece from the first row to the last; the same errors."""
     rows, cols = weight.shape
@@ -201,7 +199,7 @@ def packed_rtn(
         steps = highest - lowest
     else:
         lowest, highest, steps = levels.symmetric
-    step = slab_rows(NATIVE_SLAB_WEIGHTS, cols)
+    step = slab_rows(slab_weights, cols)
     for first in range(0, rows, step):
         packed = native.round_to_nearest(
             weight[first : first + step].contiguous(),

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neuralchat_lite.adapters import adapter as adapters_module
-from neuralchat_lite.adapters.adapter import MergedCheckpoint, open_adapter
+from neuralchat_lite.adapters.adapter import open_adapter
+from neuralchat_lite.adapters.merged import MergedCheckpoint
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.packed.cache import cached
@@ -49,12 +49,6 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny matrices are merged in several pieces, as large ones are."""
-    monkeypatch.setattr(adapters_module, "SLAB_WEIGHTS", 1000)
-
-
 def peft_merge(base: Path, adapters: list[Path], dtype: torch.dtype) -> Any:
     """What apply_lora scripts do: load, merge, and again."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
@@ -66,7 +60,8 @@ def peft_merge(base: Path, adapters: list[Path], dtype: torch.dtype) -> Any:
 def merged(base: Path, adapters: list[Path]) -> MergedCheckpoint:
     checkpoint = open_checkpoint(base)
     opened = [open_adapter(folder, checkpoint) for folder in adapters]
-    return MergedCheckpoint(checkpoint, opened)
+    # Tiny matrices are merged in several pieces, as large ones are.
+    return MergedCheckpoint(checkpoint, opened, slab_weights=1000)
 
 
 def assert_rounded_once(source: MergedCheckpoint, want: dict[str, torch.Tensor]) -> None:
@@ -80,7 +75,7 @@ def assert_rounded_once(source: MergedCheckpoint, want: dict[str, torch.Tensor])
         bound = 1e-6 + exact.abs() * info.eps / 2 * (got.dtype != torch.float32)
         assert bool(((got.float() - exact).abs() <= bound).all()), spec.name
         changed += not torch.equal(got, source.base.weight(spec.name))
-    assert changed == len(set().union(*(adapter.modules for adapter in source.adapters)))
+    assert changed == len(set().union(*(adapter.modules for adapter in source.merged)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -113,7 +108,7 @@ def test_two_adapters_differ_from_pefts_bf16_merge_by_its_roundings(
     theirs = peft_merge(base, adapters, torch.bfloat16).state_dict()
     source = merged(base, adapters)
     ours_off = theirs_off = 0.0
-    for module in source.adapters[0].modules:
+    for module in source.merged[0].modules:
         name = f"{module}.weight"
         ours_off += float((source.weight(name).float() - exact[name]).square().sum())
         theirs_off += float((theirs[name].float() - exact[name]).square().sum())
@@ -401,13 +396,15 @@ def test_the_tokenizer_comes_whole_from_the_last_folder_that_has_one(
     for adapter, names in zip(adapters, brought, strict=True):
         (adapter / "generation_config.json").write_text("not the base's")
         for name in names:
-            (adapter / name).write_text(name)
-    found = {path.name: path.parent for path in merged(base, adapters).sidecars()}
+            (adapter / name).write_text(f"{name} of {adapter.name}")
     folders = {"base": base, "sft": adapters[0], "dpo": adapters[1]}
-    assert found == {
+    places = {
         "config.json": base,
         "generation_config.json": base,
         **{name: folders[folder] for name, folder in want.items()},
+    }
+    assert merged(base, adapters).sidecars() == {
+        name: (folder / name).read_bytes() for name, folder in places.items()
     }
 
 

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import shapes
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import ConfigError
 
 TINY = shapes.shape(64, 128, 2, 4, 2) | {"vocab_size": 96}

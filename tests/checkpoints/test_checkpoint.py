@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 
 DOWN = "model.layers.1.mlp.down_proj.weight"

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation.conversation import (

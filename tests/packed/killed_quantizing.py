@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.packed.cache import cached, entries, remove
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig

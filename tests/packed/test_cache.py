@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from neuralchat_lite.checkpoints import identity
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files import digests
 from neuralchat_lite.packed import cache
 from neuralchat_lite.packed.cache import cache_root, cached, entries, remove, verify
 from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.quantization import rtn
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.quantizer import QuantizerIdentity
 
 INT4 = WeightOnlyQuantConfig()
 # About half a second of quantizing.
@@ -100,9 +102,11 @@ def test_weights_changed_in_place_get_another_entry(write_checkpoint, root):
 
 def test_a_hub_model_is_its_revision_and_no_weights_are_hashed(checkpoint, root, monkeypatch):
     monkeypatch.setattr(digests, "sha256_of", lambda *_: pytest.fail("hashed"))
-    one = cached(checkpoint, INT4, hub=("Intel/neural-chat", "a" * 40), root=root)
-    other = cached(checkpoint, INT4, hub=("Intel/neural-chat", "b" * 40), root=root)
-    third = cached(checkpoint, INT4, hub=("Other/neural-chat", "a" * 40), root=root)
+    names = (("Intel/neural-chat", "a"), ("Intel/neural-chat", "b"), ("Other/neural-chat", "a"))
+    one, other, third = (
+        cached(open_checkpoint(checkpoint.folder, (name, commit * 40)), INT4, root=root)
+        for name, commit in names
+    )
     assert len({one, other, third}) == 3
     assert one.name.startswith("neural-chat-int4-g32-")
     source = json.loads((one / "manifest.json").read_text())["source"]
@@ -110,10 +114,10 @@ def test_a_hub_model_is_its_revision_and_no_weights_are_hashed(checkpoint, root,
 
 
 def test_another_quantizer_or_format_version_has_another_key(checkpoint, monkeypatch):
-    source = identity.identify(checkpoint)
+    source = checkpoint.identity()
     key = cache.cache_key(source, INT4)
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "QUANTIZER", ("rtn", 999))
+        patch.setattr(rtn.RoundToNearest, "identity", QuantizerIdentity("rtn", 999))
         assert cache.cache_key(source, INT4) != key
     with monkeypatch.context() as patch:
         patch.setattr(cache, "FORMAT_VERSION", 999)
@@ -226,7 +230,7 @@ def test_the_environment_says_where_the_cache_is(monkeypatch, environment, want)
 
 
 def test_the_name_of_an_entry_is_readable_and_one_folder(checkpoint, root):
-    entry = cached(checkpoint, INT4, hub=("../a/.b c", "0" * 40), root=root)
+    entry = cached(open_checkpoint(checkpoint.folder, ("../a/.b c", "0" * 40)), INT4, root=root)
     assert entry.parent == root
     assert entry.name.startswith("b_c-int4-g32-")
 
@@ -257,9 +261,11 @@ def test_killing_at_twenty_random_moments_leaves_no_entry_or_a_whole_one(tiny_co
 TOGETHER = """
 import json, sys, time
 from pathlib import Path
+from neuralchat_lite.quantization import rtn
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.quantizer import QuantizerIdentity
 from neuralchat_lite.packed.cache import cached
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 
 config, root, me = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 root.mkdir(exist_ok=True)

@@ -11,8 +11,8 @@ from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.kernels.layout import PackedMatrix, pack_codes, pack_groups
 from neuralchat_lite.packed import manifest as manifest_module
-from neuralchat_lite.packed.convert import quantize_checkpoint
 from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.rtn import quantize_rtn
 

@@ -56,10 +56,7 @@ def slow_rtn(weight, weight_dtype, group_size, scheme, scale_dtype):
 @pytest.mark.parametrize("group_size", [32, 64, 128, -1])
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
-def test_codes_scales_and_zeros_equal_the_slow_ones(
-    weight_dtype, group_size, scheme, scale_dtype, monkeypatch
-):
-    monkeypatch.setattr(rtn, "SLAB_WEIGHTS", 172 * 16)  # several slabs, the last one short
+def test_codes_scales_and_zeros_equal_the_slow_ones(weight_dtype, group_size, scheme, scale_dtype):
     generator = torch.Generator().manual_seed(group_size + len(weight_dtype))
     weight = torch.randn(37, 172, generator=generator) * 0.02
     weight[3] = 0  # groups without any weight
@@ -71,6 +68,7 @@ def test_codes_scales_and_zeros_equal_the_slow_ones(
         group_size=group_size,
         scheme=scheme,
         scale_dtype=scale_dtype,
+        slab_weights=172 * 16,  # several slabs, the last one short
     )
     codes, scales, zeros = slow_rtn(weight.numpy(), weight_dtype, group_size, scheme, scale_dtype)
     assert got.codes.dtype == torch.int8
@@ -100,12 +98,11 @@ def test_halves_round_to_even():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
-def test_a_weight_that_is_not_finite_is_named_with_its_place(value, scheme, monkeypatch):
-    monkeypatch.setattr(rtn, "SLAB_WEIGHTS", 1)
+def test_a_weight_that_is_not_finite_is_named_with_its_place(value, scheme):
     weight = torch.randn(50, 40)
     weight[33, 39] = value
     with pytest.raises(CheckpointError, match=r"layer\.weight\[33, 39\] is"):
-        quantize_rtn(weight, **NORMAL | {"scheme": scheme}, name="layer.weight")
+        quantize_rtn(weight, **NORMAL | {"scheme": scheme}, name="layer.weight", slab_weights=1)
 
 
 def test_scales_above_fp16_are_refused_and_fit_bf16():
@@ -164,7 +161,7 @@ def test_slabs_are_row_tiles_in_order_and_bounded():
 
 def test_the_codes_of_version_1_do_not_change():
     # Who changes them on purpose raises the version, so that no cache entry passes for new.
-    assert rtn.QUANTIZER == ("rtn", 1)
+    assert rtn.RoundToNearest.identity.to_key() == ["rtn", 1]
     weight = ((torch.arange(48 * 172) * 7919 % 1009 - 504) / 512).view(48, 172)
     digest = hashlib.sha256()
     for weight_dtype in DTYPES:
@@ -219,9 +216,8 @@ def without_torch(monkeypatch):
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_native_pass_gives_the_bits_of_its_oracle(
-    weight_dtype, group_size, scheme, scale_dtype, dtype, isa, monkeypatch, without_torch
+    weight_dtype, group_size, scheme, scale_dtype, dtype, isa, without_torch
 ):
-    monkeypatch.setattr(rtn, "NATIVE_SLAB_WEIGHTS", 172 * 16)  # three slabs, the last one short
     weight = (torch.randn(37, 172, generator=torch.Generator().manual_seed(1)) * 0.02).to(dtype)
     weight[3] = 0
     weight[4] = weight[4].abs()
@@ -235,29 +231,28 @@ def test_the_native_pass_gives_the_bits_of_its_oracle(
     }
     want = oracle(weight, **options)
     without_torch()
-    assert_same(packed_whole(weight, **options), want)
+    slabs = 172 * 16  # three of them, the last one short
+    assert_same(packed_whole(weight, **options, slab_weights=slabs), want)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
-def test_the_native_pass_leaves_bad_weights_to_its_oracle(value, scheme, isa, monkeypatch):
-    monkeypatch.setattr(rtn, "NATIVE_SLAB_WEIGHTS", 1)
+def test_the_native_pass_leaves_bad_weights_to_its_oracle(value, scheme, isa):
     weight = torch.randn(50, 40)
     weight[33, 39] = value
     with pytest.raises(CheckpointError, match=r"layer\.weight\[33, 39\] is"):
-        packed_whole(weight, **NORMAL | {"scheme": scheme}, name="layer.weight")
+        packed_whole(weight, **NORMAL | {"scheme": scheme}, name="layer.weight", slab_weights=1)
 
 
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
-def test_the_native_pass_leaves_extreme_scales_to_its_oracle(scale_dtype, scheme, isa, monkeypatch):
-    monkeypatch.setattr(rtn, "NATIVE_SLAB_WEIGHTS", 1)
+def test_the_native_pass_leaves_extreme_scales_to_its_oracle(scale_dtype, scheme, isa):
     weight = torch.randn(50, 64)
     weight[20, :32] = torch.linspace(-(2.0**-13), 2.0**-14, 32)  # its scale is subnormal in fp16
     weight[33, 32:] = 1e-8 if scale_dtype == "fp16" else 1e-44  # lost
     options = NORMAL | {"scheme": scheme, "scale_dtype": scale_dtype}
     want = oracle(weight, **options)
-    assert_same(packed_whole(weight, **options), want)
+    assert_same(packed_whole(weight, **options, slab_weights=1), want)
     stored = "int4", -7, 7, 7, 32, SCALE_DTYPES[scale_dtype], scheme == "asym"
     left = [
         native.round_to_nearest(weight[first : first + 16].clone(), *stored) is None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import neuralchat_lite as ncl
-from neuralchat_lite import loading as sources
+from neuralchat_lite import loading
 from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.auto import HONOURED, WITHOUT_EFFECT, AutoModelForCausalLM
@@ -123,7 +123,7 @@ def test_a_quantized_folder_loads_as_it_is(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto")
-    with pytest.raises(ConfigError, match="quantized otherwise than asked for"):
+    with pytest.raises(ConfigError, match="was quantized with different settings"):
         AutoModelForCausalLM.from_pretrained(folder, load_in_4bit=True)
 
 
@@ -164,7 +164,7 @@ def test_adapters_are_looked_for_as_the_model_is(monkeypatch: pytest.MonkeyPatch
         asked.append((name, *arguments, where["cache_dir"], where["local_files_only"]))
         raise CheckpointError("seen")
 
-    monkeypatch.setattr(sources, "resolve", resolve)
+    monkeypatch.setattr(loading, "resolve", resolve)
     with pytest.raises(CheckpointError, match="seen"):
         load(adapters=["org/sft"], token="secret", cache_dir="here", local_files_only=True)
     assert asked == [("org/sft", None, "secret", "here", True)]

@@ -1,4 +1,4 @@
-"""A merged checkpoint written as a Hugging Face folder, tensor by tensor, all or nothing.
+"""A source written as a Hugging Face folder, tensor by tensor, all or nothing.
 
 It has the layout in which transformers saves models: shards of at most 5 GB, and an index when
 there are several. Memory holds one tensor, however large the model is.
@@ -9,14 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from neuralchat_lite.adapters.adapter import MergedCheckpoint
-from neuralchat_lite.files.folder import (
-    Estimate,
-    require_empty,
-    temporary_beside,
-    whole_folder,
-    write_flushed,
-)
+from neuralchat_lite.checkpoints.finite import finite_pieces
+from neuralchat_lite.checkpoints.source import Source
+from neuralchat_lite.files.folder import Estimate, require_empty, whole_folder, write_flushed
 from neuralchat_lite.files.names import INDEX, WEIGHTS
 from neuralchat_lite.files.progress import Progress, ProgressCallback
 from neuralchat_lite.files.safetensors_file import (
@@ -26,16 +21,20 @@ from neuralchat_lite.files.safetensors_file import (
     aligned_order,
     build_header,
 )
-from neuralchat_lite.packed.convert import copied, held_bytes
 
 METADATA = {"format": "pt"}  # what transformers looks for
 SHARD_BYTES = 5_000_000_000
+WORKING_MEMORY = 64 << 20  # torch's scratch space and buffers
 
 
-def write_merged(
-    source: MergedCheckpoint, out: Path | str, progress: ProgressCallback | None = None
+def write_checkpoint(
+    source: Source,
+    out: Path | str,
+    progress: ProgressCallback | None = None,
+    *,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write a merged checkpoint into the folder `out`, which must be new or empty; returns it.
+    """Write a source into the folder `out`, which must be new or empty; returns it.
 
     Raises CacheError when the folder cannot be written or memory or disk do not suffice,
     CheckpointError for weights that are not finite. In each case, and when interrupted, `out` is
@@ -43,21 +42,19 @@ def write_merged(
     """
     out = Path(out)
     require_empty(out)
-    shards = plan_shards(source)
-    temporary = temporary_beside(out)
-    estimate_merge(source, shards).require(out.parent)
+    shards = plan_shards(source, shard_bytes)
     total = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors)
     done = 0
-    with whole_folder(temporary, out):
-        for path in source.sidecars():
-            write_flushed(temporary / path.name, path.read_bytes())
+    with whole_folder(out, estimate(source, shards)) as folder:
+        for name, data in source.sidecars().items():
+            write_flushed(folder / name, data)
         if len(shards) > 1:
-            write_flushed(temporary / INDEX, index_of(shards, total))
+            write_flushed(folder / INDEX, index_of(shards, total))
         for file, tensors in shards.items():
-            with SafetensorsWriter(temporary / file, tensors, METADATA) as writer:
+            with SafetensorsWriter(folder / file, tensors, METADATA) as writer:
                 for tensor in tensors:
                     writer.begin(tensor.name)
-                    for piece in copied(source.weight(tensor.name), tensor.name):
+                    for piece in finite_pieces(source.weight(tensor.name), tensor.name):
                         writer.write(piece)
                         done += piece.numel() * piece.element_size()
                         if progress is not None:
@@ -66,17 +63,17 @@ def write_merged(
     return out
 
 
-def plan_shards(source: MergedCheckpoint) -> dict[str, list[StoredTensor]]:
+def plan_shards(source: Source, shard_bytes: int = SHARD_BYTES) -> dict[str, list[StoredTensor]]:
     """File name -> tensors in the order in which the file has them. A tied head is not stored."""
     shards: list[list[StoredTensor]] = [[]]
-    room = SHARD_BYTES
+    room = shard_bytes
     for spec in source.architecture.tensors():
         if spec.role == "lm_head" and source.architecture.tied:
             continue
         tensor = StoredTensor(spec.name, DTYPE_NAMES[source.dtype(spec.name)], spec.shape)
         if shards[-1] and tensor.nbytes > room:
             shards.append([])
-            room = SHARD_BYTES
+            room = shard_bytes
         shards[-1].append(tensor)
         room -= tensor.nbytes
     if len(shards) == 1:
@@ -94,10 +91,10 @@ def index_of(shards: dict[str, list[StoredTensor]], total: int) -> bytes:
     return (json.dumps(index, indent=2) + "\n").encode()
 
 
-def estimate_merge(source: MergedCheckpoint, shards: dict[str, list[StoredTensor]]) -> Estimate:
-    disk = sum(path.stat().st_size for path in source.sidecars())
+def estimate(source: Source, shards: dict[str, list[StoredTensor]]) -> Estimate:
+    disk = sum(map(len, source.sidecars().values()))
     for tensors in shards.values():
         disk += len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
     if len(shards) > 1:
         disk += len(index_of(shards, disk))
-    return Estimate(disk, held_bytes(source), "merging")
+    return Estimate(disk, WORKING_MEMORY + source.held_bytes(), "merging")

@@ -7,13 +7,14 @@ import sys
 import pytest
 import torch
 
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.files.folder import Estimate
 from neuralchat_lite.files.safetensors_file import SafetensorsWriter
-from neuralchat_lite.packed import convert
-from neuralchat_lite.packed.convert import estimate, quantize_checkpoint
+from neuralchat_lite.packed import quantize as convert
 from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.quantize import estimate, quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 INT4 = WeightOnlyQuantConfig()
@@ -76,8 +77,8 @@ MEMORY = """
 import json, resource, sys
 from pathlib import Path
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint
-from neuralchat_lite.packed.convert import estimate, quantize_checkpoint
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
+from neuralchat_lite.packed.quantize import estimate, quantize_checkpoint
 
 source = RandomCheckpoint(json.loads(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

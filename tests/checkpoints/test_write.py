@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from neuralchat_lite.adapters import merge
-from neuralchat_lite.adapters.adapter import MergedCheckpoint, open_adapter
-from neuralchat_lite.adapters.merge import estimate_merge, plan_shards, write_merged
+from neuralchat_lite.adapters.adapter import open_adapter
+from neuralchat_lite.adapters.merged import MergedCheckpoint
+from neuralchat_lite.checkpoints import write
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.progress import Progress
@@ -46,10 +46,10 @@ def test_transformers_computes_pefts_logits_from_the_folder(
     plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         before, model = plain(IDS).logits, plain
-        for adapter in source.adapters:
+        for adapter in source.merged:
             model = peft.PeftModel.from_pretrained(model, adapter.folder).merge_and_unload()
         want = model(IDS).logits
-        folder = write_merged(source, tmp_path / "merged")
+        folder = write.write_checkpoint(source, tmp_path / "merged")
         loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
         )
@@ -65,14 +65,12 @@ def test_the_folder_holds_the_merged_tensors_in_one_file_or_in_shards(
     write_checkpoint: Make,
     make_adapter: Make,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     tied: bool,
     limit: int,
 ) -> None:
     base = write_checkpoint(tie_word_embeddings=tied, shards=2)
     source = open_merged(base, make_adapter)
-    monkeypatch.setattr(merge, "SHARD_BYTES", limit)
-    folder = write_merged(source, tmp_path / "merged")
+    folder = write.write_checkpoint(source, tmp_path / "merged", shard_bytes=limit)
     files = sorted(folder.glob("*.safetensors"))
     assert (len(files) > 3) == (limit == 30_000)
     stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
@@ -84,9 +82,9 @@ def test_the_folder_holds_the_merged_tensors_in_one_file_or_in_shards(
         assert torch.equal(tensor, source.weight(name))
     again = open_checkpoint(folder)  # finds every shard that the index promises
     assert all(torch.equal(again.weight(name), stored[name]) for name in wanted)
-    for path in source.sidecars():
-        assert (folder / path.name).read_bytes() == path.read_bytes()
-    others = {path.name for path in folder.iterdir()} - {path.name for path in source.sidecars()}
+    for name, data in source.sidecars().items():
+        assert (folder / name).read_bytes() == data
+    others = {path.name for path in folder.iterdir()} - source.sidecars().keys()
     index = {"model.safetensors.index.json"} if len(files) > 1 else set()
     assert others == {path.name for path in files} | index
     loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
@@ -98,11 +96,10 @@ def test_the_folder_holds_the_merged_tensors_in_one_file_or_in_shards(
 
 @pytest.mark.parametrize("limit", [10**9, 30_000])
 def test_the_estimate_of_the_disk_is_right_and_never_too_small(
-    source: MergedCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    source: MergedCheckpoint, tmp_path: Path, limit: int
 ) -> None:
-    monkeypatch.setattr(merge, "SHARD_BYTES", limit)
-    promised = estimate_merge(source, plan_shards(source)).disk_bytes
-    folder = write_merged(source, tmp_path / "merged")
+    promised = write.estimate(source, write.plan_shards(source, limit)).disk_bytes
+    folder = write.write_checkpoint(source, tmp_path / "merged", shard_bytes=limit)
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert promised - 100 < size <= promised
 
@@ -113,7 +110,7 @@ def test_too_little_disk_is_told_before_the_start(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("neuralchat_lite.files.folder.shutil.disk_usage", lambda _: usage)
     with pytest.raises(CacheError, match=r"merging needs .* are free: make room"):
-        write_merged(source, tmp_path / "parent" / "merged")
+        write.write_checkpoint(source, tmp_path / "parent" / "merged")
     assert list((tmp_path / "parent").iterdir()) == []
 
 
@@ -129,13 +126,13 @@ def test_an_interrupted_merge_leaves_nothing_behind(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_merged(source, tmp_path / "parent" / "merged", interrupt)
+        write.write_checkpoint(source, tmp_path / "parent" / "merged", interrupt)
     assert list((tmp_path / "parent").iterdir()) == []
 
 
 def test_progress_ends_at_its_total(source: MergedCheckpoint, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    write_merged(source, tmp_path / "merged", seen.append)
+    write.write_checkpoint(source, tmp_path / "merged", seen.append)
     assert {step.stage for step in seen} == {"merge"}
     assert [step.done for step in seen] == sorted(step.done for step in seen)
     assert seen[-1].done == seen[-1].total
@@ -144,7 +141,7 @@ def test_progress_ends_at_its_total(source: MergedCheckpoint, tmp_path: Path) ->
 def test_a_folder_with_files_is_not_written_to(source: MergedCheckpoint, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("")
     with pytest.raises(CacheError, match="not an empty folder"):
-        write_merged(source, tmp_path)
+        write.write_checkpoint(source, tmp_path)
 
 
 MEMORY = """
@@ -152,9 +149,10 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from neuralchat_lite.adapters.adapter import MergedCheckpoint, open_adapter
-from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint
-from neuralchat_lite.adapters.merge import estimate_merge, plan_shards, write_merged
+from neuralchat_lite.adapters.adapter import open_adapter
+from neuralchat_lite.adapters.merged import MergedCheckpoint
+from neuralchat_lite.checkpoints import write
+from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 
 base, folder = RandomCheckpoint(json.loads(sys.argv[1])), Path(sys.argv[2])
 (folder / "adapter_config.json").write_text(json.dumps(
@@ -167,9 +165,9 @@ save_file({
 }, folder / "adapter_model.safetensors")
 source = MergedCheckpoint(base, [open_adapter(folder, base)])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-write_merged(source, folder / "out")
+write.write_checkpoint(source, folder / "out")
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(after - before, estimate_merge(source, plan_shards(source)).memory_bytes)
+print(after - before, write.estimate(source, write.plan_shards(source)).memory_bytes)
 """
 
 

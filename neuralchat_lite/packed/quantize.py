@@ -1,8 +1,6 @@
-"""From a checkpoint to a quantized folder, tensor by tensor, all or nothing.
+"""From a source to a quantized folder, tensor by tensor: source, quantizer, writer.
 
-Everything is written to a temporary folder beside the destination, flushed to the disk and
-renamed, so at no moment is there half a model under the final name. Memory holds a few row tiles
-of one matrix and the scales, however large the model is.
+Memory holds a few row tiles of one matrix and the scales, however large the model is.
 """
 
 from __future__ import annotations
@@ -12,23 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from neuralchat_lite.adapters.adapter import MergedCheckpoint
-from neuralchat_lite.checkpoints.checkpoint import Checkpoint, RandomCheckpoint, stored_name
-from neuralchat_lite.checkpoints.finite import all_finite, not_finite
-from neuralchat_lite.checkpoints.identity import identify
+from neuralchat_lite.checkpoints.finite import finite_pieces
 from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import TensorSpec
-from neuralchat_lite.files.folder import (
-    Estimate,
-    require_empty,
-    temporary_beside,
-    whole_folder,
-    write_flushed,
-)
+from neuralchat_lite.files.folder import Estimate, require_empty, whole_folder, write_flushed
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, WEIGHTS
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
 from neuralchat_lite.files.safetensors_file import (
@@ -38,6 +27,7 @@ from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
     build_header,
 )
+from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
 from neuralchat_lite.packed.format import packed_tensors
 from neuralchat_lite.packed.manifest import (
     FORMAT_VERSION,
@@ -46,12 +36,12 @@ from neuralchat_lite.packed.manifest import (
     stamp_of,
     write_stamp,
 )
+from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
-from neuralchat_lite.quantization.rtn import QUANTIZER, packed_rtn
+from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer
 
-PIECE_BYTES = 1 << 23  # of tensors that are copied
 WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers
-Source = Checkpoint | RandomCheckpoint | MergedCheckpoint
 
 
 def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
@@ -75,23 +65,13 @@ def estimate(source: Source, config: WeightOnlyQuantConfig) -> Estimate:
     """What quantizing a checkpoint takes. Raises ConfigError as `quantize_checkpoint` does."""
     tensors = plan(source, config)
     disk = len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
-    disk += sum(path.stat().st_size for path in source.sidecars())
+    disk += sum(map(len, source.sidecars().values()))
     disk += 1 << 16  # manifest and quantization config
     # Scales and zeros wait until the codes before them are written, and are put together once.
     scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith((".scales", ".zeros"))]
     waiting = sum(count for count in scales if count % ALIGNMENT)  # for the end of the file
-    return Estimate(disk, held_bytes(source) + waiting + 4 * max(scales, default=0))
-
-
-def held_bytes(source: Source) -> int:
-    """The memory that reading a source tensor by tensor takes, at most."""
-    if isinstance(source, Checkpoint):  # mapped
-        return WORKING_MEMORY
-    below = held_bytes(source.base) if isinstance(source, MergedCheckpoint) else WORKING_MEMORY
-    return below + max(
-        source.dtype(spec.name).itemsize * torch.Size(spec.shape).numel()
-        for spec in source.architecture.tensors()
-    )
+    memory = WORKING_MEMORY + source.held_bytes() + waiting + 4 * max(scales, default=0)
+    return Estimate(disk, memory)
 
 
 def quantize_checkpoint(
@@ -99,12 +79,9 @@ def quantize_checkpoint(
     config: WeightOnlyQuantConfig,
     out: Path | str,
     *,
-    source_id: dict[str, Any] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Quantize a checkpoint into the folder `out`, which must be new or empty; returns it.
-
-    source_id: what `identity.identify` says of the source; found out when not given
+    """Quantize a source into the folder `out`, which must be new or empty; returns it.
 
     Raises CacheError when the folder cannot be written or memory or disk do not suffice,
     CheckpointError for weights that are not finite, ConfigError for a config that does not fit
@@ -112,27 +89,28 @@ def quantize_checkpoint(
     """
     out = Path(out)
     require_empty(out)
-    if source_id is None:
-        source_id = identify(source, progress=hashing(progress))
-    temporary = temporary_beside(out)
-    write_whole(source, config, temporary, out, source_id=source_id, progress=progress)
+    source_id = source.identity(progress=hashing(progress))
+    write_whole(source, config, out, source_id=source_id, progress=progress)
     return out
 
 
 def write_whole(
     source: Source,
     config: WeightOnlyQuantConfig,
-    temporary: Path,
     out: Path,
     *,
     source_id: dict[str, Any],
     key: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Write the folder `temporary` and rename it to `out`; whatever fails, remove it."""
-    estimate(source, config).require(out.parent)
-    with whole_folder(temporary, out):
-        write_folder(source, config, temporary, source_id, key, progress)
+    """Write the folder `out`, whole or not at all.
+
+    source_id: the identity of the source
+    key: of the cache; the temporary folder is called after it
+    """
+    needed = estimate(source, config)
+    with whole_folder(out, needed, called=key) as folder:
+        write_folder(source, config, folder, source_id, key, progress)
 
 
 def write_folder(
@@ -149,14 +127,13 @@ def write_folder(
         write_flushed(folder / name, data)
         files[name] = file_entry(data)
 
-    for path in source.sidecars():
-        write(path.name, path.read_bytes())
-    if isinstance(source, RandomCheckpoint):
-        write("config.json", json.dumps(source.config, indent=2).encode())
+    for name, data in source.sidecars().items():
+        write(name, data)
     write(QUANTIZATION, config.to_json().encode())
+    quantizer = open_quantizer(config)
     tensors = plan(source, config)
     with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
-        underflows = write_tensors(source, config, writer, progress)
+        underflows = write_tensors(source, config, quantizer, writer, progress)
         digest, size = writer.finish()
     files[WEIGHTS] = {"sha256": digest, "size": size}
     manifest = {
@@ -164,7 +141,7 @@ def write_folder(
         "created_by": creator(),
         "source": {name: part for name, part in source_id.items() if name != "adapters"},
         "adapters": source_id.get("adapters", []),
-        "quantizer": {"name": QUANTIZER[0], "version": QUANTIZER[1]},
+        "quantizer": quantizer.identity.to_dict(),
         "quantization": config.to_dict(),
         "key": key,
         # Groups that became zero because scale_dtype has no scale that small, by module.
@@ -179,11 +156,12 @@ def write_folder(
 def write_tensors(
     source: Source,
     config: WeightOnlyQuantConfig,
+    quantizer: Quantizer,
     writer: SafetensorsWriter,
     progress: ProgressCallback | None,
 ) -> dict[str, int]:
     """Write every tensor in the file's order; the number of scale underflows by module."""
-    specs = {spec.module: spec for spec in source.architecture.tensors() if is_matrix(spec)}
+    specs = {spec.module: spec for spec in source.architecture.tensors() if spec.is_matrix}
     total = sum(tensor.nbytes for tensor in writer.tensors)
     ready: dict[str, list[Tensor]] = {}  # scales and zeros whose codes are written
     underflows: dict[str, int] = {}
@@ -192,11 +170,12 @@ def write_tensors(
         module, _, kind = tensor.name.rpartition(".")
         writer.begin(tensor.name)
         if kind == "codes":
-            pieces = quantized(source, config, specs[module], module, ready, underflows)
+            slabs = slabs_of(source, config, quantizer, specs[module])
+            pieces = codes_of(slabs, module, ready, underflows)
         elif tensor.name in ready:
             pieces = iter(ready.pop(tensor.name))
         else:
-            pieces = copied(source.weight(tensor.name), tensor.name)
+            pieces = finite_pieces(source.weight(tensor.name), tensor.name)
         for piece in pieces:
             writer.write(piece)
             done += piece.numel() * piece.element_size()
@@ -205,44 +184,51 @@ def write_tensors(
     return underflows
 
 
-def is_matrix(spec: TensorSpec) -> bool:
-    return spec.role in ("linear", "lm_head")
+def slabs_of(
+    source: Source, config: WeightOnlyQuantConfig, quantizer: Quantizer, spec: TensorSpec
+) -> Iterator[PackedSlab]:
+    """A matrix as packed codes: the source's own where it has codes, else the quantizer's."""
+    packed = source.packed(spec.name)
+    if packed is None:
+        return quantizer.slabs(source, spec)
+    refuse_other_codes(packed, config, spec)
+    return iter([PackedSlab(packed.codes, packed.scales, packed.zeros)])
 
 
-def quantized(
-    source: Source,
-    config: WeightOnlyQuantConfig,
-    spec: TensorSpec,
+def refuse_other_codes(
+    packed: PackedMatrix, config: WeightOnlyQuantConfig, spec: TensorSpec
+) -> None:
+    weight_dtype = config.dtype_of(spec.module)
+    assert weight_dtype is not None, f"{spec.module} stays as it is"
+    scheme = "sym" if packed.zeros is None else "asym"
+    pairs = {
+        "weight_dtype": (packed.weight_dtype, LEVELS[weight_dtype].stored),
+        "group_size": (packed.group_size, config.group_size),
+        "scheme": (scheme, config.scheme),
+        "scale_dtype": (packed.scales.dtype, SCALE_DTYPES[config.scale_dtype]),
+    }
+    for option, (stored, asked) in pairs.items():
+        if stored != asked:
+            raise ConfigError(
+                f"{spec.name} is stored with {option} {stored}, and {asked} is asked for: codes "
+                "are taken over as they are, so ask for what is stored, or give the original "
+                "checkpoint"
+            )
+
+
+def codes_of(
+    slabs: Iterator[PackedSlab],
     module: str,
     ready: dict[str, list[Tensor]],
     underflows: dict[str, int],
 ) -> Iterator[Tensor]:
     """The codes of a matrix piece by piece; at the end its scales and zeros are in `ready`."""
-    weight_dtype = config.dtype_of(module)
-    assert weight_dtype is not None, module
     scales = ready.setdefault(f"{module}.scales", [])
-    zeros = ready.setdefault(f"{module}.zeros", []) if config.scheme == "asym" else []
-    for slab in packed_rtn(
-        source.weight(stored_name(spec.name, source.architecture)),
-        weight_dtype=weight_dtype,
-        group_size=config.group_size,
-        scheme=config.scheme,
-        scale_dtype=config.scale_dtype,
-        name=spec.name,
-    ):
+    zeros = ready.setdefault(f"{module}.zeros", [])
+    for slab in slabs:
         yield slab.codes
         scales.append(slab.scales)
         if slab.zeros is not None:
             zeros.append(slab.zeros)
         if slab.underflows:
             underflows[module] = underflows.get(module, 0) + slab.underflows
-
-
-def copied(weight: Tensor, name: str) -> Iterator[Tensor]:
-    """A tensor that stays as it is, a few rows at a time, each found to be finite."""
-    rows = max(1, PIECE_BYTES // (weight[:1].numel() * weight.element_size()))
-    for first in range(0, weight.shape[0], rows):
-        piece = weight[first : first + rows]
-        if not all_finite(piece):
-            raise not_finite(name, piece, first)
-        yield piece

@@ -1,0 +1,103 @@
+"""Where weights come from: one protocol, whatever the files look like.
+
+A checkpoint of safetensors files, one with adapters merged into it, and a random one are sources.
+A tensor goes from its source through a quantizer into the packed file.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.files.digests import HashProgress, file_digest
+from neuralchat_lite.kernels.layout import PackedMatrix
+
+
+class Source(Protocol):
+    """Weights by their Hugging Face names, and all that a model folder has beside them.
+
+    name: what people call it: the last part of a repository's or a folder's name
+    architecture: names and shapes of the tensors
+    adapters: what is merged into it, in order, as `Model.adapters` says it
+    folder: the Hugging Face folder in which its tokenizer lies; None when it lies in no folder
+    """
+
+    name: str
+    architecture: Architecture
+    adapters: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def weight(self, name: str) -> Tensor:
+        """The tensor of this name, in the dtype in which it is stored. "lm_head.weight" of a tied
+        model is its embedding."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
+    def packed(self, name: str) -> PackedMatrix | None:
+        """The matrix of this name where it is stored as codes that the kernels can read, else
+        None. A configuration that asks for other codes is refused."""
+        return None
+
+    def identity(
+        self, root: Path | None = None, progress: HashProgress | None = None
+    ) -> dict[str, Any]:
+        """A JSON object that is the same for the same contents, and holds no path.
+
+        root: cache folder that keeps digests of local files; without one nothing is kept
+        progress: called with file name, bytes hashed, bytes in all
+        Raises CheckpointError when a file cannot be read.
+        """
+        ...
+
+    def held_bytes(self) -> int:
+        """The memory that reading it tensor by tensor takes at most, beyond mapped files."""
+        ...
+
+    def sidecars(self) -> dict[str, bytes]:
+        """The files beside the weights, by name: configuration and tokenizer."""
+        ...
+
+
+def largest_tensor(source: Source) -> int:
+    """Bytes of the largest tensor: what a source holds that makes one at a time."""
+    return max(
+        source.dtype(spec.name).itemsize * math.prod(spec.shape)
+        for spec in source.architecture.tensors()
+    )
+
+
+def files_identity(
+    files: list[Path],
+    hub: tuple[str, str] | None,
+    root: Path | None,
+    progress: HashProgress | None,
+) -> dict[str, Any]:
+    """The identity of files: of a hub's repository its name and commit, else every sha256.
+
+    hub: (repository, resolved commit), if they are from there
+    """
+    if hub is not None:
+        # The commit fixes the contents; which files were there decides what is copied.
+        sizes = {path.name: path.stat().st_size for path in files}
+        return {"hub": hub[0], "revision": hub[1], "files": sizes}
+    return {"files": {path.name: file_digest(path, root, progress) for path in files}}
+
+
+def read_files(paths: list[Path]) -> dict[str, bytes]:
+    """Small files by name. Raises CheckpointError when one cannot be read."""
+    found = {}
+    for path in paths:
+        try:
+            found[path.name] = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error.strerror}): check permissions"
+            ) from None
+    return found

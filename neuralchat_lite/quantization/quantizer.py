@@ -1,0 +1,69 @@
+"""What a quantizer is: weights in, packed codes out, and an identity by which caches know it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from neuralchat_lite.checkpoints.source import Source
+from neuralchat_lite.families.architecture import TensorSpec
+
+
+@dataclass(frozen=True)
+class PackedSlab:
+    """Some row tiles of a quantized matrix, packed as kernels/layout.py says.
+
+    codes: [row tiles, tiles, 64] uint8
+    scales: [row tiles, groups, 16] fp16, bf16 or fp32
+    zeros: [row tiles, groups, 16] int8, or None when symmetric
+    underflows: groups so small that their scale cannot be stored; their weights are zero
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    underflows: int = 0
+
+
+@dataclass(frozen=True)
+class QuantizerIdentity:
+    """All of a quantizer that decides the codes, beside the WeightOnlyQuantConfig.
+
+    version: counts changes of the codes that it yields
+    settings: of the algorithm, as JSON values; empty when it has none
+    calibration: sha256 of the data that it was calibrated with; None when it needs none
+    """
+
+    name: str
+    version: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    calibration: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest; what is empty is left out."""
+        more = {"settings": dict(self.settings), "calibration": self.calibration}
+        found = {name: value for name, value in more.items() if value}
+        return {"name": self.name, "version": self.version, **found}
+
+    def to_key(self) -> list[Any]:
+        """For the cache key: a quantizer without settings has the key that it always had."""
+        return list(self.to_dict().values())
+
+
+class Quantizer(Protocol):
+    """One algorithm, made from a WeightOnlyQuantConfig. `quantization.QUANTIZERS` lists them."""
+
+    @property
+    def identity(self) -> QuantizerIdentity: ...
+
+    def slabs(self, source: Source, spec: TensorSpec) -> Iterator[PackedSlab]:
+        """The codes of one matrix, piece by piece from its first row tile to its last.
+
+        spec: the matrix; its module has a weight_dtype in the configuration
+        Raises CheckpointError for weights that are not finite, ConfigError for weights that the
+        configuration cannot hold.
+        """
+        ...
