@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,25 @@ from neuralchat_lite.quantization import QUANTIZERS
 
 if TYPE_CHECKING:
     import torch
+
+
+class ByOwnName(Mapping[str, str]):
+    """The names of a table, each spelled in one way."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table = table
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self.table:
+            raise KeyError(name)
+        return name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
 
 # Spellings of a value -> its one name here. torch dtypes are looked up by their printed name.
 INTEGER_WEIGHTS = {
@@ -38,13 +57,13 @@ FLOATS = {
     "torch.float32": "fp32",
 }
 HALF = {"fp16": "fp16", "float16": "fp16", "torch.float16": "fp16"}
-SPELLINGS: dict[str, dict[str, str]] = {
+SPELLINGS: dict[str, Mapping[str, str]] = {
     "weight_dtype": INTEGER_WEIGHTS,
     "lm_head": INTEGER_WEIGHTS,
     "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8"},
     "scale_dtype": {**FLOATS, **HALF},
     "scheme": {"sym": "sym", "asym": "asym"},
-    "algorithm": {name: name for name in QUANTIZERS},
+    "algorithm": ByOwnName(QUANTIZERS),
 }
 DEFAULTS: dict[str, str] = {
     "weight_dtype": "int4",
