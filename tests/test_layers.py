@@ -17,7 +17,7 @@ NAME = "neuralchat_lite"
 # From top to bottom. A module may import from rows below its own and from its own row; a folder
 # stands for all its modules. `errors` may be imported by all.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("ipex",),
+    ("ipex", "__main__"),
     ("cli", "transformers"),
     ("api",),
     ("loading",),

@@ -1,4 +1,4 @@
-"""What `neuralchat-lite doctor` finds: the machine, what runs on it, and why."""
+"""`neuralchat-lite doctor`: what this machine has, what runs on it, and why."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from neuralchat_lite.cli.terminal import size_text
 from neuralchat_lite.errors import NeuralchatError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
+
+
+def doctor() -> None:
+    """Say what this machine has, what will run on it, and why."""
+    for name, value in findings():
+        print(f"{name + ':':<13} {value}", flush=True)
 
 
 def findings() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,143 @@
+"""The arguments that commands share, each defined once.
+
+An argument of several commands is an `Annotated` type. A group of options that belong together is
+a dataclass: a command takes it as one parameter, and `with_groups` shows its fields to typer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+
+def option(panel: str, help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+TEXT, SAMPLING, WEIGHTS, RUN = "Text", "Sampling", "Weights", "Running"
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub name.")]
+MaxNewTokens = Annotated[int, option(TEXT, "Tokens to generate at most.")]
+System = Annotated[str | None, option(TEXT, "The system message.")]
+Adapter = Annotated[
+    list[str] | None,
+    option(WEIGHTS, "Merge this LoRA adapter first (folder or hub name; repeatable, in order)."),
+]
+Revision = Annotated[str | None, option(RUN, "Branch, tag or commit of a hub name.")]
+ShowTimings = Annotated[bool, option(RUN, "Say on stderr what it took.", "--timings")]
+
+
+@dataclass(frozen=True)
+class GenerationGroup:
+    """How tokens are chosen and where the text ends."""
+
+    stop: Annotated[list[str] | None, option(TEXT, "End at this text (repeatable).")] = None
+    temperature: Annotated[float, option(SAMPLING, "0 takes the likeliest token.")] = 0.0
+    top_k: Annotated[int, option(SAMPLING, "Sample from the k likeliest (0: off).")] = 0
+    top_p: Annotated[
+        float, option(SAMPLING, "Sample from the likeliest that sum to p (1: off).")
+    ] = 1.0
+    min_p: Annotated[
+        float, option(SAMPLING, "Drop tokens below p times the likeliest (0: off).")
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float, option(SAMPLING, "Penalise what has occurred (1: off).")
+    ] = 1.0
+    seed: Annotated[int | None, option(SAMPLING, "Make sampling repeatable.")] = None
+
+    def options(self, max_new_tokens: int) -> dict[str, Any]:
+        """The arguments of `GenerationOptions`. Raises ConfigError for a bad value, so that it is
+        reported before a model is loaded."""
+        from neuralchat_lite import GenerationOptions
+
+        given = asdict(self) | {"stop": tuple(self.stop or ()), "max_new_tokens": max_new_tokens}
+        GenerationOptions.of(given)
+        return given
+
+
+@dataclass(frozen=True)
+class WeightsGroup:
+    """How weights are quantized, and the precision that activations have."""
+
+    weight_dtype: Annotated[
+        str | None, option(WEIGHTS, "int4 (default), int4_fullrange or int8.")
+    ] = None
+    group_size: Annotated[
+        int | None,
+        option(WEIGHTS, "Columns that share a scale: 32 (default), 64, 128, -1 (a row)."),
+    ] = None
+    scheme: Annotated[str | None, option(WEIGHTS, "sym (default) or asym.")] = None
+    scale_dtype: Annotated[str | None, option(WEIGHTS, "fp16 (default), bf16 or fp32.")] = None
+    compute_dtype: Annotated[
+        str | None, option(WEIGHTS, "Precision of activations: bf16 (default), fp32 or int8.")
+    ] = None
+
+    def config(self) -> dict[str, Any] | None:
+        """The options that were given. None if there were none: the configuration that is stored
+        in a quantized folder then applies. Raises ConfigError for a bad value."""
+        from neuralchat_lite import WeightOnlyQuantConfig
+
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        WeightOnlyQuantConfig(**given)
+        return given or None
+
+
+@dataclass(frozen=True)
+class LoadingGroup:
+    """What is loaded besides the model's name, and what runs it."""
+
+    dtype: Annotated[str | None, option(WEIGHTS, "fp32 or bf16: do not quantize.")] = None
+    adapter: Adapter = None
+    engine: Annotated[
+        str, option(RUN, "native; torch, ipex and itrex are for comparison (see `engines list`).")
+    ] = "native"
+    threads: Annotated[int | None, option(RUN, "Default: the physical cores that we may use.")] = (
+        None
+    )
+    context_length: Annotated[int | None, option(RUN, "Positions to allow.")] = None
+    revision: Revision = None
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give typer a signature in which the fields of a group stand in place of the group.
+
+    A parameter whose type is a dataclass is a group. The command gets it filled in.
+    """
+    types = get_type_hints(command, include_extras=True)
+    flat: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        kind = types[parameter.name]
+        if is_dataclass(kind):
+            groups[parameter.name] = kind
+            flat += group_parameters(kind)
+        else:
+            flat.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def flattened(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    flattened.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    flattened.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    return flattened
+
+
+def group_parameters(group: Any) -> list[inspect.Parameter]:
+    types = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=types[field.name],
+        )
+        for field in fields(group)
+    ]

@@ -1,0 +1,63 @@
+"""What `generate` and `chat` share: loading the model, and showing a reply as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from neuralchat_lite.cli.options import LoadingGroup, WeightsGroup
+from neuralchat_lite.cli.progress import QuantizingProgress
+from neuralchat_lite.cli.terminal import size_text, warn, write
+
+if TYPE_CHECKING:
+    from neuralchat_lite import Model, Piece, Timings
+
+
+def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Model:
+    from neuralchat_lite.api import load
+
+    asked = asdict(loading)
+    adapters = asked.pop("adapter") or ()
+    with QuantizingProgress() as progress:
+        return load(model, weights.config(), adapters=adapters, progress=progress.update, **asked)
+
+
+def warn_without_template(model: Model) -> None:
+    if model.tokenizer.chat_template is None:
+        warn("The model has no chat template: messages take neural-chat's form.")
+
+
+def show(pieces: Iterator[Piece]) -> Timings | None:
+    """Write the text as it comes. Returns the timings of the last piece, if there was one."""
+    timings, text = None, ""
+    try:
+        for piece in pieces:
+            write(piece.text)
+            text, timings = piece.text or text, piece.timings
+    finally:
+        if not text.endswith("\n"):
+            write("\n")
+    return timings
+
+
+def timings_text(timings: Timings) -> str:
+    """One line on what a reply cost."""
+    parts = [
+        f"{timings.new_tokens} tokens",
+        f"first after {timings.time_to_first_token_s * 1000:.0f} ms "
+        f"({timings.prompt_tokens - timings.cached_tokens} of {timings.prompt_tokens} "
+        "prompt tokens fed)",
+    ]
+    if timings.time_per_token_s and timings.tokens_per_second and timings.bytes_per_second:
+        parts.append(
+            f"then {timings.time_per_token_s * 1000:.1f} ms each "
+            f"({timings.tokens_per_second:.1f} tokens/s)"
+        )
+        parts.append(
+            f"{size_text(timings.bytes_per_token)} a token, "
+            f"{size_text(timings.bytes_per_second)}/s read"
+        )
+    if timings.load_s is not None:
+        parts.append(f"loaded in {timings.load_s:.2f} s")
+    return "; ".join(parts)
