@@ -7,6 +7,7 @@ there are several. Memory holds one tensor, however large the model is.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from neuralchat_lite.checkpoints.finite import finite_pieces
@@ -45,8 +46,9 @@ def write_checkpoint(
     shards = plan_shards(source, shard_bytes)
     total = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors)
     done = 0
-    with whole_folder(out, estimate(source, shards)) as folder:
-        for name, data in source.sidecars().items():
+    sidecars = source.sidecars()
+    with whole_folder(out, estimate(source, shards, sidecars)) as folder:
+        for name, data in sidecars.items():
             write_flushed(folder / name, data)
         if len(shards) > 1:
             write_flushed(folder / INDEX, index_of(shards, total))
@@ -91,8 +93,11 @@ def index_of(shards: dict[str, list[StoredTensor]], total: int) -> bytes:
     return (json.dumps(index, indent=2) + "\n").encode()
 
 
-def estimate(source: Source, shards: dict[str, list[StoredTensor]]) -> Estimate:
-    disk = sum(map(len, source.sidecars().values()))
+def estimate(
+    source: Source, shards: dict[str, list[StoredTensor]], sidecars: Mapping[str, bytes]
+) -> Estimate:
+    """What writing a checkpoint folder of these shards and files takes."""
+    disk = sum(map(len, sidecars.values()))
     for tensors in shards.values():
         disk += len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
     if len(shards) > 1:

@@ -6,7 +6,7 @@ Memory holds a few row tiles of one matrix and the scales, however large the mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,12 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
     return packed_tensors(source.architecture, config, lambda name: DTYPE_NAMES[source.dtype(name)])
 
 
-def estimate(source: Source, config: WeightOnlyQuantConfig) -> Estimate:
-    """What quantizing a checkpoint takes. Raises ConfigError as `quantize_checkpoint` does."""
-    tensors = plan(source, config)
+def estimate(
+    source: Source, tensors: Sequence[StoredTensor], sidecars: Mapping[str, bytes]
+) -> Estimate:
+    """What writing a quantized folder of these tensors and files takes."""
     disk = len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
-    disk += sum(map(len, source.sidecars().values()))
+    disk += sum(map(len, sidecars.values()))
     disk += 1 << 16  # manifest and quantization config
     # Scales and zeros wait until the codes before them are written, and are put together once.
     scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith((".scales", ".zeros"))]
@@ -108,49 +109,36 @@ def write_whole(
     source_id: the identity of the source
     key: of the cache; the temporary folder is called after it
     """
-    needed = estimate(source, config)
-    with whole_folder(out, needed, called=key) as folder:
-        write_folder(source, config, folder, source_id, key, progress)
+    tensors, sidecars = plan(source, config), source.sidecars()
+    with whole_folder(out, estimate(source, tensors, sidecars), called=key) as folder:
+        files = {name: write_entry(folder / name, data) for name, data in sidecars.items()}
+        files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())
+        quantizer = open_quantizer(config)
+        with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
+            underflows = write_tensors(source, config, quantizer, writer, progress)
+            digest, size = writer.finish()
+        files[WEIGHTS] = {"sha256": digest, "size": size}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "created_by": creator(),
+            "source": {name: part for name, part in source_id.items() if name != "adapters"},
+            "adapters": source_id.get("adapters", []),
+            "quantizer": quantizer.identity.to_dict(),
+            "quantization": config.to_dict(),
+            "key": key,
+            # Groups that became zero because scale_dtype has no scale that small, by module.
+            "statistics": {"scale_underflows": underflows},
+            "files": files,
+        }
+        write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        # The digests are those of the bytes as they were written: the folder counts as verified.
+        write_stamp(folder, stamp_of(folder, manifest))
 
 
-def write_folder(
-    source: Source,
-    config: WeightOnlyQuantConfig,
-    folder: Path,
-    source_id: dict[str, Any],
-    key: str | None,
-    progress: ProgressCallback | None,
-) -> None:
-    files: dict[str, dict[str, Any]] = {}
-
-    def write(name: str, data: bytes) -> None:
-        write_flushed(folder / name, data)
-        files[name] = file_entry(data)
-
-    for name, data in source.sidecars().items():
-        write(name, data)
-    write(QUANTIZATION, config.to_json().encode())
-    quantizer = open_quantizer(config)
-    tensors = plan(source, config)
-    with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
-        underflows = write_tensors(source, config, quantizer, writer, progress)
-        digest, size = writer.finish()
-    files[WEIGHTS] = {"sha256": digest, "size": size}
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "created_by": creator(),
-        "source": {name: part for name, part in source_id.items() if name != "adapters"},
-        "adapters": source_id.get("adapters", []),
-        "quantizer": quantizer.identity.to_dict(),
-        "quantization": config.to_dict(),
-        "key": key,
-        # Groups that became zero because scale_dtype has no scale that small, by module.
-        "statistics": {"scale_underflows": underflows},
-        "files": dict(files),
-    }
-    write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-    # The digests are those of the bytes as they were written, so the folder counts as verified.
-    write_stamp(folder, stamp_of(folder, manifest))
+def write_entry(path: Path, data: bytes) -> dict[str, Any]:
+    """Write a file; its entry in the manifest."""
+    write_flushed(path, data)
+    return file_entry(data)
 
 
 def write_tensors(

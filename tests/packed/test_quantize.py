@@ -14,7 +14,7 @@ from neuralchat_lite.files.folder import Estimate
 from neuralchat_lite.files.safetensors_file import SafetensorsWriter
 from neuralchat_lite.packed import quantize as convert
 from neuralchat_lite.packed.format import open_packed
-from neuralchat_lite.packed.quantize import estimate, quantize_checkpoint
+from neuralchat_lite.packed.quantize import estimate, plan, quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 INT4 = WeightOnlyQuantConfig()
@@ -67,7 +67,7 @@ def test_random_weights_are_quantized_like_a_checkpoint_with_them(
 @pytest.mark.parametrize("scheme", ["sym", "asym"])
 def test_the_estimate_of_the_disk_is_right_to_its_allowance(checkpoint, tmp_path, scheme):
     config = WeightOnlyQuantConfig(scheme=scheme)
-    want = estimate(checkpoint, config).disk_bytes
+    want = estimate(checkpoint, plan(checkpoint, config), checkpoint.sidecars()).disk_bytes
     out = quantize_checkpoint(checkpoint, config, tmp_path / "out")
     size = sum(path.stat().st_size for path in out.iterdir())
     assert want - (1 << 16) < size <= want
@@ -78,13 +78,14 @@ import json, resource, sys
 from pathlib import Path
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
-from neuralchat_lite.packed.quantize import estimate, quantize_checkpoint
+from neuralchat_lite.packed.quantize import estimate, plan, quantize_checkpoint
 
 source = RandomCheckpoint(json.loads(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-out = quantize_checkpoint(source, WeightOnlyQuantConfig(weight_dtype="int8"), Path(sys.argv[2]))
+config = WeightOnlyQuantConfig(weight_dtype="int8")
+out = quantize_checkpoint(source, config, Path(sys.argv[2]))
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(after - before, estimate(source, WeightOnlyQuantConfig(weight_dtype="int8")).memory_bytes)
+print(after - before, estimate(source, plan(source, config), {}).memory_bytes)
 """
 
 
@@ -150,7 +151,7 @@ def test_too_little_disk_or_memory_is_told_with_figures_before_the_start(
         Estimate(disk_bytes=10**15, memory_bytes=0).require(tmp_path)
     with pytest.raises(CacheError, match=r"needs 1e\+06 GB of memory, .* GB are available"):
         Estimate(disk_bytes=0, memory_bytes=10**15).require(tmp_path)
-    monkeypatch.setattr(convert, "estimate", lambda source, config: Estimate(10**15, 0))
+    monkeypatch.setattr(convert, "estimate", lambda *_: Estimate(10**15, 0))
     with pytest.raises(CacheError, match="are free"):
         quantize_checkpoint(checkpoint, INT4, tmp_path / "parent" / "out")
     assert list((tmp_path / "parent").iterdir()) == []
