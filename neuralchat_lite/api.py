@@ -39,7 +39,7 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A model that is ready to generate text. Made by `load`.
 
@@ -61,6 +61,14 @@ class Model:
     config: WeightOnlyQuantConfig | None
     load_s: float
     adapters: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        runs = self.engine.describe()
+        weights = "unquantized" if self.config is None else self.config.short_name
+        return (
+            f"<Model {self.folder.name}: {weights} weights, {runs['compute_dtype']} compute, "
+            f"engine {runs['engine']}>"
+        )
 
     @property
     def decoder(self) -> Decoder:

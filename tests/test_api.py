@@ -82,6 +82,32 @@ def test_a_quantized_folder_loads_with_its_own_config(
     assert loaded.folder == folder
 
 
+def test_a_weight_type_alone_is_a_configuration(stories: Path, tmp_path: Path) -> None:
+    short = ncl.load(stories, "int8", cache_dir=tmp_path)
+    whole = ncl.load(stories, ncl.WeightOnlyQuantConfig(weight_dtype="int8"), cache_dir=tmp_path)
+    assert short.config == whole.config
+    assert short.folder == whole.folder
+    with pytest.raises(ConfigError, match="did you mean 'int8'"):
+        ncl.load(stories, "int88", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"quantization_config": "int8"}, ": int8-g32 weights, bf16 compute, engine native>"),
+        ({"dtype": "fp32"}, ": unquantized weights, fp32 compute, engine native>"),
+        ({"engine": "torch"}, ": unquantized weights, bf16 compute, engine torch>"),
+    ],
+)
+def test_a_model_is_one_line(
+    stories: Path, cache: Path, options: dict[str, Any], said: str
+) -> None:
+    shown = repr(ncl.load(stories, cache_dir=cache, **options))
+    assert shown.startswith("<Model stories260K")
+    assert shown.endswith(said)
+    assert "\n" not in shown
+
+
 def test_a_quantized_folder_refuses_another_config(model: ncl.Model) -> None:
     other = ncl.WeightOnlyQuantConfig(weight_dtype="int8")
     with pytest.raises(ConfigError, match=r"weight_dtype='int8' \(stored: 'int4'\); leave"):

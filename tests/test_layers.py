@@ -151,6 +151,15 @@ def test_every_public_name_is_there() -> None:
     assert run_python(code)
 
 
+def test_dir_shows_public_names_alone() -> None:
+    code = (
+        "import neuralchat_lite as ncl\n"
+        "ncl.load\n"
+        "assert set(dir(ncl)) == {*ncl.__all__, '__version__'}, dir(ncl)"
+    )
+    run_python(code)
+
+
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
     run_python(
         "import neuralchat_lite\n"

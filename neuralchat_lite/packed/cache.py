@@ -115,8 +115,7 @@ def cache_key(source_id: dict[str, Any], config: WeightOnlyQuantConfig) -> str:
 def entry_name(model: str, config: WeightOnlyQuantConfig, key: str) -> str:
     """A readable name: `neural-chat-7b-v3-2-int4-g32-0123456789ab`."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "_", model.rpartition("/")[2]).lstrip(".") or "model"
-    group = "row" if config.group_size == -1 else f"g{config.group_size}"
-    return f"{short[:80]}-{config.bytes_config()['weight_dtype']}-{group}-{key[:12]}"
+    return f"{short[:80]}-{config.short_name}-{key[:12]}"
 
 
 def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> None:

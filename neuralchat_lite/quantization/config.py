@@ -220,6 +220,12 @@ class WeightOnlyQuantConfig:
                 decisive[option] = decisive[option].removesuffix("_fullrange")
         return decisive
 
+    @property
+    def short_name(self) -> str:
+        """Weight type and group size: "int4-g32"."""
+        group = "row" if self.group_size == -1 else f"g{self.group_size}"
+        return f"{self.bytes_config()['weight_dtype']}-{group}"
+
     def to_dict(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self)
         return fields | {"modules_to_not_convert": list(self.modules_to_not_convert)}
