@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from neuralchat_lite.checkpoints.checkpoint import HEAD, RandomCheckpoint, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import Architecture, TensorSpec
 from neuralchat_lite.files.digests import sha256_of
@@ -160,9 +160,7 @@ def write_checkpoint(
 def stored(architecture: Architecture) -> list[TensorSpec]:
     """The tensors of a checkpoint: a tied head is no tensor of its own."""
     return [
-        spec
-        for spec in architecture.tensors()
-        if spec.role != "lm_head" or not architecture.tied or spec.name == HEAD
+        spec for spec in architecture.tensors() if spec.role != "lm_head" or not architecture.tied
     ]
 
 
