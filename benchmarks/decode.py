@@ -31,7 +31,7 @@ import neuralchat_lite
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.kernels import cpu, native
-from neuralchat_lite.models.decoder import load_decoder
+from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from neuralchat_lite.checkpoints.checkpoint import HEAD, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import Architecture, TensorSpec
@@ -161,9 +161,7 @@ def write_checkpoint(
 def stored(architecture: Architecture) -> list[TensorSpec]:
     """The tensors of a checkpoint: a tied head is no tensor of its own."""
     return [
-        spec
-        for spec in architecture.tensors()
-        if spec.role != "lm_head" or not architecture.tied or spec.name == HEAD
+        spec for spec in architecture.tensors() if spec.role != "lm_head" or not architecture.tied
     ]
 
 

@@ -13,17 +13,14 @@ from torch import Tensor
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.source import Source, files_identity, read_files
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
-from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.families.architecture import HEAD, Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import INDEX, SIDECARS, WEIGHTS
 from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor, read_header
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
-# Left in old checkpoints by transformers; computed anew by every decoder.
-IGNORED_ENDINGS = ("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bias_mask")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -54,7 +51,7 @@ class Checkpoint(Source):
     def weight(self, name: str) -> Tensor:
         """The tensor of this Hugging Face name, a view of the mapped file in the file's dtype.
 
-        "lm_head.weight" of a tied model is its embedding.
+        "lm_head.weight" is the head in every family; of a tied model it is the embedding.
         """
         path, stored = self._find(name)
         tensor: Tensor = self._mapped[path].get_tensor(stored.name)
@@ -88,7 +85,7 @@ class Checkpoint(Source):
         )
 
     def _find(self, name: str) -> tuple[Path, StoredTensor]:
-        return self._stored[stored_name(name, self.architecture)]
+        return self._stored[self.architecture.stored_name(name)]
 
 
 def map_file(path: Path) -> Any:
@@ -99,12 +96,6 @@ def map_file(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged ({error}): download or copy the file again"
         ) from None
-
-
-def stored_name(name: str, architecture: Architecture) -> str:
-    if name == HEAD and architecture.tied:
-        return EMBEDDING
-    return name
 
 
 def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> Checkpoint:
@@ -144,9 +135,10 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
             )
     matched = match(architecture, found, folder)
     checkpoint = Checkpoint(folder, architecture, files, matched, hub)
-    if architecture.tied and HEAD in found and not checkpoint.holds_twice(found[HEAD], EMBEDDING):
+    head = architecture.untied_head_name
+    if architecture.tied and head in found and not checkpoint.holds_twice(found[head], HEAD):
         raise CheckpointError(
-            f"{folder}: config.json says tie_word_embeddings, but {HEAD} is stored and differs "
+            f"{folder}: config.json says tie_word_embeddings, but {head} is stored and differs "
             'from the embedding: say "tie_word_embeddings": false there to use it'
         )
     return checkpoint
@@ -190,10 +182,11 @@ def match(
 ) -> dict[str, tuple[Path, StoredTensor]]:
     """Each tensor that the architecture needs, found in the files under its own name or the
     name that a model without a head gives it, with the shape that config.json promises."""
-    prefix = "model."
-    if not any(name.startswith(prefix) for name in found):
+    names = architecture.names
+    if not any(name.startswith(names.base) for name in found):
+        head = f"{names.head}."
         found = {
-            name if name.startswith("lm_head.") else prefix + name: found[name] for name in found
+            name if name.startswith(head) else names.base + name: found[name] for name in found
         }
     matched = {}
     for spec in architecture.tensors():
@@ -216,7 +209,8 @@ def match(
     extra = sorted(
         name
         for name in found.keys() - matched.keys()
-        if not name.endswith(IGNORED_ENDINGS) and not (architecture.tied and name == HEAD)
+        if not name.endswith(names.ignored)
+        and not (architecture.tied and name == architecture.untied_head_name)
     )
     if extra:
         raise UnsupportedModelError(

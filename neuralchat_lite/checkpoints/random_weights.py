@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralchat_lite.checkpoints.checkpoint import stored_name
 from neuralchat_lite.checkpoints.source import Source, largest_tensor
 from neuralchat_lite.families.config_json import parse_architecture
 from neuralchat_lite.files.digests import HashProgress
@@ -34,7 +33,7 @@ class RandomCheckpoint(Source):
         self._shapes = {spec.name: (spec.shape, spec.role) for spec in self.architecture.tensors()}
 
     def weight(self, name: str) -> Tensor:
-        name = stored_name(name, self.architecture)
+        name = self.architecture.stored_name(name)
         shape, role = self._shapes[name]
         if role == "norm":
             return torch.ones(shape, dtype=self.dtype_given)
@@ -43,7 +42,7 @@ class RandomCheckpoint(Source):
         return torch.empty(shape, dtype=self.dtype_given).normal_(0, 0.02, generator=generator)
 
     def dtype(self, name: str) -> torch.dtype:
-        assert stored_name(name, self.architecture) in self._shapes, name
+        assert self.architecture.stored_name(name) in self._shapes, name
         return self.dtype_given
 
     def identity(

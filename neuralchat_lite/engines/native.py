@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuralchat_lite.kernels import native
-from neuralchat_lite.models.decoder import Decoder, Weights, load_decoder
+from neuralchat_lite.models.build import Weights, load_decoder
+from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 

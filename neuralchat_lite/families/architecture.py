@@ -1,4 +1,8 @@
-"""The shapes of a Llama-shaped decoder, and the names of its tensors. config_json.py reads it."""
+"""A decoder as a description: its sizes, its blocks, and the tensors that follow from them.
+
+`config_json.read_architecture` makes it. Every name of a tensor that is read, checked or run comes
+from here.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.families.block import Block, Norm
 
 Role = Literal["linear", "lm_head", "embedding", "norm", "bias"]
+
+# The name by which this library asks for the output head, whatever a family calls it, and also
+# where the head is the embedding. Quantized, a tied head is a matrix of its own.
+HEAD_MODULE = "lm_head"
+HEAD = f"{HEAD_MODULE}.weight"
 
 
 @dataclass(frozen=True)
@@ -21,8 +31,9 @@ class TensorSpec:
 
     @property
     def module(self) -> str:
-        """Its module. A tied head is "lm_head", though its weight is the embedding's."""
-        return "lm_head" if self.role == "lm_head" else self.name.rpartition(".")[0]
+        """Its module. The head is "lm_head" in every family, and so is a tied one, though its
+        weight is the embedding's."""
+        return HEAD_MODULE if self.role == "lm_head" else self.name.rpartition(".")[0]
 
     @property
     def is_matrix(self) -> bool:
@@ -31,10 +42,28 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """A decoder as config.json describes it. `config_json.read_architecture` makes it."""
+class Names:
+    """What a family calls the modules around its blocks.
 
-    model_type: str
+    base: prefix of every name but the head's, such as "model."; a checkpoint that was saved
+        without a head leaves it out
+    embedding, norm: after `base`; the norm is the one before the head
+    layers: after `base`; block i is "{layers}.{i}"
+    ignored: endings of tensors that checkpoints may hold and no decoder needs
+    """
+
+    base: str
+    embedding: str
+    layers: str
+    norm: str
+    head: str
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers from which all shapes follow."""
+
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -42,17 +71,6 @@ class Architecture:
     heads: int
     kv_heads: int
     head_dim: int
-    norm_eps: float
-    max_positions: int
-    windows: tuple[int | None, ...]  # per layer: how many positions a query sees, itself included
-    tied: bool
-    qkv_bias: bool
-    o_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    rope: Mapping[str, Any]  # "rope_type", "rope_theta" and that type's own parameters
-    eos_ids: tuple[int, ...]
-    bos_id: int | None
 
     @property
     def query_size(self) -> int:
@@ -61,6 +79,35 @@ class Architecture:
     @property
     def kv_size(self) -> int:
         return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Architecture(Sizes):
+    """A decoder as its config.json and its family describe it.
+
+    names, block: as the family has them; `layer` gives the block of one layer with full names
+    windows: for each layer how many positions a query sees, itself included; None: all
+    tied: the head is the embedding
+    rope: "rope_type", "rope_theta" and that type's own parameters
+    """
+
+    model_type: str
+    names: Names
+    block: Block
+    norm_eps: float
+    max_positions: int
+    windows: tuple[int | None, ...]
+    tied: bool
+    rope: Mapping[str, Any]
+    eos_ids: tuple[int, ...]
+    bos_id: int | None
+
+    def __post_init__(self) -> None:
+        qkv = sum(linear.rows for linear in self.block.qkv)
+        assert qkv == self.query_size + 2 * self.kv_size, (qkv, self.query_size, self.kv_size)
+        gate_up = sum(linear.rows for linear in self.block.gate_up)
+        assert gate_up == 2 * self.intermediate_size, (gate_up, self.intermediate_size)
+        assert len(self.windows) == self.layers, (self.windows, self.layers)
 
     @property
     def default_context(self) -> int:
@@ -72,37 +119,49 @@ class Architecture:
         window = max((w for w in self.windows if w is not None), default=None)
         return self.max_positions if window is None else min(self.max_positions, 2 * window)
 
+    @property
+    def embedding_name(self) -> str:
+        return f"{self.names.base}{self.names.embedding}.weight"
+
+    @property
+    def untied_head_name(self) -> str:
+        """The stored name of a head that is a tensor of its own."""
+        return f"{self.names.head}.weight"
+
+    @property
+    def norm(self) -> Norm:
+        """The one between the last layer and the head."""
+        return Norm(f"{self.names.base}{self.names.norm}", self.hidden_size)
+
+    def layer(self, index: int) -> Block:
+        """The block of one layer, with full names."""
+        return self.block.under(f"{self.names.base}{self.names.layers}.{index}")
+
+    def stored_name(self, name: str) -> str:
+        """The name in the checkpoint. It differs for `HEAD` alone."""
+        if name != HEAD:
+            return name
+        return self.embedding_name if self.tied else self.untied_head_name
+
     def tensors(self) -> Iterator[TensorSpec]:
-        """Every tensor that the decoder needs, in the order in which a token meets them."""
-        hidden, mlp = self.hidden_size, self.intermediate_size
-        yield TensorSpec("model.embed_tokens.weight", (self.vocab_size, hidden), "embedding")
-        for layer in range(self.layers):
-            block = f"model.layers.{layer}"
-            projections = (
-                ("self_attn.q_proj", self.query_size, hidden, self.qkv_bias),
-                ("self_attn.k_proj", self.kv_size, hidden, self.qkv_bias),
-                ("self_attn.v_proj", self.kv_size, hidden, self.qkv_bias),
-                ("self_attn.o_proj", hidden, self.query_size, self.o_bias),
-                ("mlp.gate_proj", mlp, hidden, self.mlp_bias),
-                ("mlp.up_proj", mlp, hidden, self.mlp_bias),
-                ("mlp.down_proj", hidden, mlp, self.mlp_bias),
-            )
-            yield TensorSpec(f"{block}.input_layernorm.weight", (hidden,), "norm")
-            if self.qk_norm:
-                yield TensorSpec(f"{block}.self_attn.q_norm.weight", (self.head_dim,), "norm")
-                yield TensorSpec(f"{block}.self_attn.k_norm.weight", (self.head_dim,), "norm")
-            yield TensorSpec(f"{block}.post_attention_layernorm.weight", (hidden,), "norm")
-            for name, rows, cols, bias in projections:
-                yield TensorSpec(f"{block}.{name}.weight", (rows, cols), "linear")
-                if bias:
-                    yield TensorSpec(f"{block}.{name}.bias", (rows,), "bias")
-        yield TensorSpec("model.norm.weight", (hidden,), "norm")
+        """Every tensor that the decoder needs.
+
+        The packed file keeps this order: in each layer the norms, then the matrices, each before
+        its bias.
+        """
+        table = (self.vocab_size, self.hidden_size)
+        yield TensorSpec(self.embedding_name, table, "embedding")
+        for index in range(self.layers):
+            block = self.layer(index)
+            for norm in block.norms:
+                yield TensorSpec(norm.weight, (norm.size,), "norm")
+            for linear in block.linears:
+                yield TensorSpec(linear.weight, (linear.rows, linear.cols), "linear")
+                if linear.bias is not None:
+                    yield TensorSpec(linear.bias, (linear.rows,), "bias")
+        yield TensorSpec(self.norm.weight, (self.norm.size,), "norm")
         # A tied head is the embedding; it is still its own matrix once quantized.
-        yield TensorSpec(
-            "model.embed_tokens.weight" if self.tied else "lm_head.weight",
-            (self.vocab_size, hidden),
-            "lm_head",
-        )
+        yield TensorSpec(self.stored_name(HEAD), table, "lm_head")
 
 
 def checked_context(arch: Architecture, length: int | None) -> int:

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from neuralchat_lite.errors import ConfigError, PromptError
-from neuralchat_lite.families.architecture import Architecture, checked_context
-from neuralchat_lite.kernels.layout import PackedMatrix
-from neuralchat_lite.kernels.native import NativeKernels
+from neuralchat_lite.errors import PromptError
+from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.kernels.operations import (
-    COMPUTE_DTYPES,
+    Activation,
     AttentionShape,
     ComputeDtype,
     Kernels,
@@ -33,14 +30,6 @@ from neuralchat_lite.models.rope import RotaryTable
 CACHE_DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}
 
 
-class Weights(Protocol):
-    """Where a decoder's tensors come from: a checkpoint, or a quantized folder."""
-
-    architecture: Architecture
-
-    def weight(self, name: str) -> Tensor | PackedMatrix: ...
-
-
 @dataclass(frozen=True)
 class Layer:
     attention_norm: RMSNorm
@@ -49,6 +38,7 @@ class Layer:
     output: Projection
     mlp_norm: RMSNorm
     gate_up: Projection
+    activation: Activation  # of the gate
     down: Projection
 
     @property
@@ -65,7 +55,7 @@ class Span:
 
 
 class Decoder:
-    """Made by `load_decoder`."""
+    """Made by `build.load_decoder`."""
 
     def __init__(
         self,
@@ -169,7 +159,7 @@ class Decoder:
                 kernels.attention(own_qkv, kept, start, cos, sin, layer.attention, own_heads)
             kernels.linear(heads, layer.output, x, accumulate=True)
             kernels.linear(x, layer.gate_up, gate_up, norm=layer.mlp_norm)
-            kernels.linear(gate_up, layer.down, x, gate="silu", accumulate=True)
+            kernels.linear(gate_up, layer.down, x, gate=layer.activation, accumulate=True)
         for span in spans:
             span.cache.length += span.count
         return x
@@ -236,67 +226,3 @@ def check_ids(ids: Tensor, length: int, context_length: int, arch: Architecture)
             f"token id {low if low < 0 else high} is outside the vocabulary of "
             f"{arch.vocab_size}: use the model's own tokenizer"
         )
-
-
-def load_decoder(
-    weights: Weights,
-    *,
-    compute_dtype: str = "bf16",
-    context_length: int | None = None,
-    kernels: Kernels | None = None,
-) -> Decoder:
-    """Build a decoder over mapped weights, copying only norms and biases (to fp32).
-
-    compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
-    context_length: positions to allow; the model's own default when None
-    kernels: the native ones unless given
-    """
-    arch = weights.architecture
-    if compute_dtype not in COMPUTE_DTYPES:
-        raise ConfigError(f"compute_dtype must be one of {COMPUTE_DTYPES}, got {compute_dtype!r}")
-    context_length = checked_context(arch, context_length)
-    chosen: Kernels = NativeKernels() if kernels is None else kernels
-
-    def tensor(name: str) -> Tensor:
-        found = weights.weight(name)
-        assert isinstance(found, Tensor), f"{name} must not be quantized"
-        return found
-
-    def norm(name: str) -> RMSNorm:
-        return RMSNorm(tensor(f"{name}.weight").float().contiguous(), arch.norm_eps)
-
-    def projection(block: str, names: Sequence[str], bias: bool) -> Projection:
-        matrices = [weights.weight(f"{block}.{name}.weight") for name in names]
-        biases = [tensor(f"{block}.{name}.bias") if bias else None for name in names]
-        return chosen.projection(matrices, biases, compute_dtype)
-
-    def layer(index: int) -> Layer:
-        block = f"model.layers.{index}"
-        return Layer(
-            attention_norm=norm(f"{block}.input_layernorm"),
-            qkv=projection(f"{block}.self_attn", ("q_proj", "k_proj", "v_proj"), arch.qkv_bias),
-            attention=AttentionShape(
-                arch.heads,
-                arch.kv_heads,
-                arch.head_dim,
-                arch.windows[index],
-                arch.head_dim**-0.5,
-                norm(f"{block}.self_attn.q_norm") if arch.qk_norm else None,
-                norm(f"{block}.self_attn.k_norm") if arch.qk_norm else None,
-            ),
-            output=projection(f"{block}.self_attn", ("o_proj",), arch.o_bias),
-            mlp_norm=norm(f"{block}.post_attention_layernorm"),
-            gate_up=projection(f"{block}.mlp", ("gate_proj", "up_proj"), arch.mlp_bias),
-            down=projection(f"{block}.mlp", ("down_proj",), arch.mlp_bias),
-        )
-
-    return Decoder(
-        arch,
-        chosen,
-        compute_dtype,
-        context_length,
-        embedding=tensor("model.embed_tokens.weight"),
-        layers=[layer(index) for index in range(arch.layers)],
-        norm=norm("model.norm"),
-        head=chosen.projection([weights.weight("lm_head.weight")], [None], compute_dtype),
-    )

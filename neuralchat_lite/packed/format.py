@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file, stored_name
+from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
 from neuralchat_lite.checkpoints.kinds import METADATA
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
@@ -118,7 +118,7 @@ class PackedModel:
         spec = self._matrices.get(module) if kind == "weight" else None
         weight_dtype = None if spec is None else self.config.dtype_of(module)
         if spec is None or weight_dtype is None:
-            tensor: Tensor = self._file.get_tensor(stored_name(name, self.architecture))
+            tensor: Tensor = self._file.get_tensor(self.architecture.stored_name(name))
             return tensor
         asymmetric = self.config.scheme == "asym"
         return PackedMatrix(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.api import load
-from neuralchat_lite.checkpoints.checkpoint import EMBEDDING, open_checkpoint
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.hub import resolve
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.errors import ConfigError
@@ -178,7 +178,9 @@ def dtype_of(options: Mapping[str, Any]) -> str | None:
 
 def own_dtype(folder: Path) -> str:
     """The checkpoint's precision; what is stored in fp16 is computed in fp32."""
-    return FLOATS.get(str(open_checkpoint(folder).dtype(EMBEDDING)), "fp32")
+    checkpoint = open_checkpoint(folder)
+    embedding = checkpoint.architecture.embedding_name
+    return FLOATS.get(str(checkpoint.dtype(embedding)), "fp32")
 
 
 def config_of(options: Mapping[str, Any]) -> WeightOnlyQuantConfig | None:

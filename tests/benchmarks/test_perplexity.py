@@ -10,7 +10,8 @@ import torch
 from benchmarks.divergence import divergence, keep_reference, kl_of, percentile
 from benchmarks.perplexity import Windows, first_tokens, log_probs, negative_log_likelihoods
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
-from neuralchat_lite.models.decoder import Decoder, load_decoder
+from neuralchat_lite.models.build import load_decoder
+from neuralchat_lite.models.decoder import Decoder
 
 TINY = {
     "model_type": "mistral",

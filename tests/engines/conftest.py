@@ -11,7 +11,8 @@ import transformers
 
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.engines.engine import Request
-from neuralchat_lite.models.decoder import Decoder, load_decoder
+from neuralchat_lite.models.build import load_decoder
+from neuralchat_lite.models.decoder import Decoder
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ from neuralchat_lite.generation.conversation import (
     with_stops,
 )
 from neuralchat_lite.generation.loop import GenerationOptions, generate
-from neuralchat_lite.models.decoder import load_decoder
+from neuralchat_lite.models.build import load_decoder
 
 VOCABULARY = 512
 USER = {"role": "user", "content": "Hello"}

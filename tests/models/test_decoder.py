@@ -21,7 +21,7 @@ from neuralchat_lite.kernels.layout import PackedMatrix, dequantize, pack_codes,
 from neuralchat_lite.kernels.reference import ReferenceKernels
 from neuralchat_lite.models import decoder as decoder_module
 from neuralchat_lite.models import kv_cache
-from neuralchat_lite.models.decoder import load_decoder
+from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.quantization.rtn import quantize_rtn
 
 

@@ -1,0 +1,70 @@
+"""Sliding windows: for each layer, how many positions a query sees, itself included (None: all).
+
+A family chooses one of these rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from neuralchat_lite.errors import UnsupportedModelError
+from neuralchat_lite.families.config_values import Config, flag, positive, wrong
+
+Windows = tuple[int | None, ...]
+WindowRule = Callable[[Config, int], Windows]  # config.json and the number of layers
+
+DEFAULT_WINDOW = 4096  # where a family has windows
+DEFAULT_MAX_WINDOW_LAYERS = 28
+
+
+def no_window(config: Config, layers: int) -> Windows:
+    """Every layer sees everything, whatever "sliding_window" says."""
+    return (None,) * layers
+
+
+def window_in_every_layer(config: Config, layers: int) -> Windows:
+    """A "sliding_window" counts for every layer, or for those that "layer_types" names."""
+    return windows_from(config, layers, lambda config: 0)
+
+
+def window_in_late_layers(config: Config, layers: int) -> Windows:
+    """With "use_sliding_window", layers from number "max_window_layers" on have a window, or
+    those that "layer_types" names."""
+    if not flag(config, "use_sliding_window"):
+        return no_window(config, layers)
+    return windows_from(config, layers, max_window_layers)
+
+
+def max_window_layers(config: Config) -> int:
+    if config.get("max_window_layers") == 0:
+        return 0
+    return positive(config, "max_window_layers", DEFAULT_MAX_WINDOW_LAYERS)
+
+
+def windows_from(config: Config, layers: int, first_layer: Callable[[Config], int]) -> Windows:
+    """A window where "layer_types" has one, or without that key from `first_layer` on.
+
+    A "sliding_window" that is null means none at all.
+    """
+    if config.get("sliding_window", DEFAULT_WINDOW) is None:
+        return no_window(config, layers)
+    window = positive(config, "sliding_window", DEFAULT_WINDOW)
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        return tuple(window if sliding else None for sliding in sliding_layers(kinds, layers))
+    first = first_layer(config)
+    return tuple(window if layer >= first else None for layer in range(layers))
+
+
+def sliding_layers(kinds: Any, layers: int) -> list[bool]:
+    """What "layer_types" says of each layer. Raises CheckpointError or UnsupportedModelError."""
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise wrong("layer_types", f"a list of {layers}, one for each layer", kinds)
+    unknown = {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise UnsupportedModelError(
+            f"layer_types {sorted(unknown)} are not supported: use a model whose layers are all "
+            "full_attention or sliding_attention"
+        )
+    return [kind == "sliding_attention" for kind in kinds]

@@ -1,0 +1,113 @@
+"""From weights and their description to a decoder: each layer as its family's block says.
+
+Names come from `Architecture` alone, so that a family is described in one place.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.families.architecture import HEAD, Architecture, checked_context
+from neuralchat_lite.families.block import Linear, Norm
+from neuralchat_lite.kernels.layout import PackedMatrix
+from neuralchat_lite.kernels.native import NativeKernels
+from neuralchat_lite.kernels.operations import (
+    COMPUTE_DTYPES,
+    AttentionShape,
+    ComputeDtype,
+    Kernels,
+    Projection,
+    RMSNorm,
+)
+from neuralchat_lite.models.decoder import Decoder, Layer
+
+
+class Weights(Protocol):
+    """Where a decoder's tensors come from: a checkpoint, or a quantized folder."""
+
+    architecture: Architecture
+
+    def weight(self, name: str) -> Tensor | PackedMatrix:
+        """The tensor of a Hugging Face name. The head is `HEAD`, whatever its stored name."""
+
+
+def load_decoder(
+    weights: Weights,
+    *,
+    compute_dtype: str = "bf16",
+    context_length: int | None = None,
+    kernels: Kernels | None = None,
+) -> Decoder:
+    """Build a decoder over mapped weights, copying only norms and biases (to fp32).
+
+    compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
+    context_length: positions to allow; the model's own default when None
+    kernels: the native ones unless given
+
+    Raises ConfigError for another compute_dtype, or a context_length that the model does not have.
+    """
+    arch = weights.architecture
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ConfigError(f"compute_dtype must be one of {COMPUTE_DTYPES}, got {compute_dtype!r}")
+    context_length = checked_context(arch, context_length)
+    builder = Builder(weights, NativeKernels() if kernels is None else kernels, compute_dtype)
+    return Decoder(
+        arch,
+        builder.kernels,
+        compute_dtype,
+        context_length,
+        embedding=builder.tensor(arch.embedding_name),
+        layers=[builder.layer(index) for index in range(arch.layers)],
+        norm=builder.norm(arch.norm),
+        head=builder.kernels.projection([weights.weight(HEAD)], [None], compute_dtype),
+    )
+
+
+class Builder:
+    """Finds the weights of each part of a description and hands them to the kernels."""
+
+    def __init__(self, weights: Weights, kernels: Kernels, compute_dtype: ComputeDtype) -> None:
+        self.weights = weights
+        self.kernels = kernels
+        self.compute_dtype = compute_dtype
+
+    def layer(self, index: int) -> Layer:
+        arch = self.weights.architecture
+        block = arch.layer(index)
+        return Layer(
+            attention_norm=self.norm(block.attention_norm),
+            qkv=self.projection(*block.qkv),
+            attention=AttentionShape(
+                heads=arch.heads,
+                kv_heads=arch.kv_heads,
+                head_dim=arch.head_dim,
+                window=arch.windows[index],
+                scale=block.scale,
+                query_norm=None if block.query_norm is None else self.norm(block.query_norm),
+                key_norm=None if block.key_norm is None else self.norm(block.key_norm),
+            ),
+            output=self.projection(block.output),
+            mlp_norm=self.norm(block.mlp_norm),
+            gate_up=self.projection(*block.gate_up),
+            activation=block.activation,
+            down=self.projection(block.down),
+        )
+
+    def norm(self, norm: Norm) -> RMSNorm:
+        weight = self.tensor(norm.weight).float().contiguous()
+        return RMSNorm(weight, self.weights.architecture.norm_eps)
+
+    def projection(self, *linears: Linear) -> Projection:
+        """Of matrices that share an input, stacked by output."""
+        matrices = [self.weights.weight(linear.weight) for linear in linears]
+        names = [linear.bias for linear in linears]
+        biases = [None if name is None else self.tensor(name) for name in names]
+        return self.kernels.projection(matrices, biases, self.compute_dtype)
+
+    def tensor(self, name: str) -> Tensor:
+        found = self.weights.weight(name)
+        assert isinstance(found, Tensor), f"{name} must not be quantized"
+        return found
