@@ -27,9 +27,12 @@ from neuralchat_lite.families.architecture import Architecture, checked_context
 from neuralchat_lite.files.folder import require_empty
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS
 from neuralchat_lite.files.progress import hashing
-from neuralchat_lite.generation.conversation import Conversation, encode_prompt, with_stops
-from neuralchat_lite.generation.loop import GenerationOptions, Piece, Reply, fold
+from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_ids
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.prompt import encode_prompt, with_stops
+from neuralchat_lite.generation.sequence import Piece, Reply
 from neuralchat_lite.kernels import native
 from neuralchat_lite.loading import (
     Adapters,

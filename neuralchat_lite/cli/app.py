@@ -24,7 +24,7 @@ from neuralchat_lite.errors import ConfigError, NeuralchatError, PromptError
 
 if TYPE_CHECKING:
     from neuralchat_lite.api import Model
-    from neuralchat_lite.generation.loop import Piece, Timings
+    from neuralchat_lite.generation.sequence import Piece, Timings
 
 DEBUG_VARIABLE = "NEURALCHAT_LITE_DEBUG"
 INPUT_ERROR, INTERRUPTED = 2, 130
@@ -287,7 +287,7 @@ def doctor() -> None:
 
 def generation_options(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a command's arguments that `GenerationOptions` has."""
-    from neuralchat_lite.generation.loop import RULES, GenerationOptions
+    from neuralchat_lite.generation.options import RULES, GenerationOptions
 
     options = {name: asked[name] for name in RULES if name in asked}
     options["stop"] = tuple(options["stop"] or ())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuralchat_lite.generation.loop import Timings
+    from neuralchat_lite.generation.sequence import Timings
 
 STAGES = {
     "hash": "Reading the checkpoint",

@@ -16,7 +16,7 @@ from benchmarks.rivals import open_rival
 from benchmarks.shapes import random_model, shape
 from benchmarks.variants import ENGINES, FOLDER, Engine, Variant, all_variants
 from neuralchat_lite.errors import ConfigError, EngineError, PromptError
-from neuralchat_lite.generation.conversation import encode_messages
+from neuralchat_lite.generation.prompt import encode_messages
 
 FAKE = Path(__file__).parent / "fake_engine.py"
 INT8 = ("llamacpp:Q8_0", "openvino:int8", "ctranslate2:int8", "torchao:int8")
