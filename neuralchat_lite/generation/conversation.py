@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
@@ -11,7 +11,7 @@ from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.loop import fold, stream
 from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.prefix_cache import common_prefix
+from neuralchat_lite.generation.prefix_cache import PrefixCache
 from neuralchat_lite.generation.prompt import Prompt, encode_messages, with_stops
 from neuralchat_lite.generation.sequence import Piece, Reply
 
@@ -52,8 +52,7 @@ class Conversation:
     def forget(self) -> None:
         with_system = self.system is not None
         self.messages = [{"role": "system", "content": self.system or ""}] if with_system else []
-        self.cache = self.decoder.new_cache()
-        self.fed: list[int] = []  # the ids that the cache holds
+        self.prefix = PrefixCache(self.decoder)
 
     def say(self, text: str, **options: Any) -> Reply:
         """Send a message and wait for the whole answer. See `stream`."""
@@ -95,21 +94,13 @@ class Conversation:
     ) -> Iterator[Piece]:
         options = with_stops(options, prompt.stop)
         said, tokens = "", list(prompt.ids)
-        self.go_back_to(prompt.ids)
+        cache = self.prefix.go_back_to(prompt.ids)
         try:
-            for piece in stream(self.decoder, self.tokenizer, prompt.ids, options, self.cache):
+            for piece in stream(self.decoder, self.tokenizer, prompt.ids, options, cache):
                 said += piece.text
                 tokens.append(piece.token_id)
                 yield piece
         finally:
-            self.fed = tokens[: self.cache.length]
+            self.prefix.remember(tokens)
             if said:
                 self.messages = [*messages, {"role": "assistant", "content": said}]
-
-    def go_back_to(self, ids: Sequence[int]) -> None:
-        """Keep of the cache what it has in common with `ids`, but leave one token to feed."""
-        keep = min(common_prefix(self.fed, ids), len(ids) - 1)
-        if self.cache.can_truncate(keep):
-            self.cache.truncate(keep)
-        else:
-            self.cache = self.decoder.new_cache(len(ids))  # a sliding window does not go back

@@ -51,6 +51,17 @@ def test_logits_are_those_of_the_ids_behind_the_cache(checkpoint: Path) -> None:
     model.close()
 
 
+def test_a_batch_and_copies_go_their_own_ways(checkpoint: Path) -> None:
+    model = opened(checkpoint)
+    cache = model.decoder.new_cache()
+    model.decoder.forward([5, 7], cache)
+    caches = [cache, cache.copy(), model.decoder.new_cache()]
+    rows = model.decoder.forward_batch([[11, 13], [20], [30, 31]], caches, keep=2)
+    assert [row.argmax(-1).tolist() for row in rows] == [[12, 14], [21], [31, 32]]
+    assert [cache.ids for cache in caches] == [[5, 7, 11, 13], [5, 7, 20], [30, 31]]
+    model.close()
+
+
 def test_the_decode_loop_runs_over_it(checkpoint: Path) -> None:
     model = opened(checkpoint)
     reply = model.generate([40], max_new_tokens=5)

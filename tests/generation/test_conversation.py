@@ -47,10 +47,10 @@ def test_a_window_that_cannot_go_back_is_fed_anew(windowed: Counting, tokenizer:
     options = {"max_new_tokens": 330, "ignore_eos": True}
     talk = Conversation(windowed, tokenizer, **options)
     for text in ("Once", "more", "again"):
-        cache = talk.cache
+        cache = talk.prefix.cache
         reply = talk.say(text)
         assert reply.text == anew(windowed, tokenizer, talk.messages[:-1], **options)
-    assert cache is not talk.cache  # or the ring was never too short, and nothing was tested
+    assert cache is not talk.prefix.cache  # or the ring was never too short, and nothing was tested
 
 
 def test_a_cancelled_turn_keeps_what_was_said(decoder: Counting, tokenizer: Any) -> None:
