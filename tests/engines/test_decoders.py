@@ -105,13 +105,16 @@ def test_a_batch_that_cannot_be_fed_leaves_every_cache_as_it_was(engine: Engine)
 
 def test_a_copied_cache_goes_its_own_way(engine: Engine) -> None:
     decoder = engine.decoder
-    cache, fresh = decoder.new_cache(), decoder.new_cache()
+    cache = decoder.new_cache()
     decoder.forward(IDS[:10], cache)
     twin = cache.copy()
-    decoder.forward([7, 8], twin)
-    decoder.forward(IDS[:10], fresh)
-    assert torch.equal(decoder.forward([9], fresh), decoder.forward([9], cache))
+    said = [decoder.forward(ids, one) for ids, one in (([7], twin), ([9], cache), ([8], twin))]
     assert (cache.length, twin.length) == (11, 12)
+    fresh = decoder.new_cache()
+    decoder.forward(IDS[:10], fresh)
+    for ids, found in zip(([9], [7], [8]), (said[1], said[0], said[2]), strict=True):
+        fresh.truncate(10 if ids != [8] else 11)
+        assert torch.equal(decoder.forward(ids, fresh), found)
     empty = decoder.new_cache().copy()
     decoder.forward([5], empty)
     assert empty.length == 1
