@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation.loop import generate
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prefix_cache import PrefixCache
+from neuralchat_lite.generation.prompt import Prompt
+from neuralchat_lite.generation.sequence import Sequence
 
 TOGETHER = 8  # sequences of one batch: each has a copy of the key/value cache
 NEW_TOKENS = 256  # of generate_until, where a task names no number: the harness' own default
@@ -70,7 +72,7 @@ class Shared:
         self.prefix = PrefixCache(decoder)
         self.computed = 0  # tokens that went through the layers
 
-    def feed(self, group: Sequence[Asking]) -> list[Tensor]:
+    def feed(self, group: list[Asking]) -> list[Tensor]:
         """The logits, [tail, vocab], that each of a group of one context asks for."""
         first = group[0].ids
         begin = len(group[0].context) - 1  # its last token gives the first logits
@@ -87,7 +89,7 @@ class Shared:
             self.prefix.remember(first)
         return [rows[-one.tail :] for one, rows in zip(group, logits, strict=True)]
 
-    def go_back_to(self, ids: Sequence[int]) -> Any:
+    def go_back_to(self, ids: list[int]) -> Any:
         """The cache for a text to be written after `ids`. Nothing goes back to that text."""
         cache = self.prefix.go_back_to(ids)
         self.computed += len(ids) - cache.length
@@ -248,12 +250,13 @@ class NeuralchatLM(TemplateLM):
             max_new_tokens=new_tokens, stop=[stop for stop in kwargs["until"] if stop]
         )
         cache = self.shared.go_back_to(ids)
-        text = generate(self.decoder, self.tokenizer, ids, options, cache).text
+        prompt = Prompt(tuple(ids))
+        text = generate(Sequence(self.decoder, self.tokenizer, prompt, options, cache)).text
         self.shared.prefix.remember(ids)
         return text
 
 
-def log_likelihood(log_probs: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
+def log_likelihood(log_probs: Tensor, continuation: list[int]) -> tuple[float, bool]:
     """Of [n, vocab] log-probabilities and the n ids that come: (sum, whether all are likeliest)."""
     wanted = torch.tensor(continuation)
     chosen = log_probs.gather(1, wanted[:, None]).sum()

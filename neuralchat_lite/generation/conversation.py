@@ -12,8 +12,8 @@ from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.loop import fold, stream
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prefix_cache import PrefixCache
-from neuralchat_lite.generation.prompt import Prompt, encode_messages, with_stops
-from neuralchat_lite.generation.sequence import Piece, Reply
+from neuralchat_lite.generation.prompt import Prompt, encode_messages
+from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 
 
 class Conversation:
@@ -34,8 +34,7 @@ class Conversation:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.system = system
-        self.options = dict(options)
-        GenerationOptions.of(options)
+        self.options = GenerationOptions.of(options)
         self.turn = threading.Lock()
         self.messages: list[dict[str, str]] = []
         self.forget()
@@ -62,16 +61,19 @@ class Conversation:
         """Send a message; the answer comes piece by piece.
 
         A turn that is cancelled (by closing the iterator) keeps what was said so far, and a turn
-        without a word of answer is forgotten. Raises PromptError for a message that cannot be
-        sent at once, and when the first piece is asked for if the conversation has outgrown the
-        context or an earlier answer is still being streamed.
-        """
-        settings = GenerationOptions.of({**self.options, **options})
-        self.encode(text)
-        return self.answer(text, settings)
+        without a word of answer is forgotten.
 
-    def encode(self, text: str) -> tuple[list[dict[str, str]], Prompt]:
-        messages = [*self.messages, {"role": "user", "content": text}]
+        Raises PromptError at once for a message that cannot be sent. Raises PromptError when the
+        first piece is asked for, if the conversation is longer than the context or an earlier
+        answer is still being streamed.
+        """
+        settings = self.options.but(options)
+        return self.answer(*self.encode(self.messages, text), settings)
+
+    def encode(
+        self, before: list[dict[str, str]], text: str
+    ) -> tuple[list[dict[str, str]], Prompt]:
+        messages = [*before, {"role": "user", "content": text}]
         return messages, encode_messages(messages, self.tokenizer)
 
     def take_turn(self) -> None:
@@ -81,10 +83,14 @@ class Conversation:
                 "or open another conversation"
             )
 
-    def answer(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
+    def answer(
+        self, messages: list[dict[str, str]], prompt: Prompt, options: GenerationOptions
+    ) -> Iterator[Piece]:
         self.take_turn()
         try:
-            messages, prompt = self.encode(text)
+            *before, said = messages
+            if before != self.messages:  # another turn was answered since this one was sent
+                messages, prompt = self.encode(self.messages, said["content"])
             yield from self.feed_and_keep(messages, prompt, options)
         finally:
             self.turn.release()
@@ -92,15 +98,14 @@ class Conversation:
     def feed_and_keep(
         self, messages: list[dict[str, str]], prompt: Prompt, options: GenerationOptions
     ) -> Iterator[Piece]:
-        options = with_stops(options, prompt.stop)
-        said, tokens = "", list(prompt.ids)
         cache = self.prefix.go_back_to(prompt.ids)
+        sequence = Sequence(self.decoder, self.tokenizer, prompt, options, cache)
+        said = ""
         try:
-            for piece in stream(self.decoder, self.tokenizer, prompt.ids, options, cache):
+            for piece in stream(sequence):
                 said += piece.text
-                tokens.append(piece.token_id)
                 yield piece
         finally:
-            self.prefix.remember(tokens)
+            self.prefix.remember(sequence.ids)
             if said:
                 self.messages = [*messages, {"role": "assistant", "content": said}]

@@ -1,27 +1,25 @@
-"""The one decode loop: feed a token, look at the logits, choose the next. `generate` folds it."""
+"""The one decode loop: feed a sequence, let it choose, until it ends. `generate` folds it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from neuralchat_lite.checkpoints.tokenizer import Tokenizer
-from neuralchat_lite.engines.engine import Cache, Decoder
-from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.sampling import Chooser
-from neuralchat_lite.generation.sequence import Clock, FinishReason, Piece, Reply
-from neuralchat_lite.generation.text import Detokenizer, StopStrings
+from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 
 
-def generate(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    prompt_ids: Sequence[int],
-    options: GenerationOptions,
-    cache: Cache | None = None,
-) -> Reply:
+def stream(sequence: Sequence) -> Iterator[Piece]:
+    """Generate token by token; nothing is computed until the first piece is asked for.
+
+    Closing the iterator cancels; the cache then holds exactly the tokens that were fed.
+    """
+    while not sequence.finished:
+        logits = sequence.decoder.forward(sequence.next_ids(), sequence.cache)
+        yield sequence.accept(logits)
+
+
+def generate(sequence: Sequence) -> Reply:
     """`stream`, joined."""
-    return fold(stream(decoder, tokenizer, prompt_ids, options, cache))
+    return fold(stream(sequence))
 
 
 def fold(pieces: Iterable[Piece]) -> Reply:
@@ -37,73 +35,3 @@ def fold(pieces: Iterable[Piece]) -> Reply:
         timings=last.timings,
         prompt_tokens=last.timings.prompt_tokens,
     )
-
-
-def stream(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    prompt_ids: Sequence[int],
-    options: GenerationOptions,
-    cache: Cache | None = None,
-) -> Iterator[Piece]:
-    """Generate token by token; nothing is computed until the first piece is asked for.
-
-    prompt_ids: the whole prompt, of which `cache`, when given, holds the first `cache.length`
-    Closing the iterator cancels; the cache then holds exactly the tokens that were fed.
-    Raises PromptError when the prompt is empty or longer than the context.
-    """
-    ids = list(prompt_ids)
-    if not ids:
-        raise PromptError("the prompt has no tokens: give at least one")
-    if len(ids) > decoder.context_length:
-        raise PromptError(
-            f"the prompt has {len(ids)} tokens, the context has {decoder.context_length}: "
-            "shorten it, or load with a larger context_length "
-            f"(this model allows {decoder.architecture.max_positions})"
-        )
-    if cache is None:
-        expected = min(len(ids) + options.max_new_tokens, len(ids) + 256, decoder.context_length)
-        cache = decoder.new_cache(expected)
-    assert cache.length < len(ids), "the last token of the prompt is always fed"
-    return decode(decoder, tokenizer, ids, options, cache)
-
-
-def decode(
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    ids: list[int],
-    options: GenerationOptions,
-    cache: Cache,
-) -> Iterator[Piece]:
-    clock = Clock(prompt_tokens=len(ids), cached_tokens=cache.length)
-    clock.start()
-    choose = Chooser(options)
-    visible = StopStrings(options.stop)
-    text_of = Detokenizer(tokenizer)
-    eos = () if options.ignore_eos else decoder.architecture.eos_ids
-    feed = ids[cache.length :]
-    for count in range(1, options.max_new_tokens + 1):
-        logits = decoder.forward(feed, cache)
-        token = choose(logits, ids)
-        ids.append(token)
-        reason: FinishReason | None = None
-        if token in eos:
-            text, reason = "", "eos"
-        else:
-            text, stopped = visible.push(text_of.push(token))
-            if stopped:
-                reason = "stop"
-            elif count == options.max_new_tokens:
-                reason = "length"
-            elif cache.length == decoder.context_length:
-                reason = "context"
-        if reason is not None and reason != "stop":
-            rest, stopped = visible.push(text_of.finish())
-            text += rest if stopped else rest + visible.finish()
-            reason = "stop" if stopped else reason
-        clock.stop()
-        yield Piece(text, token, reason, clock.timings(decoder) if reason else None)
-        if reason:
-            return
-        clock.start()
-        feed = [token]

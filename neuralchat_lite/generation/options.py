@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from neuralchat_lite.errors import ConfigError
@@ -57,7 +57,7 @@ class GenerationOptions:
     repetition_penalty: divides the (positive) logits of tokens that have occurred
     seed: makes sampling repeatable; None draws a new one from the system
     stop: texts that end the answer and are not part of it
-    ignore_eos: go on behind the end-of-text token
+    ignore_eos: go on after the end-of-text token
     """
 
     max_new_tokens: int = 256
@@ -91,10 +91,19 @@ class GenerationOptions:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
         """From keyword arguments. Raises ConfigError that lists the names for an unknown one."""
-        names = [field.name for field in fields(cls)]
-        unknown = sorted(set(options) - set(names))
-        if unknown:
-            raise ConfigError(
-                f"unknown generation option {', '.join(unknown)}: expected {', '.join(names)}"
-            )
+        check_names(options)
         return cls(**options)
+
+    def but(self, options: Mapping[str, Any]) -> GenerationOptions:
+        """These, with some changed by keyword arguments. Raises ConfigError as `of` does."""
+        check_names(options)
+        return replace(self, **options) if options else self
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    names = [field.name for field in fields(GenerationOptions)]
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"unknown generation option {', '.join(unknown)}: expected {', '.join(names)}"
+        )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.options import GenerationOptions
 
 Message = Mapping[str, str]
 
@@ -89,7 +88,7 @@ def check_text(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"{what} is no UTF-8 text at character {error.start}: decode it from its own "
+            f"{what} is not valid UTF-8 at character {error.start}: decode it from its own "
             "encoding first"
         ) from None
 
@@ -153,7 +152,3 @@ def check_messages(messages: Sequence[Any]) -> None:
         )
     if not turns[-1]["content"].strip():
         raise PromptError("the user's last message is empty: say something")
-
-
-def with_stops(options: GenerationOptions, stops: Sequence[str]) -> GenerationOptions:
-    return replace(options, stop=(*options.stop, *stops)) if stops else options

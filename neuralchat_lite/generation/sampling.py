@@ -42,7 +42,7 @@ class Chooser:
         finite = np.isfinite(logits.numpy())
         if not finite.all():
             raise CheckpointError(
-                f"{int((~finite).sum())} of {len(logits)} logits behind {len(ids)} tokens are NaN "
+                f"{int((~finite).sum())} of {len(logits)} logits after {len(ids)} tokens are NaN "
                 "or infinite, expected finite numbers: check the quantized files with "
                 "`neuralchat-lite cache verify`, or the checkpoint with compute_dtype='fp32'"
             )

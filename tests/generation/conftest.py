@@ -12,6 +12,7 @@ import torch
 
 from neuralchat_lite.checkpoints.checkpoint import RandomCheckpoint, open_checkpoint
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
+from neuralchat_lite.engines.engine import OneByOne
 from neuralchat_lite.models.decoder import load_decoder
 
 LETTERS = 128  # ASCII; token 0 ends the text
@@ -49,8 +50,8 @@ class TokenList:
         return len(self.tokens)
 
 
-class ScriptedDecoder:
-    """Finds the letters of its script likeliest, one after the other, behind any prompt."""
+class ScriptedDecoder(OneByOne):
+    """Finds the letters of its script likeliest, one after the other, after any prompt."""
 
     def __init__(self, script: str, context_length: int, noise: float) -> None:
         self.architecture = SimpleNamespace(eos_ids=(0,), max_positions=1000)
@@ -61,7 +62,10 @@ class ScriptedDecoder:
     def new_cache(self, capacity: int = 256) -> TokenList:
         return TokenList()
 
-    def forward(self, ids: list[int], cache: TokenList) -> torch.Tensor:
+    def forward(
+        self, ids: Sequence[int], cache: TokenList, *, all_logits: bool = False
+    ) -> torch.Tensor:
+        assert not all_logits, "the script has no others"
         self.calls += 1
         if self.calls == self.interrupt_at:
             raise KeyboardInterrupt

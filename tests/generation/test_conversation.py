@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.generation import conversation
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.loop import generate
 from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.prompt import encode_prompt, with_stops
+from neuralchat_lite.generation.prompt import Prompt, encode_prompt
+from neuralchat_lite.generation.sequence import Sequence
 
 from .conftest import VOCABULARY, Counting
 
@@ -19,8 +21,7 @@ from .conftest import VOCABULARY, Counting
 def anew(decoder: Any, tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
     """The oracle: answer the messages with an empty cache."""
     prompt = encode_prompt(messages, tokenizer, VOCABULARY)
-    settings = with_stops(GenerationOptions.of(options), prompt.stop)
-    return generate(decoder, tokenizer, prompt.ids, settings).text
+    return generate(Sequence(decoder, tokenizer, prompt, GenerationOptions.of(options))).text
 
 
 def test_turns_answer_as_if_the_whole_conversation_were_fed_anew(
@@ -94,6 +95,39 @@ def test_two_answers_at_once_are_refused(decoder: Counting, tokenizer: Any) -> N
     assert talk.say("Twice", max_new_tokens=3).text
     talk.reset()
     assert talk.messages == []
+
+
+def test_a_turn_is_rendered_and_its_options_are_checked_once(
+    decoder: Counting, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Conversation(decoder, tokenizer, max_new_tokens=3)
+    seen: list[str] = []
+    encode, check = conversation.encode_messages, GenerationOptions.__post_init__
+
+    def counted(messages: Any, tokenizer: Any) -> Prompt:
+        seen.append("rendered")
+        return encode(messages, tokenizer)
+
+    def checked(options: GenerationOptions) -> None:
+        seen.append("checked")
+        check(options)
+
+    monkeypatch.setattr(conversation, "encode_messages", counted)
+    monkeypatch.setattr(GenerationOptions, "__post_init__", checked)
+    talk.say("Once")
+    assert seen == ["rendered"]
+    talk.say("More", max_new_tokens=4)
+    assert seen == ["rendered", "checked", "rendered"]
+
+
+def test_a_message_sent_before_an_earlier_one_was_answered_follows_that_answer(
+    decoder: Counting, tokenizer: Any
+) -> None:
+    talk = Conversation(decoder, tokenizer, max_new_tokens=5)
+    first, second = talk.stream("Once"), talk.stream("Lily")
+    said = ["".join(piece.text for piece in pieces) for pieces in (first, second)]
+    assert [message["content"] for message in talk.messages] == ["Once", said[0], "Lily", said[1]]
+    assert said[1] == anew(decoder, tokenizer, talk.messages[:-1], max_new_tokens=5)
 
 
 def test_a_message_that_cannot_be_sent_is_refused_at_once(

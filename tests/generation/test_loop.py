@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.loop import generate, stream
+from neuralchat_lite.generation import loop
 from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.sequence import Timings
+from neuralchat_lite.generation.prompt import Prompt
+from neuralchat_lite.generation.sequence import Piece, Reply, Sequence, Timings
 
 Options = GenerationOptions
+
+
+def stream(
+    decoder: Any, tokenizer: Any, ids: list[int], options: Options, cache: Any = None
+) -> Iterator[Piece]:
+    return loop.stream(Sequence(decoder, tokenizer, Prompt(tuple(ids)), options, cache))
+
+
+def generate(*arguments: Any) -> Reply:
+    return loop.fold(stream(*arguments))
 
 
 def test_greedy_follows_the_likeliest_token(scripted: Any) -> None:

@@ -10,8 +10,7 @@ import torch
 from transformers import BatchEncoding
 
 from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.prompt import Prompt, encode_prompt, with_stops
+from neuralchat_lite.generation.prompt import Prompt, encode_prompt
 
 from .conftest import VOCABULARY
 
@@ -103,8 +102,8 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
         ([True], "got True"),
         (["Hello"], "got 'Hello'"),
         ([[1], [2]], "got 2 lists of token ids: give one prompt at a time"),
-        ("\ud800", "the prompt is no UTF-8 text at character 0"),
-        ([{"role": "user", "content": "a\udcff"}], "message 0 is no UTF-8 text at character 1"),
+        ("\ud800", "the prompt is not valid UTF-8 at character 0"),
+        ([{"role": "user", "content": "a\udcff"}], "message 0 is not valid UTF-8 at character 1"),
         ([USER, {"role": "user"}], "message 1 must be"),
         ([USER, "x"], "message 1 must be"),
         ([{"role": "tool", "content": "x"}], "'tool', expected one of system, user, assistant"),
@@ -120,7 +119,3 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
 def test_prompts_of_another_form_are_refused(tokenizer: Any, prompt: Any, rule: str) -> None:
     with pytest.raises(PromptError, match=rule):
         encode_prompt(prompt, tokenizer, VOCABULARY)
-
-
-def test_template_stop_strings_are_added_to_those_asked_for() -> None:
-    assert with_stops(GenerationOptions(stop="x"), ("y",)).stop == ("x", "y")
