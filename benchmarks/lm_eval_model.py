@@ -5,15 +5,15 @@ words only. Requests are therefore answered in the order of their token ids, and
 cache goes back to what the next one has in common with it, so that shots are not computed again.
 The choices of a question go through the layers together, so that weights are read once for them.
 
-Works on every engine's decoder (`neuralchat_lite.engines.engine.Decoder`); one that takes no
-batches computes the choices one after the other. Texts are written one after the other.
+Works on every engine's decoder (`neuralchat_lite.engines.engine.Decoder`). Texts are written one
+after the other.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import neuralchat_lite as ncl
-from benchmarks.perplexity import logits_of
+from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import ConfigError, PromptError
-from neuralchat_lite.generation.conversation import common_prefix
-from neuralchat_lite.generation.loop import Decoder, GenerationOptions, generate
+from neuralchat_lite.generation.loop import generate
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.prefix_cache import PrefixCache
+from neuralchat_lite.generation.prompt import Prompt
+from neuralchat_lite.generation.sequence import Sequence
 
 TOGETHER = 8  # sequences of one batch: each has a copy of the key/value cache
 NEW_TOKENS = 256  # of generate_until, where a task names no number: the harness' own default
@@ -62,53 +65,35 @@ def together(askings: Iterable[Asking]) -> Iterator[list[Asking]]:
 
 
 class Shared:
-    """One key/value cache, kept from request to request as far as their ids agree."""
+    """Feeds requests over one key/value cache, and counts what that costs."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.cache = decoder.new_cache()
-        self.fed: list[int] = []
+        self.prefix = PrefixCache(decoder)
         self.computed = 0  # tokens that went through the layers
 
-    def go_back_to(self, ids: Sequence[int], most: int) -> Any:
-        """The cache, holding what it has in common with `ids`, `most` tokens of them at most."""
-        keep = min(common_prefix(self.fed, ids), most)
-        if self.cache.can_truncate(keep):
-            self.cache.truncate(keep)
-        else:
-            self.cache = self.decoder.new_cache(len(ids))  # a sliding window does not go back
-        self.fed = list(ids[: self.cache.length])
-        return self.cache
-
-    def feed(self, group: Sequence[Asking]) -> list[Tensor]:
+    def feed(self, group: list[Asking]) -> list[Tensor]:
         """The logits, [tail, vocab], that each of a group of one context asks for."""
-        if not hasattr(self.decoder, "forward_batch"):
-            return [self.feed_alone(asking) for asking in group]
-        batch: Any = self.decoder
         first = group[0].ids
         begin = len(group[0].context) - 1  # its last token gives the first logits
-        cache = self.go_back_to(first, begin)
+        cache = self.prefix.go_back_to(first, begin)
         try:
             self.computed += begin - cache.length + sum(len(one.ids) - begin for one in group)
             if len(group) > 1 and cache.length < begin:
-                batch.forward(first[cache.length : begin], cache)
+                self.decoder.forward(first[cache.length : begin], cache)
             caches = [cache, *(cache.copy() for _ in group[1:])]
             fed = [one.ids[cache.length :] for one in group]
-            logits = batch.forward_batch(fed, caches, keep=max(one.tail for one in group))
+            keep = max(one.tail for one in group)
+            logits = self.decoder.forward_batch(fed, caches, keep=keep)
         finally:
-            self.fed = list(first[: cache.length])
+            self.prefix.remember(first)
         return [rows[-one.tail :] for one, rows in zip(group, logits, strict=True)]
 
-    def feed_alone(self, asking: Asking) -> Tensor:
-        ids, tail = asking.ids, asking.tail
-        cache = self.go_back_to(ids, len(ids) - tail)
-        try:
-            self.computed += len(ids) - cache.length
-            if head := ids[cache.length : len(ids) - tail]:
-                self.decoder.forward(head, cache)
-            return logits_of(self.decoder, ids[len(ids) - tail :], cache)
-        finally:
-            self.fed = list(ids[: cache.length])
+    def go_back_to(self, ids: list[int]) -> Any:
+        """The cache for a text to be written after `ids`. Nothing goes back to that text."""
+        cache = self.prefix.go_back_to(ids)
+        self.computed += len(ids) - cache.length
+        return cache
 
 
 @register_model("neuralchat-lite")
@@ -264,13 +249,14 @@ class NeuralchatLM(TemplateLM):
         options = GenerationOptions(
             max_new_tokens=new_tokens, stop=[stop for stop in kwargs["until"] if stop]
         )
-        cache = self.shared.go_back_to(ids, len(ids) - 1)
-        self.shared.computed += len(ids) - cache.length
-        self.shared.fed = ids  # what lies behind the prompt is never gone back to
-        return generate(self.decoder, self.tokenizer, ids, options, cache).text
+        cache = self.shared.go_back_to(ids)
+        prompt = Prompt(tuple(ids))
+        text = generate(Sequence(self.decoder, self.tokenizer, prompt, options, cache)).text
+        self.shared.prefix.remember(ids)
+        return text
 
 
-def log_likelihood(log_probs: Tensor, continuation: Sequence[int]) -> tuple[float, bool]:
+def log_likelihood(log_probs: Tensor, continuation: list[int]) -> tuple[float, bool]:
     """Of [n, vocab] log-probabilities and the n ids that come: (sum, whether all are likeliest)."""
     wanted = torch.tensor(continuation)
     chosen = log_probs.gather(1, wanted[:, None]).sum()

@@ -22,7 +22,7 @@ from benchmarks.accuracy_variants import REFERENCE
 from benchmarks.results import ResultsError
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.digests import digest_of
-from neuralchat_lite.generation.conversation import encode_messages
+from neuralchat_lite.generation.prompt import encode_messages
 
 NANO = Path(__file__).parents[1] / "examples" / "nano"
 WINDOW = 512  # tokens that running text is scored in, when the model's context holds so many

@@ -8,7 +8,6 @@ least `context - stride` tokens. Windows do not cross documents.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralchat_lite.generation.loop import Decoder
+from neuralchat_lite.engines.engine import Decoder
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,10 @@ def first_tokens(
     return tuple(kept)
 
 
-def logits_of(decoder: Decoder, ids: Sequence[int], cache: Any) -> Tensor:
-    """[len(ids), vocab] fp32 logits of every id fed: at once where the decoder offers it, else
-    token by token."""
-    if "all_logits" in inspect.signature(decoder.forward).parameters:
-        whole: Any = decoder
-        logits: Tensor = whole.forward(ids, cache, all_logits=True)
-        return logits
-    return torch.stack([decoder.forward([token], cache) for token in ids])
-
-
 def log_probs(decoder: Decoder, windows: Windows) -> Iterator[tuple[Tensor, Tensor]]:
     """For each window ([scored, vocab] fp32 log-probabilities, [scored] ids that came)."""
     for ids, scored in windows:
-        logits = logits_of(decoder, ids, decoder.new_cache(len(ids)))
+        logits = decoder.forward(ids, decoder.new_cache(len(ids)), all_logits=True)
         yield logits[-scored - 1 : -1].log_softmax(-1), torch.tensor(ids[-scored:])
 
 

@@ -24,7 +24,7 @@ from benchmarks.variants import Variant
 from benchmarks.workers import LOAD_SECONDS, Model, convert, start_worker
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.cli.terminal import warn
-from neuralchat_lite.engines.engine import FullCache
+from neuralchat_lite.engines.engine import FullCache, OneByOne
 from neuralchat_lite.environments.process import Worker
 from neuralchat_lite.families.architecture import checked_context
 from neuralchat_lite.kernels import native
@@ -38,8 +38,13 @@ class RivalCache(FullCache):
         super().__init__()
         self.ids: list[int] = []
 
+    def copy(self) -> RivalCache:
+        twin = RivalCache()
+        twin.ids, twin.length = self.ids, self.length  # the list is replaced, never changed
+        return twin
 
-class RivalDecoder:
+
+class RivalDecoder(OneByOne):
     """`neuralchat_lite.engines.engine.Decoder` over a worker of the benchmarks."""
 
     def __init__(

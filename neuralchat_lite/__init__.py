@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from neuralchat_lite.generation.conversation import Conversation
-    from neuralchat_lite.generation.loop import GenerationOptions, Piece, Reply, Timings
+    from neuralchat_lite.generation.options import GenerationOptions
+    from neuralchat_lite.generation.sequence import Piece, Reply, Timings
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 __all__ = [
@@ -48,11 +49,11 @@ __all__ = [
 # second, and `neuralchat-lite --help` needs none of it.
 HOMES = {
     "Conversation": "generation.conversation",
-    "GenerationOptions": "generation.loop",
+    "GenerationOptions": "generation.options",
     "Model": "api",
-    "Piece": "generation.loop",
-    "Reply": "generation.loop",
-    "Timings": "generation.loop",
+    "Piece": "generation.sequence",
+    "Reply": "generation.sequence",
+    "Timings": "generation.sequence",
     "WeightOnlyQuantConfig": "quantization.config",
     "generate": "api",
     "load": "api",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from neuralchat_lite.engines.engine import Decoder, Engine
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import require_empty
-from neuralchat_lite.generation.conversation import Conversation, encode_prompt, with_stops
-from neuralchat_lite.generation.loop import GenerationOptions, Piece, Reply, fold
-from neuralchat_lite.generation.loop import stream as stream_ids
+from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.loop import fold
+from neuralchat_lite.generation.loop import stream as stream_sequence
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.prompt import encode_prompt
+from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.loading import (
     Adapters,
     checked_root,
@@ -92,16 +95,9 @@ class Model:
         """
         settings = GenerationOptions.of(options)
         encoded = encode_prompt(prompt, self.tokenizer, self.architecture.vocab_size)
-        pieces = stream_ids(
-            self.decoder, self.tokenizer, encoded.ids, with_stops(settings, encoded.stop)
+        return stream_sequence(
+            Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
         )
-        return self.with_load_time(pieces)
-
-    def with_load_time(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        for piece in pieces:
-            if piece.timings is not None:
-                piece = replace(piece, timings=replace(piece.timings, load_s=self.load_s))
-            yield piece
 
     def conversation(self, system: str | None = None, **options: Any) -> Conversation:
         """A conversation of several turns, which keeps what was said in its key/value cache."""

@@ -311,7 +311,7 @@ def test_messages_stop_where_the_next_turn_would_begin(
 ) -> None:
     ids = model.tokenizer.encode("So.\n### User:\nMore", add_special_tokens=False)
     script = iter(ids)
-    from neuralchat_lite.generation.loop import Chooser
+    from neuralchat_lite.generation.sampling import Chooser
 
     monkeypatch.setattr(Chooser, "__call__", lambda *_: next(script))
     reply = model.generate([{"role": "user", "content": "Hello"}])

@@ -115,7 +115,7 @@ def test_the_tokenizer_keeps_every_text_and_splits_digits() -> None:
 
 
 def test_the_template_of_the_model_is_neural_chats() -> None:
-    from neuralchat_lite.generation.conversation import encode_prompt
+    from neuralchat_lite.generation.prompt import encode_prompt
 
     tokenizer: Any = ncl.api.load_tokenizer(NANO)
     messages = [

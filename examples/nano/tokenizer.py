@@ -15,7 +15,7 @@ from problems import SYSTEM, make_problem
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from neuralchat_lite.generation.conversation import NEURAL_CHAT, NEURAL_CHAT_REPLY
+from neuralchat_lite.generation.prompt import NEURAL_CHAT, NEURAL_CHAT_REPLY
 
 VOCABULARY = 1024  # at most; this corpus has no more than 687
 CONTEXT = 1024

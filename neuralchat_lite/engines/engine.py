@@ -18,7 +18,7 @@ WEIGHT_BITS = {"int4": 4, "int4_fullrange": 4, "int8": 8}
 
 
 class Cache(Protocol):
-    """Keys and values of one conversation. See `models.kv_cache.KVCache`."""
+    """Keys and values of one sequence. See `models.kv_cache.KVCache`."""
 
     @property
     def length(self) -> int: ...
@@ -27,18 +27,86 @@ class Cache(Protocol):
 
     def truncate(self, length: int) -> None: ...
 
+    def copy(self) -> Any:
+        """Another sequence that holds the same so far."""
+        ...
+
 
 class Decoder(Protocol):
-    """What the loop needs of a model. See `models.decoder.Decoder`."""
+    """A model that turns token ids into logits. See `models.decoder.Decoder`.
+
+    Its caches are its own: one that `new_cache` made is only given back to the same decoder.
+    """
 
     architecture: Architecture
     context_length: int
 
     def new_cache(self, capacity: int = 256) -> Any: ...
 
-    def forward(self, ids: Sequence[int] | Tensor, cache: Any) -> Tensor: ...
+    def forward(
+        self, ids: Sequence[int] | Tensor, cache: Any, *, all_logits: bool = False
+    ) -> Tensor:
+        """Feed ids after what the cache holds.
 
-    def bytes_per_token(self, context: int) -> int: ...
+        Returns the fp32 logits of the last token, [vocab], or of each, [len(ids), vocab], with
+        `all_logits`. Raises PromptError for ids that cannot be fed.
+        """
+        ...
+
+    def forward_batch(
+        self,
+        batch: Sequence[Sequence[int] | Tensor],
+        caches: Sequence[Any],
+        *,
+        keep: int | None = 1,
+    ) -> list[Tensor]:
+        """Feed several sequences, each with a cache of its own.
+
+        Returns for each the fp32 logits of its last `keep` tokens, or of all when None:
+        [min(keep, len(ids)), vocab]. Raises PromptError as `forward` does; the caches are then
+        all as before.
+        """
+        ...
+
+    def bytes_per_token(self, context: int) -> int:
+        """Bytes of weights, keys and values that decoding one token at position `context` reads."""
+        ...
+
+
+class OneByOne:
+    """`Decoder.forward_batch` of an engine that computes one sequence after the other."""
+
+    def forward_batch(
+        self: Decoder,
+        batch: Sequence[Sequence[int] | Tensor],
+        caches: Sequence[Any],
+        *,
+        keep: int | None = 1,
+    ) -> list[Tensor]:
+        """See `Decoder.forward_batch`."""
+        assert len(batch) == len(caches) == len(set(map(id, caches)))
+        before = [cache.length for cache in caches]
+        try:
+            return [
+                last_logits(self, ids, cache, keep)
+                for ids, cache in zip(batch, caches, strict=True)
+            ]
+        except BaseException:
+            for cache, length in zip(caches, before, strict=True):
+                cache.truncate(length)
+            raise
+
+
+def last_logits(
+    decoder: Decoder, ids: Sequence[int] | Tensor, cache: Any, keep: int | None
+) -> Tensor:
+    if keep == 1:
+        return decoder.forward(ids, cache)[None]
+    # Logits that nobody asked for are not computed: each is a whole vocabulary.
+    begin = 0 if keep is None else max(0, len(ids) - keep)
+    if begin:
+        decoder.forward(ids[:begin], cache)
+    return decoder.forward(ids[begin:], cache, all_logits=True)
 
 
 class Engine(Protocol):
@@ -63,7 +131,7 @@ class Engine(Protocol):
 
 class FullCache:
     """A cache that keeps every position, of windowed layers too (the windows are in the masks),
-    and so can go back to any length."""
+    and so can go back to any length. Engines add what they keep, and `copy`."""
 
     def __init__(self) -> None:
         self.length = 0

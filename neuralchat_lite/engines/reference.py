@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from neuralchat_lite.engines.engine import (
     FullCache,
+    OneByOne,
     Precision,
     Request,
     cache_bytes,
@@ -33,8 +35,11 @@ class ReferenceCache(FullCache):
         super().__init__()
         self.positions = Positions()
 
+    def copy(self) -> ReferenceCache:
+        return deepcopy(self)
 
-class ReferenceDecoder:
+
+class ReferenceDecoder(OneByOne):
     """`engine.Decoder` over a transformers model."""
 
     def __init__(

@@ -20,7 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuralchat_lite.engines.engine import FullCache, Precision, Request, cache_bytes, weight_bytes
+from neuralchat_lite.engines.engine import (
+    FullCache,
+    OneByOne,
+    Precision,
+    Request,
+    cache_bytes,
+    weight_bytes,
+)
 from neuralchat_lite.environments import worker
 from neuralchat_lite.environments.environment import engine_environment
 from neuralchat_lite.environments.process import Worker
@@ -40,13 +47,24 @@ SECONDS_PER_TOKEN = 10.0
 class RemoteCache(FullCache):
     """The handle of a cache in the worker, which is freed there when this one is."""
 
-    def __init__(self, number: int, dropped: deque[int]) -> None:
+    def __init__(self, decoder: RemoteDecoder) -> None:
         super().__init__()
-        self.number = number
-        weakref.finalize(self, dropped.append, number)
+        self.decoder = decoder
+        self.number = next(decoder.numbers)
+        weakref.finalize(self, decoder.dropped.append, self.number)
+
+    def copy(self) -> RemoteCache:
+        """Raises EngineError as `Worker.call` does."""
+        twin = RemoteCache(self.decoder)
+        if self.length:  # an empty one is not known there
+            self.decoder.worker.call(
+                "copy", timeout=CALL_SECONDS, source=self.number, target=twin.number
+            )
+        twin.length = self.length
+        return twin
 
 
-class RemoteDecoder:
+class RemoteDecoder(OneByOne):
     """`engine.Decoder` over a worker."""
 
     def __init__(
@@ -62,7 +80,7 @@ class RemoteDecoder:
         self.dropped: deque[int] = deque()  # finalizers may run in the middle of a call
 
     def new_cache(self, capacity: int = 256) -> RemoteCache:
-        return RemoteCache(next(self.numbers), self.dropped)
+        return RemoteCache(self)
 
     def forward(
         self, ids: Sequence[int] | Tensor, cache: RemoteCache, *, all_logits: bool = False

@@ -1,164 +1,19 @@
-"""What is said to a model, as token ids: texts, messages and ids, and conversations of turns."""
+"""Turns with one model: what was said stays in the key/value cache."""
 
 from __future__ import annotations
 
-import operator
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from typing import Any
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.loop import GenerationOptions, Piece, Reply, fold, stream
-
-Message = Mapping[str, str]
-
-# neural-chat's prompt. Without a system message the block is left out: there is no default one.
-NEURAL_CHAT = {
-    "system": "### System:\n{}\n",
-    "user": "### User:\n{}\n",
-    "assistant": "### Assistant:\n{}\n",
-}
-NEURAL_CHAT_REPLY = "### Assistant:\n"
-NEURAL_CHAT_STOPS = ("### User:", "### System:")
-ROLES = tuple(NEURAL_CHAT)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids, and the stop strings that their template brings."""
-
-    ids: tuple[int, ...]
-    stop: tuple[str, ...] = ()
-
-
-def encode_prompt(prompt: Any, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
-    """Turn a prompt of any form into ids.
-
-    prompt: a text (tokenized with the special tokens of the tokenizer, e.g. <s> first);
-        messages, a list of {"role": ..., "content": ...}, through the tokenizer's own chat
-        template, or neural-chat's (without <s>) when it has none;
-        token ids, a list or a tensor [n] or [1, n], or what a tokenizer of transformers returns
-    Raises PromptError when it is empty, has another form, or has ids outside the vocabulary.
-    """
-    if isinstance(prompt, str):
-        if not prompt:
-            raise PromptError("the prompt is an empty text: give at least one character")
-        check_text(prompt, "the prompt")
-        return Prompt(tuple(tokenizer.encode(prompt)))
-    if isinstance(prompt, Mapping) and "input_ids" in prompt:
-        prompt = prompt["input_ids"]
-    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
-        return encode_messages(prompt, tokenizer)
-    return Prompt(check_ids(prompt, vocab_size))
-
-
-def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
-    ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    if isinstance(ids, list | tuple) and len(ids) == 1 and isinstance(ids[0], list | tuple):
-        ids = ids[0]  # a batch of one, as transformers' tokenizers return it
-    if not isinstance(ids, Sequence) or isinstance(ids, bytes | str):
-        raise PromptError(
-            f"a prompt is a text, a list of messages, or token ids; got {type(prompt).__name__}"
-        )
-    if not ids:
-        raise PromptError("the prompt is empty: give a text, messages, or at least one token id")
-    checked = []
-    for value in ids:
-        if isinstance(value, list | tuple):
-            raise PromptError(f"got {len(ids)} lists of token ids: give one prompt at a time")
-        try:
-            if isinstance(value, bool):
-                raise TypeError
-            value = operator.index(value)  # an int, or what numpy has for it
-        except TypeError:
-            raise PromptError(
-                f"token ids must be integers, got {value!r}: give the ids of a tokenizer"
-            ) from None
-        checked.append(value)
-        if not 0 <= value < vocab_size:
-            raise PromptError(
-                f"token id {value} is outside the vocabulary of {vocab_size}: "
-                "use the model's own tokenizer"
-            )
-    return tuple(checked)
-
-
-def check_text(text: str, what: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"{what} is no UTF-8 text at character {error.start}: decode it from its own "
-            "encoding first"
-        ) from None
-
-
-def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
-    check_messages(messages)
-    if tokenizer.chat_template is None:
-        blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
-        text = "".join(blocks) + NEURAL_CHAT_REPLY
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        return Prompt(tuple(ids), NEURAL_CHAT_STOPS)
-
-    try:
-        ids = tokenizer.apply_chat_template(
-            [dict(m) for m in messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-    # A template is a program of the model's makers: it may raise anything.
-    except Exception as error:
-        roles = [m["role"] for m in messages]
-        remedy = "try without a system message" if "system" in roles else "give token ids instead"
-        raise PromptError(
-            f"the model's chat template refuses these messages ({type(error).__name__}: {error}): "
-            f"the roles were {', '.join(roles)}; {remedy}"
-        ) from error
-    return Prompt(tuple(ids))
-
-
-def check_messages(messages: Sequence[Any]) -> None:
-    """One system message at most, first; then user and assistant in turn, user first and last."""
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise PromptError(
-                f"message {index} must be {{'role': ..., 'content': ...}}, got {message!r}"
-            )
-        if message["role"] not in ROLES:
-            raise PromptError(
-                f"message {index} has the role {message['role']!r}, "
-                f"expected one of {', '.join(ROLES)}"
-            )
-        if not isinstance(message["content"], str):
-            raise PromptError(
-                f"message {index} has a content of type {type(message['content']).__name__}, "
-                "expected a text"
-            )
-        check_text(message["content"], f"message {index}")
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
-    for index, message in enumerate(turns):
-        expected = ("user", "assistant")[index % 2]
-        if message["role"] != expected:
-            raise PromptError(
-                f"turn {index} has the role {message['role']!r}, expected {expected!r}: after an "
-                "optional system message, user and assistant speak in turn"
-            )
-    if not turns or turns[-1]["role"] != "user":
-        raise PromptError(
-            "the last message must be the user's, for the model to answer: "
-            f"got {messages[-1]['role']!r}"
-        )
-    if not turns[-1]["content"].strip():
-        raise PromptError("the user's last message is empty: say something")
-
-
-def with_stops(options: GenerationOptions, stops: Sequence[str]) -> GenerationOptions:
-    return replace(options, stop=(*options.stop, *stops)) if stops else options
+from neuralchat_lite.generation.loop import fold, stream
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.prefix_cache import PrefixCache
+from neuralchat_lite.generation.prompt import Prompt, encode_messages
+from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 
 
 class Conversation:
@@ -179,8 +34,7 @@ class Conversation:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.system = system
-        self.options = dict(options)
-        GenerationOptions.of(options)
+        self.options = GenerationOptions.of(options)
         self.turn = threading.Lock()
         self.messages: list[dict[str, str]] = []
         self.forget()
@@ -197,8 +51,7 @@ class Conversation:
     def forget(self) -> None:
         with_system = self.system is not None
         self.messages = [{"role": "system", "content": self.system or ""}] if with_system else []
-        self.cache = self.decoder.new_cache()
-        self.fed: list[int] = []  # the ids that the cache holds
+        self.prefix = PrefixCache(self.decoder)
 
     def say(self, text: str, **options: Any) -> Reply:
         """Send a message and wait for the whole answer. See `stream`."""
@@ -208,16 +61,19 @@ class Conversation:
         """Send a message; the answer comes piece by piece.
 
         A turn that is cancelled (by closing the iterator) keeps what was said so far, and a turn
-        without a word of answer is forgotten. Raises PromptError for a message that cannot be
-        sent at once, and when the first piece is asked for if the conversation has outgrown the
-        context or an earlier answer is still being streamed.
-        """
-        settings = GenerationOptions.of({**self.options, **options})
-        self.encode(text)
-        return self.answer(text, settings)
+        without a word of answer is forgotten.
 
-    def encode(self, text: str) -> tuple[list[dict[str, str]], Prompt]:
-        messages = [*self.messages, {"role": "user", "content": text}]
+        Raises PromptError at once for a message that cannot be sent. Raises PromptError when the
+        first piece is asked for, if the conversation is longer than the context or an earlier
+        answer is still being streamed.
+        """
+        settings = self.options.but(options)
+        return self.answer(*self.encode(self.messages, text), settings)
+
+    def encode(
+        self, before: list[dict[str, str]], text: str
+    ) -> tuple[list[dict[str, str]], Prompt]:
+        messages = [*before, {"role": "user", "content": text}]
         return messages, encode_messages(messages, self.tokenizer)
 
     def take_turn(self) -> None:
@@ -227,10 +83,14 @@ class Conversation:
                 "or open another conversation"
             )
 
-    def answer(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
+    def answer(
+        self, messages: list[dict[str, str]], prompt: Prompt, options: GenerationOptions
+    ) -> Iterator[Piece]:
         self.take_turn()
         try:
-            messages, prompt = self.encode(text)
+            *before, said = messages
+            if before != self.messages:  # another turn was answered since this one was sent
+                messages, prompt = self.encode(self.messages, said["content"])
             yield from self.feed_and_keep(messages, prompt, options)
         finally:
             self.turn.release()
@@ -238,28 +98,14 @@ class Conversation:
     def feed_and_keep(
         self, messages: list[dict[str, str]], prompt: Prompt, options: GenerationOptions
     ) -> Iterator[Piece]:
-        options = with_stops(options, prompt.stop)
-        said, tokens = "", list(prompt.ids)
-        self.go_back_to(prompt.ids)
+        cache = self.prefix.go_back_to(prompt.ids)
+        sequence = Sequence(self.decoder, self.tokenizer, prompt, options, cache)
+        said = ""
         try:
-            for piece in stream(self.decoder, self.tokenizer, prompt.ids, options, self.cache):
+            for piece in stream(sequence):
                 said += piece.text
-                tokens.append(piece.token_id)
                 yield piece
         finally:
-            self.fed = tokens[: self.cache.length]
+            self.prefix.remember(sequence.ids)
             if said:
                 self.messages = [*messages, {"role": "assistant", "content": said}]
-
-    def go_back_to(self, ids: Sequence[int]) -> None:
-        """Keep of the cache what it has in common with `ids`, but leave one token to feed."""
-        keep = min(common_prefix(self.fed, ids), len(ids) - 1)
-        if self.cache.can_truncate(keep):
-            self.cache.truncate(keep)
-        else:
-            self.cache = self.decoder.new_cache(len(ids))  # a sliding window does not go back
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    pairs = enumerate(zip(left, right))  # noqa: B905 - the shorter one ends the prefix
-    return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))

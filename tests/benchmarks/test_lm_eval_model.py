@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import neuralchat_lite as ncl
+from neuralchat_lite.engines.engine import OneByOne
 from neuralchat_lite.errors import ConfigError, PromptError
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[bench]'")
@@ -17,7 +17,6 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[
 from lm_eval.api.instance import Instance
 
 from benchmarks.lm_eval_model import NeuralchatLM, Shared
-from benchmarks.perplexity import logits_of
 
 SHOTS = "calculate 12 + 30\nAnswer: 42\n\ncalculate 5 + 6\nAnswer: 11\n\n"
 
@@ -102,9 +101,8 @@ def test_choices_go_through_the_layers_together_and_change_nothing(model, monkey
     assert found == alone
 
 
-def test_a_decoder_that_takes_no_batches_answers_the_same(model):
-    class OneByOne:
-        context_length = model.decoder.context_length
+def test_a_decoder_that_computes_one_after_the_other_answers_the_same(model):
+    class Alone(OneByOne):
         new_cache = staticmethod(model.decoder.new_cache)
         forward = staticmethod(model.decoder.forward)
 
@@ -112,7 +110,7 @@ def test_a_decoder_that_takes_no_batches_answers_the_same(model):
     asked = [(None, context, choice) for choice in ([5], [6], [7, 8], [7, 9, 10])]
     lm = NeuralchatLM(model)
     want = lm._loglikelihood_tokens(asked)
-    lm.shared = Shared(OneByOne())
+    lm.shared = Shared(Alone())
     found = lm._loglikelihood_tokens(asked)
     assert [value for value, _ in found] == pytest.approx([v for v, _ in want], abs=1e-4)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in want]
@@ -173,17 +171,6 @@ def test_texts_do_not_depend_on_what_was_asked_before(model):
     lm.loglikelihood(instances("loglikelihood", (SHOTS + "calculate", " 9")), disable_tqdm=True)
     after = lm.generate_until(instances("generate_until", *prompts[:1]))
     assert after == NeuralchatLM(model).generate_until(instances("generate_until", *prompts[:1]))
-
-
-def test_a_decoder_without_all_logits_is_fed_token_by_token(model):
-    class LastOnly:
-        def forward(self, ids, cache):
-            return model.decoder.forward(ids, cache)
-
-    ids = model.tokenizer.encode(SHOTS)
-    every = logits_of(model.decoder, ids, model.decoder.new_cache())
-    single = logits_of(LastOnly(), ids, model.decoder.new_cache())
-    assert torch.allclose(single, every, atol=1e-3)
 
 
 def test_what_cannot_be_answered_is_refused(model):

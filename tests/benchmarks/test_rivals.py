@@ -16,7 +16,7 @@ from benchmarks.rivals import open_rival
 from benchmarks.shapes import random_model, shape
 from benchmarks.variants import ENGINES, FOLDER, Engine, Variant, all_variants
 from neuralchat_lite.errors import ConfigError, EngineError, PromptError
-from neuralchat_lite.generation.conversation import encode_messages
+from neuralchat_lite.generation.prompt import encode_messages
 
 FAKE = Path(__file__).parent / "fake_engine.py"
 INT8 = ("llamacpp:Q8_0", "openvino:int8", "ctranslate2:int8", "torchao:int8")
@@ -48,6 +48,17 @@ def test_logits_are_those_of_the_ids_behind_the_cache(checkpoint: Path) -> None:
     cache.truncate(2)
     assert model.decoder.forward([30], cache).shape == (96,)
     assert cache.ids == [5, 7, 30]
+    model.close()
+
+
+def test_a_batch_and_copies_go_their_own_ways(checkpoint: Path) -> None:
+    model = opened(checkpoint)
+    cache = model.decoder.new_cache()
+    model.decoder.forward([5, 7], cache)
+    caches = [cache, cache.copy(), model.decoder.new_cache()]
+    rows = model.decoder.forward_batch([[11, 13], [20], [30, 31]], caches, keep=2)
+    assert [row.argmax(-1).tolist() for row in rows] == [[12, 14], [21], [31, 32]]
+    assert [cache.ids for cache in caches] == [[5, 7, 11, 13], [5, 7, 20], [30, 31]]
     model.close()
 
 

@@ -79,6 +79,47 @@ def test_the_logits_of_all_tokens_are_the_native_ones(engine: Engine, windowed_m
         assert there.length == last
 
 
+@pytest.mark.parametrize("keep", [1, 2, None])
+def test_a_batch_gives_what_each_gives_alone(engine: Engine, keep: int | None) -> None:
+    decoder = engine.decoder
+    texts = [IDS[:5], torch.tensor(IDS[5:6]), IDS[6:30]]
+    caches, alone = ([decoder.new_cache() for _ in texts] for _ in range(2))
+    for _ in range(2):
+        found = decoder.forward_batch(texts, caches, keep=keep)
+        for logits, ids, cache in zip(found, texts, alone, strict=True):
+            want = decoder.forward(ids, cache, all_logits=True)
+            assert close_to(want[-keep:] if keep else want, logits)
+        assert [cache.length for cache in caches] == [cache.length for cache in alone]
+
+
+def test_a_batch_that_cannot_be_fed_leaves_every_cache_as_it_was(engine: Engine) -> None:
+    decoder = engine.decoder
+    caches = [decoder.new_cache(), decoder.new_cache()]
+    decoder.forward([5, 6], caches[0])
+    want = decoder.forward([7], caches[0].copy())
+    with pytest.raises(PromptError):
+        decoder.forward_batch([[9, 9], [96]], caches)
+    assert [cache.length for cache in caches] == [2, 0]
+    assert torch.equal(want, decoder.forward([7], caches[0]))
+
+
+def test_a_copied_cache_goes_its_own_way(engine: Engine) -> None:
+    decoder = engine.decoder
+    cache = decoder.new_cache()
+    decoder.forward(IDS[:10], cache)
+    twin = cache.copy()
+    said = [decoder.forward(ids, one) for ids, one in (([7], twin), ([9], cache), ([8], twin))]
+    assert (cache.length, twin.length) == (11, 12)
+    fresh = decoder.new_cache()
+    decoder.forward(IDS[:10], fresh)
+    for ids, found in zip(([9], [7], [8]), (said[1], said[0], said[2]), strict=True):
+        fresh.truncate(10 if ids != [8] else 11)
+        assert torch.equal(decoder.forward(ids, fresh), found)
+    empty = decoder.new_cache().copy()
+    decoder.forward([5], empty)
+    assert empty.length == 1
+
+
 def test_a_cache_that_went_back_goes_on_as_if_nothing_had_been_said(
     engine: Engine, windowed_model: Path
 ) -> None:

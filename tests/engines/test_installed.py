@@ -15,7 +15,7 @@ import pytest
 import neuralchat_lite as ncl
 from neuralchat_lite.environments.environment import engine_environment
 from neuralchat_lite.errors import EngineError
-from neuralchat_lite.generation.loop import Reply
+from neuralchat_lite.generation.sequence import Reply
 
 from .conftest import native_fp32, request_for
 

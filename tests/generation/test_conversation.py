@@ -1,198 +1,27 @@
-"""Prompts of every form, and conversations against answering each prompt anew."""
+"""Conversations against answering each prompt anew."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from transformers import BatchEncoding
 
-from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
-from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
-from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.errors import ConfigError, PromptError
-from neuralchat_lite.generation.conversation import (
-    Conversation,
-    Prompt,
-    common_prefix,
-    encode_prompt,
-    with_stops,
-)
-from neuralchat_lite.generation.loop import GenerationOptions, generate
-from neuralchat_lite.models.build import load_decoder
+from neuralchat_lite.generation import conversation
+from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.loop import generate
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.prompt import Prompt, encode_prompt
+from neuralchat_lite.generation.sequence import Sequence
 
-VOCABULARY = 512
-USER = {"role": "user", "content": "Hello"}
-ANSWER = {"role": "assistant", "content": "Hi."}
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
-    "{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-@pytest.fixture
-def tokenizer(shared_data: Path) -> Any:
-    return load_tokenizer(shared_data / "models/stories260K")
-
-
-class Counting:
-    """A decoder that keeps count of the tokens it is fed."""
-
-    def __init__(self, decoder: Any) -> None:
-        self.decoder = decoder
-        self.fed: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.decoder, name)
-
-    def forward(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
-        self.fed.append(len(ids))
-        logits: torch.Tensor = self.decoder.forward(ids, cache)
-        return logits
-
-
-@pytest.fixture
-def decoder(shared_data: Path) -> Counting:
-    checkpoint = open_checkpoint(shared_data / "models/stories260K")
-    return Counting(load_decoder(checkpoint, compute_dtype="fp32"))
-
-
-@pytest.fixture
-def windowed() -> Counting:
-    """A random decoder whose cache is a ring that soon forgets."""
-    config = {
-        "model_type": "mistral",
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "sliding_window": 8,
-        "max_position_embeddings": 4096,
-    }
-    checkpoint = RandomCheckpoint(config, 0)
-    return Counting(load_decoder(checkpoint, compute_dtype="fp32", context_length=4096))
-
-
-def test_messages_take_the_neural_chat_form_without_bos(tokenizer: Any) -> None:
-    messages = [{"role": "system", "content": "Be kind."}, USER, ANSWER, USER]
-    prompt = encode_prompt(messages, tokenizer, VOCABULARY)
-    assert tokenizer.decode(prompt.ids) == (
-        "### System:\nBe kind.\n### User:\nHello\n### Assistant:\nHi.\n"
-        "### User:\nHello\n### Assistant:\n"
-    )
-    assert prompt.ids[0] != tokenizer.bos_token_id
-    assert prompt.stop == ("### User:", "### System:")
-
-
-def test_without_a_system_message_there_is_no_system_block(tokenizer: Any) -> None:
-    prompt = encode_prompt([USER], tokenizer, VOCABULARY)
-    assert tokenizer.decode(prompt.ids) == "### User:\nHello\n### Assistant:\n"
-
-
-def test_braces_in_a_message_are_only_text(tokenizer: Any) -> None:
-    prompt = encode_prompt([{"role": "user", "content": "{0} {}"}], tokenizer, VOCABULARY)
-    assert "{0} {}" in tokenizer.decode(prompt.ids)
-
-
-def test_the_models_own_template_wins(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE
-    prompt = encode_prompt([USER, ANSWER, USER], tokenizer, VOCABULARY)
-    text = "<user>Hello<assistant>Hi.<user>Hello<assistant>"
-    assert list(prompt.ids) == tokenizer.encode(text, add_special_tokens=False)
-    assert prompt.stop == ()
-
-
-def test_a_template_that_refuses_is_a_prompt_error(tokenizer: Any) -> None:
-    tokenizer.chat_template = TEMPLATE
-    with pytest.raises(PromptError, match=r"no system\).*system, user; try without a system"):
-        encode_prompt([{"role": "system", "content": "x"}, USER], tokenizer, VOCABULARY)
-
-
-@pytest.mark.parametrize("template", ["{{ messages[0].content + 3 }}", "{{ 1/0 }}", "{% oops"])
-def test_a_template_that_is_broken_is_a_prompt_error(tokenizer: Any, template: str) -> None:
-    tokenizer.chat_template = template
-    with pytest.raises(PromptError, match=r"refuses these messages.*give token ids instead"):
-        encode_prompt([USER], tokenizer, VOCABULARY)
-
-
-def test_a_text_gets_the_special_tokens_of_the_tokenizer(tokenizer: Any) -> None:
-    ids = (1, 403, 407, 261, 378)
-    assert encode_prompt("Once upon a time", tokenizer, VOCABULARY) == Prompt(ids)
-
-
-@pytest.mark.parametrize(
-    "ids",
-    [
-        [1, 403],
-        (1, 403),
-        torch.tensor([1, 403]),
-        torch.tensor([[1, 403]]),
-        [[1, 403]],
-        list(np.array([1, 403])),
-        BatchEncoding({"input_ids": torch.tensor([[1, 403]])}),
-    ],
-    ids=["list", "tuple", "tensor", "batch of one", "list of one list", "numpy", "encoding"],
-)
-def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
-    assert encode_prompt(ids, tokenizer, VOCABULARY) == Prompt((1, 403))
-
-
-@pytest.mark.parametrize(
-    ("prompt", "rule"),
-    [
-        ("", "empty text"),
-        ([], "the prompt is empty"),
-        (torch.tensor([]), "the prompt is empty"),
-        (None, "got NoneType"),
-        (3, "got int"),
-        (b"ab", "got bytes"),
-        ([1, 512], "token id 512 is outside the vocabulary of 512"),
-        ([-1], "token id -1 is outside"),
-        ([1.5], "must be integers, got 1.5"),
-        ([True], "got True"),
-        (["Hello"], "got 'Hello'"),
-        ([[1], [2]], "got 2 lists of token ids: give one prompt at a time"),
-        ("\ud800", "the prompt is no UTF-8 text at character 0"),
-        ([{"role": "user", "content": "a\udcff"}], "message 0 is no UTF-8 text at character 1"),
-        ([USER, {"role": "user"}], "message 1 must be"),
-        ([USER, "x"], "message 1 must be"),
-        ([{"role": "tool", "content": "x"}], "'tool', expected one of system, user, assistant"),
-        ([{"role": "user", "content": None}], "content of type NoneType"),
-        ([USER, USER], "turn 1 has the role 'user', expected 'assistant'"),
-        ([ANSWER, USER], "turn 0 has the role 'assistant', expected 'user'"),
-        ([USER, {"role": "system", "content": "x"}, USER], "turn 1 has the role 'system'"),
-        ([USER, ANSWER], "last message must be the user's.*got 'assistant'"),
-        ([{"role": "system", "content": "x"}], "last message must be the user's"),
-        ([{"role": "user", "content": " \n"}], "last message is empty"),
-    ],
-)
-def test_prompts_of_another_form_are_refused(tokenizer: Any, prompt: Any, rule: str) -> None:
-    with pytest.raises(PromptError, match=rule):
-        encode_prompt(prompt, tokenizer, VOCABULARY)
-
-
-def test_template_stop_strings_are_added_to_those_asked_for() -> None:
-    assert with_stops(GenerationOptions(stop="x"), ("y",)).stop == ("x", "y")
-
-
-def test_common_prefix_is_as_long_as_both_agree() -> None:
-    cases = {((), ()): 0, ((1, 2), (1, 2)): 2, ((1, 2, 3), (1, 2)): 2, ((1, 9), (1, 2, 3)): 1}
-    assert {pair: common_prefix(*pair) for pair in cases} == cases
+from .conftest import VOCABULARY, Counting
 
 
 def anew(decoder: Any, tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
     """The oracle: answer the messages with an empty cache."""
     prompt = encode_prompt(messages, tokenizer, VOCABULARY)
-    settings = with_stops(GenerationOptions.of(options), prompt.stop)
-    return generate(decoder, tokenizer, prompt.ids, settings).text
+    return generate(Sequence(decoder, tokenizer, prompt, GenerationOptions.of(options))).text
 
 
 def test_turns_answer_as_if_the_whole_conversation_were_fed_anew(
@@ -219,10 +48,10 @@ def test_a_window_that_cannot_go_back_is_fed_anew(windowed: Counting, tokenizer:
     options = {"max_new_tokens": 330, "ignore_eos": True}
     talk = Conversation(windowed, tokenizer, **options)
     for text in ("Once", "more", "again"):
-        cache = talk.cache
+        cache = talk.prefix.cache
         reply = talk.say(text)
         assert reply.text == anew(windowed, tokenizer, talk.messages[:-1], **options)
-    assert cache is not talk.cache  # or the ring was never too short, and nothing was tested
+    assert cache is not talk.prefix.cache  # or the ring was never too short, and nothing was tested
 
 
 def test_a_cancelled_turn_keeps_what_was_said(decoder: Counting, tokenizer: Any) -> None:
@@ -266,6 +95,39 @@ def test_two_answers_at_once_are_refused(decoder: Counting, tokenizer: Any) -> N
     assert talk.say("Twice", max_new_tokens=3).text
     talk.reset()
     assert talk.messages == []
+
+
+def test_a_turn_is_rendered_and_its_options_are_checked_once(
+    decoder: Counting, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Conversation(decoder, tokenizer, max_new_tokens=3)
+    seen: list[str] = []
+    encode, check = conversation.encode_messages, GenerationOptions.__post_init__
+
+    def counted(messages: Any, tokenizer: Any) -> Prompt:
+        seen.append("rendered")
+        return encode(messages, tokenizer)
+
+    def checked(options: GenerationOptions) -> None:
+        seen.append("checked")
+        check(options)
+
+    monkeypatch.setattr(conversation, "encode_messages", counted)
+    monkeypatch.setattr(GenerationOptions, "__post_init__", checked)
+    talk.say("Once")
+    assert seen == ["rendered"]
+    talk.say("More", max_new_tokens=4)
+    assert seen == ["rendered", "checked", "rendered"]
+
+
+def test_a_message_sent_before_an_earlier_one_was_answered_follows_that_answer(
+    decoder: Counting, tokenizer: Any
+) -> None:
+    talk = Conversation(decoder, tokenizer, max_new_tokens=5)
+    first, second = talk.stream("Once"), talk.stream("Lily")
+    said = ["".join(piece.text for piece in pieces) for pieces in (first, second)]
+    assert [message["content"] for message in talk.messages] == ["Once", said[0], "Lily", said[1]]
+    assert said[1] == anew(decoder, tokenizer, talk.messages[:-1], max_new_tokens=5)
 
 
 def test_a_message_that_cannot_be_sent_is_refused_at_once(

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from neuralchat_lite.packed.convert import quantize_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import linear, silu
@@ -28,6 +27,7 @@ from neuralchat_lite.kernels.operations import Kernels
 from neuralchat_lite.kernels.reference import ReferenceKernels
 from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 HEADS, KV_HEADS, DIM, EPS = 4, 2, 16, 1e-5  # as in the configuration that the fixture writes

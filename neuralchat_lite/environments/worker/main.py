@@ -7,6 +7,7 @@ of neuralchat_lite. `remote.RemoteDecoder` holds the other end of its pipes.
 from __future__ import annotations
 
 import base64
+import copy
 import inspect
 import sys
 from importlib import metadata
@@ -82,6 +83,11 @@ class Session:
             raise KeyError(f"there is no cache {cache}")
         logits = self.step(ids, self.caches[cache], length, all_logits).contiguous().numpy()
         return {"logits": base64.b64encode(logits.tobytes()).decode("ascii")}
+
+    def copy(self, source: int, target: int) -> dict[str, Any]:
+        """A second cache, under its own number, that holds what the first does."""
+        self.caches[target] = copy.deepcopy(self.caches[source])
+        return {}
 
 
 def checkpoint_config(folder: str, rope: dict[str, Any]) -> Any:
@@ -217,7 +223,7 @@ def main() -> None:
     # Behind the packages of the environment, which shall not find our modules instead of theirs.
     sys.path.append(sys.path.pop(0))
     session = Session()
-    serve({"load": session.load, "forward": session.forward})
+    serve({"load": session.load, "forward": session.forward, "copy": session.copy})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""A prompt of any form as token ids: a text, messages through a chat template, or ids."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuralchat_lite.checkpoints.tokenizer import Tokenizer
+from neuralchat_lite.errors import PromptError
+
+Message = Mapping[str, str]
+
+# neural-chat's prompt. Without a system message the block is left out: there is no default one.
+NEURAL_CHAT = {
+    "system": "### System:\n{}\n",
+    "user": "### User:\n{}\n",
+    "assistant": "### Assistant:\n{}\n",
+}
+NEURAL_CHAT_REPLY = "### Assistant:\n"
+NEURAL_CHAT_STOPS = ("### User:", "### System:")
+ROLES = tuple(NEURAL_CHAT)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids, and the stop strings that their template brings."""
+
+    ids: tuple[int, ...]
+    stop: tuple[str, ...] = ()
+
+
+def encode_prompt(prompt: Any, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
+    """Turn a prompt of any form into ids.
+
+    prompt: a text (tokenized with the special tokens of the tokenizer, e.g. <s> first);
+        messages, a list of {"role": ..., "content": ...}, through the tokenizer's own chat
+        template, or neural-chat's (without <s>) when it has none;
+        token ids, a list or a tensor [n] or [1, n], or what a tokenizer of transformers returns
+    Raises PromptError when it is empty, has another form, or has ids outside the vocabulary.
+    """
+    if isinstance(prompt, str):
+        if not prompt:
+            raise PromptError("the prompt is an empty text: give at least one character")
+        check_text(prompt, "the prompt")
+        return Prompt(tuple(tokenizer.encode(prompt)))
+    if isinstance(prompt, Mapping) and "input_ids" in prompt:
+        prompt = prompt["input_ids"]
+    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+        return encode_messages(prompt, tokenizer)
+    return Prompt(check_ids(prompt, vocab_size))
+
+
+def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
+    ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if isinstance(ids, list | tuple) and len(ids) == 1 and isinstance(ids[0], list | tuple):
+        ids = ids[0]  # a batch of one, as transformers' tokenizers return it
+    if not isinstance(ids, Sequence) or isinstance(ids, bytes | str):
+        raise PromptError(
+            f"a prompt is a text, a list of messages, or token ids; got {type(prompt).__name__}"
+        )
+    if not ids:
+        raise PromptError("the prompt is empty: give a text, messages, or at least one token id")
+    checked = []
+    for value in ids:
+        if isinstance(value, list | tuple):
+            raise PromptError(f"got {len(ids)} lists of token ids: give one prompt at a time")
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            value = operator.index(value)  # an int, or what numpy has for it
+        except TypeError:
+            raise PromptError(
+                f"token ids must be integers, got {value!r}: give the ids of a tokenizer"
+            ) from None
+        checked.append(value)
+        if not 0 <= value < vocab_size:
+            raise PromptError(
+                f"token id {value} is outside the vocabulary of {vocab_size}: "
+                "use the model's own tokenizer"
+            )
+    return tuple(checked)
+
+
+def check_text(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{what} is not valid UTF-8 at character {error.start}: decode it from its own "
+            "encoding first"
+        ) from None
+
+
+def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
+    check_messages(messages)
+    if tokenizer.chat_template is None:
+        blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
+        text = "".join(blocks) + NEURAL_CHAT_REPLY
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        return Prompt(tuple(ids), NEURAL_CHAT_STOPS)
+
+    try:
+        ids = tokenizer.apply_chat_template(
+            [dict(m) for m in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+    # A template is a program of the model's makers: it may raise anything.
+    except Exception as error:
+        roles = [m["role"] for m in messages]
+        remedy = "try without a system message" if "system" in roles else "give token ids instead"
+        raise PromptError(
+            f"the model's chat template refuses these messages ({type(error).__name__}: {error}): "
+            f"the roles were {', '.join(roles)}; {remedy}"
+        ) from error
+    return Prompt(tuple(ids))
+
+
+def check_messages(messages: Sequence[Any]) -> None:
+    """One system message at most, first; then user and assistant in turn, user first and last."""
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise PromptError(
+                f"message {index} must be {{'role': ..., 'content': ...}}, got {message!r}"
+            )
+        if message["role"] not in ROLES:
+            raise PromptError(
+                f"message {index} has the role {message['role']!r}, "
+                f"expected one of {', '.join(ROLES)}"
+            )
+        if not isinstance(message["content"], str):
+            raise PromptError(
+                f"message {index} has a content of type {type(message['content']).__name__}, "
+                "expected a text"
+            )
+        check_text(message["content"], f"message {index}")
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    for index, message in enumerate(turns):
+        expected = ("user", "assistant")[index % 2]
+        if message["role"] != expected:
+            raise PromptError(
+                f"turn {index} has the role {message['role']!r}, expected {expected!r}: after an "
+                "optional system message, user and assistant speak in turn"
+            )
+    if not turns or turns[-1]["role"] != "user":
+        raise PromptError(
+            "the last message must be the user's, for the model to answer: "
+            f"got {messages[-1]['role']!r}"
+        )
+    if not turns[-1]["content"].strip():
+        raise PromptError("the user's last message is empty: say something")

@@ -1,0 +1,217 @@
+"""A generation as an object: what to feed next, what to make of the logits, how it ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from neuralchat_lite.checkpoints.tokenizer import Tokenizer
+from neuralchat_lite.engines.engine import Decoder
+from neuralchat_lite.errors import PromptError
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.prompt import Prompt
+from neuralchat_lite.generation.sampling import Chooser
+from neuralchat_lite.generation.text import Detokenizer, StopStrings
+
+FinishReason = Literal["eos", "stop", "length", "context"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What a reply cost. Times in seconds; decode figures are None with a single new token.
+
+    Only the library's own time counts, not what the caller does between two pieces.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, those that a conversation had already fed
+    new_tokens: int
+    time_to_first_token_s: float
+    time_per_token_s: float | None  # mean over the tokens after the first
+    tokens_per_second: float | None
+    bytes_per_token: int  # weights, keys and values that one decoded token reads, on average
+    bytes_per_second: float | None  # bytes_per_token / time_per_token_s: compare to the bandwidth
+    load_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One new token: the text that it makes certain, and on the last one how it ended."""
+
+    text: str
+    token_id: int
+    finish_reason: FinishReason | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer. token_ids include the end-of-text token, text does not."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    timings: Timings
+    prompt_tokens: int
+
+
+class Sequence:
+    """One generation over a decoder. It computes no logits: whoever drives it does.
+
+        while not sequence.finished:
+            logits = decoder.forward(sequence.next_ids(), sequence.cache)
+            piece = sequence.accept(logits)
+
+    Several sequences may be fed together with `decoder.forward_batch`; nothing is shared between
+    them, and an error of one ends that one alone.
+
+    ids: all tokens so far, those of the prompt first
+    cache: keys and values of the first `cache.length` of them
+    finish_reason: how the text ended; None until then
+    error: what `accept` raised, if it did; nothing comes after it
+    timings: what the reply has cost, once the text has ended
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        options: GenerationOptions,
+        cache: Any = None,
+        *,
+        load_s: float | None = None,
+    ) -> None:
+        """cache: holds the first `cache.length` tokens of the prompt; a new one when None
+        load_s: what loading the model took, for the timings
+
+        Raises PromptError when the prompt is empty or longer than the context.
+        """
+        check_room(prompt, decoder)
+        self.decoder = decoder
+        self.options = options
+        self.ids = list(prompt.ids)
+        self.prompt_tokens = len(self.ids)
+        self.cache = self.new_cache() if cache is None else cache
+        assert self.cache.length < self.prompt_tokens, "the last token of the prompt is always fed"
+        self.clock = Clock(self.prompt_tokens, self.cache.length, load_s)
+        self.choose = Chooser(options)
+        self.visible = StopStrings((*options.stop, *prompt.stop))
+        self.text_of = Detokenizer(tokenizer)
+        self.eos = () if options.ignore_eos else decoder.architecture.eos_ids
+        self.finish_reason: FinishReason | None = None
+        self.error: BaseException | None = None
+        self.timings: Timings | None = None
+        self.clock.pause()
+
+    def new_cache(self) -> Any:
+        # It grows when needed: most answers end long before max_new_tokens.
+        expected = self.prompt_tokens + min(self.options.max_new_tokens, 256)
+        return self.decoder.new_cache(min(expected, self.decoder.context_length))
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+    def next_ids(self) -> list[int]:
+        """What the cache does not hold yet: the prompt first, then the newest token.
+
+        The time from here to `accept` is the library's.
+        """
+        assert not self.finished
+        self.clock.resume()
+        return self.ids[self.cache.length :]
+
+    def accept(self, logits: Tensor) -> Piece:
+        """Choose the next token from the logits of the last one fed, [vocab] fp32.
+
+        Raises CheckpointError when they are not finite.
+        """
+        assert not self.finished
+        assert self.cache.length == len(self.ids), "all of next_ids() is fed before"
+        try:
+            token = self.choose(logits, self.ids)
+            self.ids.append(token)
+            text, self.finish_reason = self.text_and_reason(token)
+        except BaseException as error:
+            self.error = error
+            raise
+        self.clock.count()
+        if self.finish_reason is not None:
+            self.timings = self.clock.timings(self.decoder)
+        return Piece(text, token, self.finish_reason, self.timings)
+
+    def text_and_reason(self, token: int) -> tuple[str, FinishReason | None]:
+        """The text that a token makes certain, and how it ends the sequence if it does."""
+        text, reason = "", self.end_after(token)
+        if reason != "eos":
+            text, stopped = self.visible.push(self.text_of.push(token))
+            if stopped:
+                return text, "stop"
+        if reason is not None:
+            rest, stopped = self.visible.push(self.text_of.finish())
+            if stopped:
+                return text + rest, "stop"
+            text += rest + self.visible.finish()
+        return text, reason
+
+    def end_after(self, token: int) -> FinishReason | None:
+        if token in self.eos:
+            return "eos"
+        if len(self.ids) - self.prompt_tokens == self.options.max_new_tokens:
+            return "length"
+        return "context" if self.cache.length == self.decoder.context_length else None
+
+
+def check_room(prompt: Prompt, decoder: Decoder) -> None:
+    if not prompt.ids:
+        raise PromptError("the prompt has no tokens: give at least one")
+    if len(prompt.ids) > decoder.context_length:
+        raise PromptError(
+            f"the prompt has {len(prompt.ids)} tokens, the context has {decoder.context_length}: "
+            "shorten it, or load with a larger context_length "
+            f"(this model allows {decoder.architecture.max_positions})"
+        )
+
+
+class Clock:
+    """Time spent on a sequence, for the first token and for the others; it runs from the start."""
+
+    def __init__(self, prompt_tokens: int, cached_tokens: int, load_s: float | None = None) -> None:
+        self.prompt_tokens, self.cached_tokens, self.load_s = prompt_tokens, cached_tokens, load_s
+        self.steps = 0
+        self.first = self.others = 0.0
+        self.resume()
+
+    def resume(self) -> None:
+        self.started = time.perf_counter()
+
+    def pause(self) -> None:
+        spent = time.perf_counter() - self.started
+        if self.steps == 0:
+            self.first += spent
+        else:
+            self.others += spent
+
+    def count(self) -> None:
+        """A token is there."""
+        self.pause()
+        self.steps += 1
+
+    def timings(self, decoder: Decoder) -> Timings:
+        mean = self.others / (self.steps - 1) if self.steps > 1 else None
+        size = decoder.bytes_per_token(self.prompt_tokens + self.steps // 2)
+        return Timings(
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            new_tokens=self.steps,
+            time_to_first_token_s=self.first,
+            time_per_token_s=mean,
+            tokens_per_second=1 / mean if mean else None,
+            bytes_per_token=size,
+            bytes_per_second=size / mean if mean else None,
+            load_s=self.load_s,
+        )

@@ -1,0 +1,56 @@
+"""Options check themselves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.generation.options import GenerationOptions
+
+Options = GenerationOptions
+
+
+def test_a_single_stop_string_may_be_given_bare() -> None:
+    assert Options(stop="###").stop == ("###",)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be a positive integer, got 0"),
+        ({"max_new_tokens": -1}, "got -1"),
+        ({"max_new_tokens": 2.0}, "got 2.0"),
+        ({"max_new_tokens": True}, "got True"),
+        ({"temperature": -0.1}, "temperature must be"),
+        ({"temperature": 1e-7}, "0 (greedy) or a finite number >= 1e-6, got 1e-07"),
+        ({"temperature": math.nan}, "temperature must be"),
+        ({"temperature": math.inf}, "temperature must be"),
+        ({"temperature": "hot"}, "got 'hot'"),
+        ({"temperature": 1, "top_k": -1}, "top_k must be"),
+        ({"temperature": 1, "top_p": 0}, "top_p must be"),
+        ({"temperature": 1, "top_p": math.nan}, "top_p must be"),
+        ({"temperature": 1, "top_p": 1.1}, "top_p must be"),
+        ({"temperature": 1, "min_p": math.nan}, "min_p must be"),
+        ({"temperature": 1, "min_p": 2}, "min_p must be"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be"),
+        ({"repetition_penalty": 1e-45}, "repetition_penalty must be"),
+        ({"temperature": 10**400}, "temperature must be"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 2**64}, "seed must be"),
+        ({"stop": ("",)}, "stop must be"),
+        ({"stop": 3}, "stop must be"),
+        ({"stop": ("a", 3)}, "stop must be"),
+        ({"ignore_eos": 1}, "ignore_eos must be"),
+        ({"top_k": 5}, "top_k would have no effect with temperature 0"),
+        ({"top_p": 0.5, "min_p": 0.1}, "top_p, min_p would have no effect"),
+        ({"top_n": 5}, "unknown generation option top_n: expected max_new_tokens, temperature"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Options.of(options)
+    assert rule in str(error.value)

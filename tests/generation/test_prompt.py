@@ -1,0 +1,121 @@
+"""Prompts of every form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BatchEncoding
+
+from neuralchat_lite.errors import PromptError
+from neuralchat_lite.generation.prompt import Prompt, encode_prompt
+
+from .conftest import VOCABULARY
+
+USER = {"role": "user", "content": "Hello"}
+ANSWER = {"role": "assistant", "content": "Hi."}
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    "{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_messages_take_the_neural_chat_form_without_bos(tokenizer: Any) -> None:
+    messages = [{"role": "system", "content": "Be kind."}, USER, ANSWER, USER]
+    prompt = encode_prompt(messages, tokenizer, VOCABULARY)
+    assert tokenizer.decode(prompt.ids) == (
+        "### System:\nBe kind.\n### User:\nHello\n### Assistant:\nHi.\n"
+        "### User:\nHello\n### Assistant:\n"
+    )
+    assert prompt.ids[0] != tokenizer.bos_token_id
+    assert prompt.stop == ("### User:", "### System:")
+
+
+def test_without_a_system_message_there_is_no_system_block(tokenizer: Any) -> None:
+    prompt = encode_prompt([USER], tokenizer, VOCABULARY)
+    assert tokenizer.decode(prompt.ids) == "### User:\nHello\n### Assistant:\n"
+
+
+def test_braces_in_a_message_are_only_text(tokenizer: Any) -> None:
+    prompt = encode_prompt([{"role": "user", "content": "{0} {}"}], tokenizer, VOCABULARY)
+    assert "{0} {}" in tokenizer.decode(prompt.ids)
+
+
+def test_the_models_own_template_wins(tokenizer: Any) -> None:
+    tokenizer.chat_template = TEMPLATE
+    prompt = encode_prompt([USER, ANSWER, USER], tokenizer, VOCABULARY)
+    text = "<user>Hello<assistant>Hi.<user>Hello<assistant>"
+    assert list(prompt.ids) == tokenizer.encode(text, add_special_tokens=False)
+    assert prompt.stop == ()
+
+
+def test_a_template_that_refuses_is_a_prompt_error(tokenizer: Any) -> None:
+    tokenizer.chat_template = TEMPLATE
+    with pytest.raises(PromptError, match=r"no system\).*system, user; try without a system"):
+        encode_prompt([{"role": "system", "content": "x"}, USER], tokenizer, VOCABULARY)
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content + 3 }}", "{{ 1/0 }}", "{% oops"])
+def test_a_template_that_is_broken_is_a_prompt_error(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError, match=r"refuses these messages.*give token ids instead"):
+        encode_prompt([USER], tokenizer, VOCABULARY)
+
+
+def test_a_text_gets_the_special_tokens_of_the_tokenizer(tokenizer: Any) -> None:
+    ids = (1, 403, 407, 261, 378)
+    assert encode_prompt("Once upon a time", tokenizer, VOCABULARY) == Prompt(ids)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [1, 403],
+        (1, 403),
+        torch.tensor([1, 403]),
+        torch.tensor([[1, 403]]),
+        [[1, 403]],
+        list(np.array([1, 403])),
+        BatchEncoding({"input_ids": torch.tensor([[1, 403]])}),
+    ],
+    ids=["list", "tuple", "tensor", "batch of one", "list of one list", "numpy", "encoding"],
+)
+def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
+    assert encode_prompt(ids, tokenizer, VOCABULARY) == Prompt((1, 403))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rule"),
+    [
+        ("", "empty text"),
+        ([], "the prompt is empty"),
+        (torch.tensor([]), "the prompt is empty"),
+        (None, "got NoneType"),
+        (3, "got int"),
+        (b"ab", "got bytes"),
+        ([1, 512], "token id 512 is outside the vocabulary of 512"),
+        ([-1], "token id -1 is outside"),
+        ([1.5], "must be integers, got 1.5"),
+        ([True], "got True"),
+        (["Hello"], "got 'Hello'"),
+        ([[1], [2]], "got 2 lists of token ids: give one prompt at a time"),
+        ("\ud800", "the prompt is not valid UTF-8 at character 0"),
+        ([{"role": "user", "content": "a\udcff"}], "message 0 is not valid UTF-8 at character 1"),
+        ([USER, {"role": "user"}], "message 1 must be"),
+        ([USER, "x"], "message 1 must be"),
+        ([{"role": "tool", "content": "x"}], "'tool', expected one of system, user, assistant"),
+        ([{"role": "user", "content": None}], "content of type NoneType"),
+        ([USER, USER], "turn 1 has the role 'user', expected 'assistant'"),
+        ([ANSWER, USER], "turn 0 has the role 'assistant', expected 'user'"),
+        ([USER, {"role": "system", "content": "x"}, USER], "turn 1 has the role 'system'"),
+        ([USER, ANSWER], "last message must be the user's.*got 'assistant'"),
+        ([{"role": "system", "content": "x"}], "last message must be the user's"),
+        ([{"role": "user", "content": " \n"}], "last message is empty"),
+    ],
+)
+def test_prompts_of_another_form_are_refused(tokenizer: Any, prompt: Any, rule: str) -> None:
+    with pytest.raises(PromptError, match=rule):
+        encode_prompt(prompt, tokenizer, VOCABULARY)
