@@ -20,8 +20,9 @@ from torch import Tensor
 import neuralchat_lite as ncl
 from benchmarks.engines.environments import python_of
 from benchmarks.engines.table import Variant
-from benchmarks.engines.workers import LOAD_SECONDS, Model, convert, start_worker
-from benchmarks.models.shapes import cache_root
+from benchmarks.engines.workers import LOAD_SECONDS, convert, start_worker
+from benchmarks.models.kept import cache_root
+from benchmarks.models.model import Model
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.engines.engine import FullCache

@@ -15,8 +15,8 @@ from neuralchat_lite.cli.terminal import size_text, warn
 from neuralchat_lite.errors import ConfigError, NeuralchatError
 
 if TYPE_CHECKING:
-    from benchmarks.engines.workers import Model
     from benchmarks.latency.bench import Case, Profile
+    from benchmarks.models.model import Model
 
 INPUT_ERROR, INTERRUPTED = 2, 130
 
@@ -182,7 +182,7 @@ def check(
 @app.command()
 def clean() -> None:
     """Delete the random models and converted files of benchmarks."""
-    from benchmarks.models.shapes import cache_root, remove_models
+    from benchmarks.models.kept import cache_root, remove_models
 
     freed = remove_models(cache_root())
     print(f"{size_text(freed)} freed in {cache_root()}")
@@ -301,8 +301,10 @@ def results_path(output: Path | None, resume: Path | None) -> Path:
 
 def open_model(shape: str | None, model: str | None) -> Model:
     """The checkpoint to measure: a shape's, made now if it is not there, or a real one."""
-    from benchmarks.engines.workers import Model
-    from benchmarks.models.shapes import cache_root, random_model, shape_name
+    from benchmarks.models.kept import cache_root
+    from benchmarks.models.model import Model
+    from benchmarks.models.random_checkpoint import random_model
+    from benchmarks.models.shapes import shape_name
     from neuralchat_lite.checkpoints.hub import resolve
 
     if (shape is None) == (model is None):

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engines.table import ENGINES, Variant
-from benchmarks.engines.workers import LOAD_SECONDS, Model, convert, start_worker
+from benchmarks.engines.workers import LOAD_SECONDS, convert, start_worker
 from benchmarks.latency import file_cache, machine
+from benchmarks.models.model import Model
 from benchmarks.rows import results
 from neuralchat_lite.environments.process import Worker
 from neuralchat_lite.errors import EngineError

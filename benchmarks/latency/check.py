@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engines.workers import formats_folder
-from benchmarks.models.shapes import cache_root
+from benchmarks.models.kept import cache_root
+from benchmarks.models.model import formats_folder
 from benchmarks.report.terminal import samples_of
 from neuralchat_lite.errors import ConfigError
 

@@ -15,7 +15,8 @@ from benchmarks.accuracy.rivals import open_rival
 from benchmarks.engines.environments import is_ready
 from benchmarks.engines.table import ENGINES, FOLDER, Engine, Variant, all_variants
 from benchmarks.models import shapes
-from benchmarks.models.shapes import random_model, shape
+from benchmarks.models.random_checkpoint import random_model
+from benchmarks.models.shapes import shape
 from neuralchat_lite.errors import ConfigError, EngineError, PromptError
 from neuralchat_lite.generation.conversation import encode_messages
 

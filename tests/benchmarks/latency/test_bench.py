@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from benchmarks.engines.table import ENGINES, Engine, Variant
-from benchmarks.engines.workers import Model
 from benchmarks.latency import bench as bench_module
 from benchmarks.latency.bench import Bench, Case, prompts_for, turns
 from benchmarks.models import shapes
-from benchmarks.models.shapes import random_model, shape
+from benchmarks.models.model import Model
+from benchmarks.models.random_checkpoint import random_model
+from benchmarks.models.shapes import shape
 from benchmarks.rows import results
 
 FAKE = Path(__file__).parents[1] / "engines" / "fake_engine.py"
@@ -158,7 +159,7 @@ def test_a_variant_that_cannot_be_prepared_or_loaded_is_tried_once(
     [failure] = rows_of(measured, "failure")
     assert (failure["variant"], failure["stage"]) == ("broken", stage)
     assert len(rows_of(measured, metric="time_per_token_s", variant="a")) == CASE.rounds
-    assert not list(model.formats.glob("*.partial"))
+    assert not list(model.formats.glob(".tmp-*"))
 
 
 def test_variants_of_one_format_are_converted_once(model: Model) -> None:
