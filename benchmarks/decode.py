@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shapes import SHAPES  # beside this script
+from models.shapes import SHAPES  # beside this script
 
 import neuralchat_lite
 from neuralchat_lite.checkpoints.kinds import is_packed

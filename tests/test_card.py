@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.agreement import write_dequantized
+from benchmarks.accuracy.agreement import write_dequantized
 
 from .transformers.conftest import NANO
 

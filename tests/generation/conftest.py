@@ -14,7 +14,7 @@ from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.engines.engine import OneByOne
-from neuralchat_lite.models.decoder import load_decoder
+from neuralchat_lite.models.build import load_decoder
 
 LETTERS = 128  # ASCII; token 0 ends the text
 VOCABULARY = 512  # of the real ones

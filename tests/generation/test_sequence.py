@@ -16,7 +16,7 @@ from neuralchat_lite.generation.loop import fold, generate
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt, encode_prompt
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
-from neuralchat_lite.models.decoder import load_decoder
+from neuralchat_lite.models.build import load_decoder
 
 Options = GenerationOptions
 NANO = Path(__file__).parents[2] / "examples/nano/model"

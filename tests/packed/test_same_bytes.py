@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import neuralchat_lite as ncl
-from benchmarks.shapes import SHAPES
+from benchmarks.models.shapes import SHAPES
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.checkpoints.source import Source

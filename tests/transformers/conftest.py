@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 
-from benchmarks.agreement import write_dequantized
+from benchmarks.accuracy.agreement import write_dequantized
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.auto import AutoModelForCausalLM
 

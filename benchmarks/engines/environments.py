@@ -1,0 +1,45 @@
+"""Where each engine runs: in the harness' own Python, or in an environment from pinned files.
+
+The rivals' files lie in `requirements/`; those of IPEX and ITREX are the product's own, which
+`neuralchat-lite engines setup` makes too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.engines.table import ENGINES
+from neuralchat_lite.environments.environment import (
+    Environment,
+    engine_environment,
+    environments_root,
+)
+
+REQUIREMENTS = Path(__file__).parent / "requirements"
+PRODUCT = ("ipex", "itrex")
+
+
+def environment_of(engine: str) -> Environment | None:
+    """The environment of an engine; None where that is the harness' own Python."""
+    name = ENGINES[engine].environment
+    if name is None:
+        return None
+    if name in PRODUCT:
+        return engine_environment(name)
+    command = f"python -m benchmarks setup {engine}"
+    return Environment.described(name, REQUIREMENTS, environments_root() / "benchmarks", command)
+
+
+def python_of(engine: str) -> Path:
+    """Its interpreter. Raises EngineError with the remedy when the environment is not ready."""
+    environment = environment_of(engine)
+    if environment is None:
+        return Path(sys.executable)
+    environment.require_ready()
+    return environment.python
+
+
+def is_ready(engine: str) -> bool:
+    environment = environment_of(engine)
+    return environment is None or environment.state() == "ready"

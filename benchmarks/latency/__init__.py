@@ -1,0 +1,1 @@
+"""Speed and memory: engines take turns on the same prompts, on a machine that is watched."""

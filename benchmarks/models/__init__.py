@@ -1,0 +1,1 @@
+"""The models that are measured: random ones of real shapes, and folders kept between runs."""

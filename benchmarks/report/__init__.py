@@ -1,0 +1,1 @@
+"""Measured rows as statistics, tables and pictures: in the terminal, in Markdown and as a page."""

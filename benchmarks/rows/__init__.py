@@ -1,0 +1,1 @@
+"""What a results file holds: the kinds of rows and their fields, read, written and merged."""

@@ -1,0 +1,78 @@
+"""What is recorded of the machine, and when it is called busy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from benchmarks.latency import machine
+from benchmarks.latency.machine import CpuTime, busy_warnings
+
+
+def warnings(
+    probes: tuple[float, ...] = (10.0, 10.5), steal: float = 0.0, load: float = 0.1
+) -> list[str]:
+    return list(busy_warnings(probes, steal, load, cpus=2))
+
+
+def test_a_quiet_machine_gets_no_warning() -> None:
+    assert warnings() == []
+    assert warnings(probes=(9.3, 10.0, 10.7)) == []
+
+
+@pytest.mark.parametrize(
+    ("busy", "word"),
+    [
+        ({"probes": (8.0, 10.0, 10.0)}, "spread by 20%"),
+        ({"steal": 0.05}, "5.0% of the CPU time"),
+        ({"load": 1.5}, "load average was 1.5"),
+    ],
+)
+def test_each_sign_of_a_busy_machine_is_said(busy: dict, word: str) -> None:
+    [warning] = warnings(**busy)
+    assert word in warning
+
+
+def test_steal_is_a_share_of_the_time_that_has_passed() -> None:
+    assert CpuTime(1200, 50).steal_share_since(CpuTime(1000, 40)) == 10 / 200
+    assert CpuTime(5, 1).steal_share_since(CpuTime(5, 1)) == 0
+
+
+def test_cpu_time_goes_on() -> None:
+    earlier = CpuTime.now()
+    sum(range(3_000_000))  # some hundredths of a second
+    assert CpuTime.now().total > earlier.total > 0
+
+
+def test_the_record_holds_what_a_reader_needs_and_is_json() -> None:
+    record = json.loads(json.dumps(machine.describe(threads=2)))
+    assert record["threads"] == 2 and record["cpu"]
+    assert record["memory_bytes"] == psutil.virtual_memory().total
+    assert record["affinity"] == sorted(os.sched_getaffinity(0))
+    assert set(record["flags"]) <= set(machine.FLAGS)
+
+
+def test_the_commit_is_that_of_this_source_tree() -> None:
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=machine.ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip("this source tree is no git checkout")
+    found = machine.commit()
+    assert found is not None
+    assert done.stdout.startswith(found.removesuffix("-dirty"))
+
+
+def test_pinning_keeps_a_process_on_one_cpu_of_a_core() -> None:
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from benchmarks.latency import machine\n"
+        "before = os.sched_getaffinity(0); chosen = machine.pin(1)\n"
+        "assert os.sched_getaffinity(0) == set(chosen) <= before and len(chosen) == 1"
+    )
+    subprocess.run([sys.executable, "-c", code, str(machine.ROOT)], check=True)
