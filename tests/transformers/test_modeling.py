@@ -18,6 +18,7 @@ from neuralchat_lite.errors import CacheError, ConfigError, PromptError
 from neuralchat_lite.transformers.auto import AutoModelForCausalLM, pipeline
 from neuralchat_lite.transformers.cache import NativeCache
 
+from ..patience import patience
 from .conftest import NANO, PROMPTS, Pair
 
 Pairs = Callable[[str], Pair]
@@ -311,7 +312,7 @@ def test_streamers_show_the_text_as_it_comes(
     answer = nano.tokenizer.decode(ids[0, batch.input_ids.shape[1] :])
     assert capsys.readouterr().out.strip() == answer.strip()
 
-    streamer = hf.TextIteratorStreamer(nano.tokenizer, skip_prompt=True, timeout=60)
+    streamer = hf.TextIteratorStreamer(nano.tokenizer, skip_prompt=True, timeout=patience(60))
     options = {**batch, "max_new_tokens": 30, "streamer": streamer}
     worker = threading.Thread(target=nano.ours.generate, kwargs=options)
     worker.start()
