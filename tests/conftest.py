@@ -6,12 +6,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Workers of pytest-xdist share the cores. OpenMP reads this when torch is imported.
+if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    share = max(1, len(os.sched_getaffinity(0)) // WORKERS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    os.environ.setdefault("NEURALCHAT_LITE_THREADS", str(share))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts its background jobs, and their children inherit it. Tests send Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import torch
 from safetensors.torch import save_file
 

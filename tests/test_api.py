@@ -17,6 +17,8 @@ from neuralchat_lite import loading
 from neuralchat_lite.checkpoints import hub
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError, PromptError
 
+from .patience import patience
+
 PROMPT = "Once upon a time"
 
 
@@ -261,7 +263,9 @@ threads = [threading.Thread(target=load) for _ in range(4)]
 [t.start() for t in threads], [t.join() for t in threads]
 assert not failed, failed
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(120)
+    )
     assert run.returncode == 0, run.stderr
 
 

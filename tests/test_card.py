@@ -17,6 +17,7 @@ import transformers
 
 from benchmarks.accuracy.agreement import write_dequantized
 
+from .patience import patience
 from .transformers.conftest import NANO
 
 CARD = Path(__file__).parent / "card"
@@ -48,7 +49,11 @@ def with_imports(snippet: str, changes: dict[str, str]) -> str:
 
 def printed(code: str, environment: dict[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=patience(300),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

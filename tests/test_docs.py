@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from .patience import patience
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
@@ -64,7 +66,7 @@ def test_every_code_block_runs(page: Path, environment: dict[str, str], tmp_path
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=patience(300),
         )
         assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
 
@@ -89,6 +91,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         "-d",
         tmp_path / "site",
     ]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "context_length" in (tmp_path / "site/api/index.html").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 
 SEED = 0
 BATCH = 64  # conversations
-POOL = 64 * BATCH  # drawn at once and sorted by length, so that little is padding
+POOL = 64  # batches that are drawn at once and sorted by length, so that little is padding
 WARMUP = 100
 COOLDOWN = 0.4  # of all steps, at the end, in which the learning rate goes down to zero
 EARLIER_TURNS = 0.1  # of conversations have a turn before the one that is learned
@@ -80,23 +80,24 @@ def encode(
     return [*prompt, *answer_ids, tokenizer.eos_token_id], len(prompt)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids and labels [conversations, tokens] of every step from `first_step` on."""
-    per_pool = POOL // BATCH
-    for pool in range(first_step // per_pool, 1 << 30):
+def batches(
+    tokenizer: PreTrainedTokenizerFast, first_step: int, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and labels [size, tokens] of every step from `first_step` on."""
+    for pool in range(first_step // POOL, 1 << 30):
         rng = random.Random(f"{SEED} {pool}")  # each pool by itself, so that a run can go on
         examples = []
-        for _ in range(POOL):
+        for _ in range(POOL * size):
             problem = make_problem(rng, held_out=False)
             earlier = make_problem(rng, held_out=False) if rng.random() < EARLIER_TURNS else None
             system = rng.random() >= WITHOUT_SYSTEM
             examples.append(encode(tokenizer, problem, earlier, system))
         examples.sort(key=lambda example: len(example[0]))
-        starts = list(range(0, POOL, BATCH))
+        starts = list(range(0, POOL * size, size))
         rng.shuffle(starts)
-        skipped = first_step % per_pool if pool == first_step // per_pool else 0
+        skipped = first_step % POOL if pool == first_step // POOL else 0
         for start in starts[skipped:]:
-            yield collate(examples[start : start + BATCH], tokenizer.pad_token_id)
+            yield collate(examples[start : start + size], tokenizer.pad_token_id)
 
 
 def collate(examples: list[Example], padding: int) -> tuple[Tensor, Tensor]:
@@ -201,7 +202,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"{count:,} parameters, {len(tokenizer)} tokens, on {device}, {args.steps} steps")
     losses: list[float] = []
     start = time.perf_counter() - seconds
-    for ids, labels in batches(tokenizer, step):
+    for ids, labels in batches(tokenizer, step, args.batch):
         if step in (args.steps, args.stop_at):
             break
         for part, highest in zip(parts, (args.muon, args.adam), strict=True):
@@ -253,6 +254,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--batch", type=int, default=BATCH, help="conversations of a step")
     parser.add_argument("--stop-at", type=int, help="stop after this step, to go on another time")
     parser.add_argument("--muon", type=float, default=0.02, help="learning rate of the matrices")
     parser.add_argument("--adam", type=float, default=0.003, help="learning rate of the rest")

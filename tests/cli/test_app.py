@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import pytest
 
 from neuralchat_lite.cli import app as cli
 from neuralchat_lite.cli import generate
+
+from ..patience import patience
 
 Run = Callable[..., tuple[int, str, str]]
 COMMAND = [sys.executable, "-m", "neuralchat_lite"]
@@ -105,9 +106,11 @@ def test_ctrl_c_exits_with_130_and_no_traceback(stories: str, tmp_path: Path) ->
         text=True,
         env={**os.environ, "NEURALCHAT_LITE_CACHE": str(tmp_path)},
     )
-    time.sleep(2)  # it waits for its prompt
+    assert process.stdin is not None
+    process.stdin.write("x" * 1_000_000)  # more than a pipe holds: it reads its prompt
+    process.stdin.flush()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=patience(30))
     assert (process.returncode, err) == (130, "")
 
 
@@ -123,5 +126,5 @@ def test_a_closed_pipe_ends_without_a_traceback(stories: str, tmp_path: Path) ->
     process.stdout.close()
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
-    assert process.wait(30) == 1
+    assert process.wait(patience(30)) == 1
     process.stderr.close()

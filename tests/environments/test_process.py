@@ -18,6 +18,8 @@ import pytest
 from neuralchat_lite.environments.process import Worker
 from neuralchat_lite.errors import EngineError
 
+from ..patience import patience
+
 ECHO = [sys.executable, str(Path(__file__).parent / "echo_worker.py")]
 
 
@@ -45,11 +47,11 @@ def lives(pid: int) -> bool:
 
 def nothing_left(worker: Worker) -> bool:
     """A killed process takes a moment to go; less than the one that watches would take."""
-    return becomes(lambda: family(worker) == [], seconds=1)
+    return becomes(lambda: family(worker) == [], seconds=patience(1))
 
 
-def becomes(claim: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
+def becomes(claim: Callable[[], bool], seconds: float | None = None) -> bool:
+    deadline = time.monotonic() + (patience(10) if seconds is None else seconds)
     while not claim():
         if time.monotonic() > deadline:
             return False
@@ -161,8 +163,8 @@ def test_closing_ends_a_computation(worker: Worker) -> None:
     assert becomes(lambda: "going to sleep" in worker.last_lines)
     before = time.monotonic()
     worker.close()
-    caller.join(10)
-    assert not caller.is_alive() and time.monotonic() - before < 4
+    caller.join(patience(10))
+    assert not caller.is_alive() and time.monotonic() - before < patience(4)
     assert nothing_left(worker)
 
 
@@ -177,9 +179,9 @@ def test_a_worker_that_nobody_holds_is_ended() -> None:
 def test_an_interrupted_call_leaves_the_next_one_its_own_answer(worker: Worker) -> None:
     worker.call("echo", value=0)
     main = threading.get_ident()
-    threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    threading.Timer(patience(0.2), lambda: signal.pthread_kill(main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        worker.call("wait_then_echo", value="old", seconds=0.6)
+        worker.call("wait_then_echo", value="old", seconds=patience(0.6))
     assert worker.call("echo", value="new") == "new"
 
 
@@ -221,7 +223,7 @@ def test_calls_from_several_threads_take_turns(worker: Worker) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(patience(30))
     assert wrong == []
 
 

@@ -14,6 +14,8 @@ from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence, Timings
 
+from ..patience import patience
+
 Options = GenerationOptions
 
 
@@ -146,15 +148,16 @@ def test_other_seeds_give_other_tokens(scripted: Any, seeds: tuple[int | None, .
 def test_timings_count_our_time_and_not_the_readers(scripted: Any) -> None:
     import time
 
+    pause = patience(0.05)
     decoder, tokenizer = scripted("hello")
     timings: Timings | None = None
     for piece in stream(decoder, tokenizer, [1, 2], Options(max_new_tokens=4)):
-        time.sleep(0.05)
+        time.sleep(pause)
         timings = piece.timings
     assert timings is not None
     assert (timings.prompt_tokens, timings.cached_tokens, timings.new_tokens) == (2, 0, 4)
     assert timings.time_per_token_s is not None
-    assert timings.time_per_token_s < 0.05
+    assert timings.time_per_token_s < pause
     assert timings.tokens_per_second == pytest.approx(1 / timings.time_per_token_s)
     assert timings.bytes_per_second == pytest.approx(
         timings.bytes_per_token / timings.time_per_token_s

@@ -18,6 +18,8 @@ from neuralchat_lite.kernels.native import NativeKernels
 from neuralchat_lite.kernels.operations import AttentionShape, RMSNorm
 from neuralchat_lite.kernels.reference import ReferenceKernels
 
+from ..patience import patience
+
 # (rows, cols): a whole tile, ragged tiles, ragged groups, the shared models' widths, more panels
 # than one, more tiles than one item.
 SHAPES = [(16, 32), (1, 1), (17, 33), (64, 172), (40, 352), (50, 1100), (600, 64)]
@@ -261,7 +263,9 @@ try:
 except RuntimeError as error:
     print("refused:", error)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60)
+    )
     assert run.returncode == 0, run.stderr
     assert "refused" in run.stdout
 

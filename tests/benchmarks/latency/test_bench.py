@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from benchmarks.models.model import Model
 from benchmarks.models.random_checkpoint import random_model
 from benchmarks.models.shapes import shape
 from benchmarks.rows import results
+
+from ...patience import patience
 
 FAKE = Path(__file__).parents[1] / "engines" / "fake_engine.py"
 CASE = Case(batch=1, context=8, new_tokens=5, rounds=2)
@@ -132,13 +135,15 @@ def test_prompts_are_the_same_for_everyone_and_hold_no_special_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "reason"), [(13, "killed by SIGKILL"), (14, "within 2 s"), (15, "no such context")]
+    ("context", "reason"),
+    [(13, "killed by SIGKILL"), (14, "within {limit} s"), (15, "no such context")],
 )
 def test_a_case_that_goes_wrong_becomes_a_row_and_the_rest_goes_on(
     model: Model, context: int, reason: str
 ) -> None:
-    bad = Case(1, context, 5, 2)
-    measured = bench(model, variant("a"), variant("b"), cases=(bad, CASE), limit=2)
+    bad, limit = Case(1, context, 5, 2), math.ceil(patience(2))
+    reason = reason.format(limit=limit)
+    measured = bench(model, variant("a"), variant("b"), cases=(bad, CASE), limit=limit)
     measured.run({})
     failures = rows_of(measured, "failure")
     assert [row["variant"] for row in failures] == ["a", "b"]
