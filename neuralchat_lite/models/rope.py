@@ -30,7 +30,7 @@ def linear_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
 
 
 def llama3_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
-    """Llama 3.1: long waves are slowed by `factor`, short ones kept, those between blended."""
+    """Llama 3.1: slow pairs are slowed by `factor`, fast ones kept, those between blended."""
     frequencies, scale = default_frequencies(rope, dim)
     factor = required(rope, "factor")
     low = required(rope, "low_freq_factor")
@@ -42,14 +42,14 @@ def llama3_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
 
 
 def yarn_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
-    """YaRN (Peng et al., 2023): interpolate slow dimensions, keep fast ones, ramp between."""
+    """YaRN (Peng et al., 2023): slow pairs are interpolated, fast ones kept, a ramp between."""
     frequencies, _ = default_frequencies(rope, dim)
     factor = required(rope, "factor")
     trained = required(rope, "original_max_position_embeddings")
     theta = float(rope["rope_theta"])
 
     def dimension(rotations: float) -> float:
-        """The pair that turns so often within the trained context."""
+        """The pair of dimensions that rotates so many times within the trained context."""
         return dim * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
     fast, slow = rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0
@@ -79,6 +79,7 @@ def attention_scale(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
+# Rope type -> parameters and head_dim -> frequencies [head_dim / 2], and a scale of cos and sin.
 FREQUENCIES: dict[str, Callable[[Parameters, int], tuple[Tensor, float]]] = {
     "default": default_frequencies,
     "linear": linear_frequencies,
@@ -98,7 +99,10 @@ def required(rope: Parameters, key: str) -> float:
 
 
 class RotaryTable:
-    """cos and sin, [positions, head_dim / 2] fp32, made as far as they are asked for."""
+    """cos and sin, [positions, head_dim / 2] fp32, computed up to the largest position so far.
+
+    Raises CheckpointError when a parameter of the rope type is missing or impossible.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         rope = architecture.rope

@@ -7,6 +7,7 @@ the package uses another family's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from neuralchat_lite.families.architecture import HEAD, Names, Sizes
 from neuralchat_lite.families.block import Block, Linear, Norm
 from neuralchat_lite.families.config_values import Config
 from neuralchat_lite.families.family import Family
+from neuralchat_lite.kernels import reference
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.kernels.operations import Kernels
 from neuralchat_lite.kernels.reference import ReferenceKernels
@@ -90,7 +92,7 @@ def write_toy(write_checkpoint, monkeypatch):
     return write
 
 
-def oracle(weights: dict[str, Tensor], ids: Tensor) -> Tensor:
+def oracle(weights: dict[str, Tensor], ids: Tensor, activation: Any = silu) -> Tensor:
     """[len(ids), vocab] logits of the toy, each position computed from all before it."""
     count = len(ids)
     turns = 10000.0 ** (-torch.arange(0, DIM, 2) / DIM)
@@ -123,7 +125,7 @@ def oracle(weights: dict[str, Tensor], ids: Tensor) -> Tensor:
         heads = torch.einsum("hqk,khd->qhd", shares, v).reshape(count, -1)
         x = x + project(heads, f"{block}.attn.wo")
         gate, up = project(norm(x, f"{block}.ln_2"), f"{block}.ffn.w13").chunk(2, dim=-1)
-        x = x + project(silu(gate) * up, f"{block}.ffn.w2")
+        x = x + project(activation(gate) * up, f"{block}.ffn.w2")
     head = weights.get("embed_out.weight", weights["toy.wte.weight"])
     return linear(norm(x, "toy.ln_f"), head)
 
@@ -146,6 +148,17 @@ def test_a_family_known_by_one_row_computes_what_its_description_says(
     folder = write_toy(tied)
     want = oracle(load_file(folder / "model.safetensors"), ids)
     got = logits(open_checkpoint(folder), ids, kernels)
+    torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
+
+
+def test_the_gate_has_the_activation_of_its_description(write_toy, ids, monkeypatch):
+    folder = write_toy()
+    weights = open_checkpoint(folder)
+    block = replace(weights.architecture.block, activation="relu")
+    weights.architecture = replace(weights.architecture, block=block)
+    monkeypatch.setitem(reference.ACTIVATIONS, "relu", torch.relu)
+    want = oracle(load_file(folder / "model.safetensors"), ids, activation=torch.relu)
+    got = logits(weights, ids, ReferenceKernels())
     torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
 
 
@@ -202,14 +215,13 @@ def test_what_a_family_ignores_may_be_there(write_toy, ids):
     assert torch.equal(logits(open_checkpoint(more), ids), logits(open_checkpoint(plain), ids))
 
 
-def test_a_checkpoint_that_was_saved_without_its_head_lacks_the_prefix_of_its_family(
-    write_toy, ids
-):
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_a_checkpoint_may_lack_the_prefix_of_its_family(write_toy, ids, tied):
     def without_prefix(found: dict[str, Tensor]) -> None:
         for name in list(found):
             found[name.removeprefix("toy.")] = found.pop(name)
 
-    folder, bare = write_toy(tied=True), write_toy(tied=True, change=without_prefix)
+    folder, bare = write_toy(tied), write_toy(tied, change=without_prefix)
     assert "h.0.ln_1.weight" in load_file(bare / "model.safetensors")
     assert torch.equal(logits(open_checkpoint(bare), ids), logits(open_checkpoint(folder), ids))
 

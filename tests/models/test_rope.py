@@ -1,0 +1,10 @@
+"""Rotary tables. Their angles are compared with transformers' in `families/test_config_json.py`."""
+
+from __future__ import annotations
+
+from neuralchat_lite.families.rope_parameters import ROPE_TYPES
+from neuralchat_lite.models.rope import FREQUENCIES
+
+
+def test_every_rope_type_that_is_read_has_frequencies():
+    assert sorted(FREQUENCIES) == sorted(ROPE_TYPES)
