@@ -1,10 +1,11 @@
-"""What scripts call of intel_extension_for_pytorch, for models of neuralchat_lite.transformers.
+"""The functions of intel_extension_for_pytorch (IPEX) that scripts call, for native models.
 
     import neuralchat_lite.ipex as ipex
     model = ipex.optimize(model.eval(), dtype=torch.bfloat16, inplace=True)
 
-There is nothing left to optimize: the native kernels run from the start. The calls check what they
-are given, so that a script does not believe it computes in another precision than it does.
+A model of `neuralchat_lite.transformers` runs on the native kernels from the start, so there is
+nothing to optimize. The functions check their arguments and return the model. A script that asks
+for another precision than the model has gets an error.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["llm", "optimize"]
 
-# Arguments of ipex.optimize and ipex.llm.optimize that steer its graphs, layouts and devices.
+# Arguments of ipex.optimize and ipex.llm.optimize that control graphs, layouts and devices.
 WITHOUT_EFFECT = frozenset(
     (
         "auto_kernel_selection",
@@ -43,23 +44,24 @@ WITHOUT_EFFECT = frozenset(
     )
 )
 REFUSED = {
-    "optimizer": "is for training, and the weights here are never written",
-    "quantization_config": "is IPEX's own: give a WeightOnlyQuantConfig to "
+    "optimizer": "is for training, and this library never changes weights: leave it out",
+    "quantization_config": "is a configuration of IPEX: give a WeightOnlyQuantConfig to "
     "AutoModelForCausalLM.from_pretrained, which quantizes once and keeps the result",
-    "qconfig_summary_file": "is of IPEX's static quantization, which has no kernel here",
+    "qconfig_summary_file": "belongs to the static quantization of IPEX, which is not supported: "
+    "leave it out",
 }
 
 
 def optimize(
     model: NativeForCausalLM, dtype: torch.dtype | None = None, **switches: Any
 ) -> NativeForCausalLM:
-    """The model itself, found to compute in `dtype`.
+    """Check that the model computes in `dtype`, and return the model itself.
 
-    switches: those of ipex.optimize and ipex.llm.optimize, accepted with one warning
-    Raises ConfigError for a model of another library, another dtype than the model's, and for
-    unknown switches.
+    switches: other arguments of ipex.optimize and ipex.llm.optimize, accepted with one warning
+    Raises ConfigError for a model of another library, for a dtype that is not the model's, and for
+    an unknown argument.
     """
-    from neuralchat_lite.transformers.auto import check_names
+    from neuralchat_lite.transformers.arguments import check_names
     from neuralchat_lite.transformers.modeling import NativeForCausalLM
 
     for name, why in REFUSED.items():
@@ -74,12 +76,12 @@ def optimize(
     if dtype is not None and dtype != model.dtype:
         raise ConfigError(
             f"the model computes in {model.dtype}, not in {dtype}: load it with "
-            f"from_pretrained(..., dtype={dtype}), or with that compute_dtype when it is quantized"
+            f"from_pretrained(..., dtype={dtype}), or with that compute_dtype if it is quantized"
         )
     return model
 
 
 class llm:
-    """The namespace `ipex.llm`, as scripts spell it."""
+    """The namespace `ipex.llm`."""
 
     optimize = staticmethod(optimize)

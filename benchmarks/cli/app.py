@@ -96,6 +96,7 @@ def setup(
 ) -> None:
     """Make the environments of engines; the sizes are said first."""
     from benchmarks.engines.environments import environment_of
+    from neuralchat_lite.environments.installation import install
 
     for name in engines:
         require_engine(name)
@@ -103,7 +104,9 @@ def setup(
         if environment is None:
             warn(f"{name} runs in this environment: nothing to do")
         else:
-            environment.setup(python=python, torch_index=torch_index, stub_cuda=stub_cuda, say=warn)
+            install(
+                environment, python=python, torch_index=torch_index, stub_cuda=stub_cuda, say=warn
+            )
 
 
 @app.command()

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from neuralchat_lite import installed_version
-from neuralchat_lite.environments.environment import this_cpu
+from neuralchat_lite.environments.host import this_cpu
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import cpu_model
 

@@ -51,16 +51,17 @@ def engines_setup(
 ) -> None:
     """Make the environment of an engine; says first how much it downloads."""
     from neuralchat_lite.environments.environment import engine_environment
+    from neuralchat_lite.environments.installation import install
 
-    engine_environment(name).setup(
-        python=python, torch_index=torch_index, stub_cuda=stub_cuda, say=warn
-    )
+    environment = engine_environment(name)
+    install(environment, python=python, torch_index=torch_index, stub_cuda=stub_cuda, say=warn)
 
 
 @app.command("remove")
 def engines_remove(name: SetupName) -> None:
     """Delete the environment of an engine."""
     from neuralchat_lite.environments.environment import engine_environment
+    from neuralchat_lite.environments.installation import remove
 
-    there = engine_environment(name).remove()
+    there = remove(engine_environment(name))
     print(f"{name}\t{'removed' if there else 'was not there'}")

@@ -1,10 +1,9 @@
-"""The drop-in face: what was imported from intel_extension_for_transformers.transformers, or from
-transformers itself, under the same names.
+"""A drop-in replacement for intel_extension_for_transformers.transformers, with the same names.
 
     from neuralchat_lite.transformers import AutoModelForCausalLM, WeightOnlyQuantConfig
 
-`AutoModelForCausalLM` and the configurations are ours; names that have nothing to do with weights
-(tokenizers, streamers, stopping criteria) are transformers' own.
+`AutoModelForCausalLM`, `pipeline` and the configurations belong to this library. Tokenizers,
+streamers and stopping criteria are those of transformers.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ __all__ = [
     "set_seed",
 ]
 
-# Where our own names live; every other public name is transformers'.
+# The modules of our own names. Every other public name comes from transformers.
 HOMES = {
     "AutoModelForCausalLM": "neuralchat_lite.transformers.auto",
     "AutoRoundConfig": "neuralchat_lite.transformers.configs",
@@ -79,8 +78,8 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}: what has nothing to do with weights "
-            "is imported from transformers itself"
+            f"module {__name__!r} has no attribute {name!r}: import it from transformers if it "
+            "is there"
         )
     return getattr(import_module(HOMES.get(name, "transformers")), name)
 

@@ -1,8 +1,8 @@
-"""The key/value cache of a batch, as `generate` of transformers knows caches.
+"""The key/value cache of a batch, with the interface that `generate` of transformers expects.
 
-Every row is a conversation of its own (`models.kv_cache.KVCache`) and holds its own tokens alone:
-padding is never fed, so a row of a batch is computed as if it were by itself. What transformers
-counts are columns, padding included; `real` says which of them a row was fed.
+Each row is a sequence with its own cache (`models.kv_cache.KVCache`). Padding is never fed, so a
+row of a batch is computed as if it were alone. transformers counts columns, including padding;
+`real` says which columns hold tokens of a row.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from neuralchat_lite.models.kv_cache import KVCache
 
 
 class NativeCache(Cache):
-    """Keys and values of a batch, in the decoder's own order in memory.
+    """Keys and values of a batch, in the decoder's own memory layout.
 
-    decoder: whose keys and values these are
-    rows: one for each sequence of the batch; none before the first call
-    broken: whether a call was interrupted in a way that cannot be taken back
+    decoder: the decoder that fills the cache
+    rows: one cache for each sequence of the batch; empty before the first call
+    broken: true after an interrupted call that cannot be undone
     real: [batch, columns] bool, true where a row has a token and false where it has padding
     """
 
@@ -40,15 +40,16 @@ class NativeCache(Cache):
     def check_batch(self, size: int) -> None:
         if self.rows and size != len(self.rows):
             raise ValueError(
-                f"the cache holds a batch of {len(self.rows)}, and {size} rows are to be added to "
-                "it: start with a new cache"
+                f"the cache holds a batch of {len(self.rows)}, and the call has {size} rows: pass "
+                "as many rows, or start with a new cache"
             )
 
     def grow(self, real: Tensor) -> None:
-        """Take note of new columns [batch, new] before their tokens are fed."""
+        """Add columns, [batch, new], before their tokens are fed."""
         if self.broken:
             raise ValueError(
-                "the cache was interrupted while a sliding window moved on: start with a new one"
+                "a call was interrupted after a sliding window had moved, and the cache cannot go "
+                "back: start with a new one"
             )
         if not self.rows:
             self.rows = [self.decoder.new_cache() for _ in range(len(real))]
@@ -56,20 +57,22 @@ class NativeCache(Cache):
         self.real = torch.cat((self.real, real), dim=1)
 
     def crop(self, tokens: int) -> None:
-        """Forget the last columns: `-n` of them, or all behind the first n (older transformers)."""
+        """Drop columns: with -n the last n, with n all after the first n (older transformers)."""
         columns = self.real.shape[1]
         kept = columns + tokens if tokens <= 0 else min(tokens, columns)
         if kept < 0:
-            raise ValueError(f"the cache has {columns} columns and cannot lose {-tokens}")
+            raise ValueError(
+                f"the cache has {columns} columns and cannot drop {-tokens}: give at most {columns}"
+            )
         lost = self.real[:, kept:].sum(dim=1).tolist()
         lengths = [row.length - count for row, count in zip(self.rows, lost, strict=True)]
         for row, length in zip(self.rows, lengths, strict=True):
             if not row.can_truncate(length):
-                row.truncate(length)  # which says why; no row has changed yet
+                row.truncate(length)  # raises with the reason; no row has changed yet
         self.go_back(lengths, kept)
 
     def go_back(self, lengths: list[int], columns: int) -> None:
-        """Return to these lengths of the rows, and so many columns."""
+        """Return to these lengths of the rows and this number of columns."""
         self.broken = not all(map(KVCache.can_truncate, self.rows, lengths))
         if not self.broken:
             for row, length in zip(self.rows, lengths, strict=True):
@@ -77,7 +80,7 @@ class NativeCache(Cache):
         self.real = self.real[:, :columns]
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in this order; a row that is wanted again is copied."""
+        """Keep these rows, in this order. A row that is selected twice is copied."""
         wanted = indices.tolist()
         kept: set[int] = set()
         rows = []
@@ -111,11 +114,11 @@ class NativeCache(Cache):
         return self.get_seq_length() + query_length, 0
 
     def activate_past_recording(self) -> None:
-        """Nothing to do: going back over what was just fed is always possible."""
+        """Nothing to do: the cache can always go back over the tokens of the last call."""
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
-            "a NativeCache is filled by the native decoder: give it to a model of "
+            "a NativeCache works with the native decoder only: pass it to a model of "
             "neuralchat_lite.transformers, not to one of transformers"
         )
 
@@ -123,7 +126,7 @@ class NativeCache(Cache):
         return self.decoder.architecture.layers
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeCache:
-        """A second cache that has said the same so far; the decoder is shared."""
+        """A second cache that holds the same tokens. It shares the decoder."""
         twin = NativeCache(self.decoder)
         twin.rows, twin.real = [row.copy() for row in self.rows], self.real.clone()
         twin.broken = self.broken

@@ -1,5 +1,8 @@
-"""The quantization configurations of intel-extension-for-transformers 1.4, which split 1.3's
-WeightOnlyQuantConfig by algorithm: their names, their defaults, and what they mean here."""
+"""The quantization configurations of intel-extension-for-transformers (ITREX) 1.4.
+
+ITREX 1.3 has one WeightOnlyQuantConfig; 1.4 has one class for each algorithm. The classes here have
+the names and defaults of 1.4, and become a WeightOnlyQuantConfig.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ WEIGHT_DTYPES = {4: "int4", 8: "int8"}
 
 @dataclass
 class LegacyConfig:
-    """What the configurations have in common. Raises ConfigError for values that cannot be.
+    """The options of all configurations. Raises ConfigError for invalid values.
 
-    bits: 4 or 8; by weight_dtype when not given
-    group_size: 32, 64, 128, or -1 for a row
-    weight_dtype, compute_dtype, scale_dtype, llm_int8_skip_modules: as of WeightOnlyQuantConfig
+    bits: 4 or 8; None to follow weight_dtype
+    group_size: 32, 64, 128, or -1 for a whole row
+    weight_dtype, compute_dtype, scale_dtype: as in WeightOnlyQuantConfig
+    llm_int8_skip_modules: modules_to_not_convert of WeightOnlyQuantConfig
     sym: symmetric codes around zero
-    use_double_quant, mse_range, use_quant ...: as of WeightOnlyQuantConfig, which refuses those
-        that promise other weights and warns of those without effect
+    use_double_quant, mse_range, use_quant ...: as in WeightOnlyQuantConfig, which refuses those
+        that would change the weights and warns about those without effect
     """
 
     bits: int | None = None
@@ -52,17 +56,17 @@ class LegacyConfig:
         if self.bits is None:
             self.bits = named or self.default_bits
         if self.bits not in WEIGHT_DTYPES:
-            raise ConfigError(f"bits must be 4 or 8, got {self.bits!r}: 4 is half the size of 8")
+            raise ConfigError(f"bits must be 4 or 8, got {self.bits!r}: 4 takes half the memory")
         if named not in (None, self.bits):
             raise ConfigError(
                 f"bits={self.bits} and weight_dtype={self.weight_dtype!r} contradict each other: "
                 "give one of them"
             )
         if not isinstance(self.sym, bool):
-            raise ConfigError(f"sym must be True or False, got {self.sym!r}")
+            raise ConfigError(f"sym must be True or False, got {self.sym!r}: True is symmetric")
 
     def options(self, *, skip_algorithm: bool = False) -> dict[str, Any]:
-        """As options of WeightOnlyQuantConfig, checked by it."""
+        """The equivalent options of WeightOnlyQuantConfig, which checks them."""
         plain = {field.name: field.default for field in dataclasses.fields(LegacyConfig)}
         legacy = {
             name: getattr(self, name)
@@ -83,7 +87,7 @@ class LegacyConfig:
         return config.to_dict()
 
     def to_weight_only(self) -> WeightOnlyQuantConfig:
-        """What the native kernels run. Raises ConfigError for what is not implemented."""
+        """The equivalent configuration. Raises ConfigError if the algorithm is not implemented."""
         return WeightOnlyQuantConfig(**self.options())
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,23 +109,26 @@ class LegacyConfig:
         for name in options:
             if name not in (*known, "quant_method"):
                 raise ConfigError(
-                    f"{name!r} is no option of {cls.__name__}{suggestion(name, known)}: expected "
-                    f"one of {known}"
+                    f"{name!r} is not an option of {cls.__name__}{suggestion(name, known)}: "
+                    f"expected one of {known}"
                 )
         return cls(**{name: value for name, value in options.items() if name in known})
 
 
 @dataclass
 class RtnConfig(LegacyConfig):
-    """Round to nearest: the algorithm that is implemented here."""
+    """Round to nearest, the one algorithm that is implemented."""
 
     algorithm: ClassVar[str] = "RTN"
 
 
 @dataclass
 class CalibratedConfig(LegacyConfig):
-    """What the algorithms share that look at texts. None of them is implemented yet: such a
-    configuration can be made, read and written, and loading a model with it is refused."""
+    """The options of algorithms that calibrate on texts.
+
+    None of these algorithms is implemented yet. Their configurations can be made, read and written;
+    loading a model with one raises ConfigError.
+    """
 
     tokenizer: Any = None
     dataset: Any = "NeelNanda/pile-10k"

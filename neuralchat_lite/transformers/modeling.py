@@ -1,7 +1,7 @@
 """A PreTrainedModel over the native decoder, so that `generate` is transformers' own.
 
-Sampling, beams, stopping criteria, streamers, assisted generation: none of it is written again
-here. The decoder sees rows of a batch together, so that a step reads the weights once.
+Sampling, beams, stopping criteria, streamers and assisted generation come from transformers. The
+decoder computes the rows of a batch together, so that a step reads the weights once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import inspect
 import math
 import os
 import warnings
-from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,33 +24,36 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.cache import NativeCache
+from neuralchat_lite.transformers.feeding import feed
+from neuralchat_lite.transformers.fixed import FixedWeights
+from neuralchat_lite.transformers.padding import check_positions, real_columns
 
-# What `generate` calls the cache: the name changed within version 5.
+# The name of the cache argument: it changed within version 5 of transformers.
 CACHE = (
     "cache"
     if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     else "past_key_values"
 )
-# What `generate` hands on to the model though it is meant for others, or is known from the cache.
-PASSED_ON = {
+# Arguments that `generate` passes to the model and that the model does not need: they are for other
+# objects, or the cache already knows their values.
+NOT_NEEDED = {
     "tokenizer",
     "assistant_tokenizer",
     "assistant_model",
     "cache_position",
-    "token_type_ids",  # some tokenizers give them, and no Llama has a use for them
+    "token_type_ids",  # some tokenizers return them; no model of the Llama kind uses them
 }
-DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}
 
 
-class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
-    """What `AutoModelForCausalLM.from_pretrained` returns.
+class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type: ignore[misc, no-untyped-call]
+    """The model that `AutoModelForCausalLM.from_pretrained` returns.
 
-    native: the `neuralchat_lite.Model`, which speaks without transformers and tells by
-        `native.report()` what runs
-    quantization_config: how it is quantized; None when it is not
+    native: the `neuralchat_lite.Model`. It generates without transformers, and `native.report()`
+        says what runs
+    quantization_config: how the weights are quantized; None if they are not
 
-    Weights are shared, mapped and never written: `parameters()` has none, and training,
-    `resize_token_embeddings` and moving to another device are refused or do not exist.
+    The weights are mapped from disk, shared between processes and never written. So `parameters()`
+    is empty, and training, `resize_token_embeddings` and another device are not supported.
     """
 
     config_class = PretrainedConfig
@@ -74,7 +75,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("use AutoModelForCausalLM.from_pretrained, which finds kernels and cache")
+        raise TypeError("use AutoModelForCausalLM.from_pretrained, which prepares the weights")
 
     @torch.no_grad()
     def forward(
@@ -91,44 +92,45 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **of_generate: Any,
+        **others: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Feed a batch of tokens behind what the cache holds.
+        """Feed a batch of tokens after those that the cache holds.
 
         input_ids: [batch, new] token ids
         attention_mask: [batch, past + new], 0 where a row has padding, on either side. Padding is
-            not computed; positions count the tokens of a row, as they do in `generate`.
-        position_ids: [batch, new], which may say nothing else (counting padding too is the same)
-        past_key_values, cache: what an earlier call returned (both names mean the same)
-        labels: [batch, new], -100 where there is none; the loss is the mean cross-entropy of each
-            token given those before it in this call
-        logits_to_keep: logits of so many last columns (0: of all), or of these columns
+            not computed. Positions count the tokens of a row, as in `generate`.
+        position_ids: [batch, new]. They must count the tokens of a row. Counting the padding before
+            its first token too is allowed, since rotary attention depends on distances alone.
+        past_key_values, cache: the cache that an earlier call returned, under either name
+        labels: [batch, new], -100 where there is no label. The loss is the mean cross-entropy of
+            each token given those before it in this call.
+        logits_to_keep: the number of last columns to return logits of (0: all), or their indices
 
         Returns fp32 logits [batch, columns, vocab], zero where a row has padding. Raises ValueError
-        for shapes that do not fit, PromptError for ids outside the vocabulary and a full context.
+        for shapes that do not fit, PromptError for ids outside the vocabulary or a full context.
         """
-        unknown = sorted(of_generate.keys() - PASSED_ON)
+        unknown = sorted(others.keys() - NOT_NEEDED)
         if unknown:
             raise TypeError(f"forward() got unexpected arguments: {', '.join(unknown)}")
         if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise ValueError(
-                f"input_ids must be [batch, tokens], with one token at least, got {shape}: give "
+                f"input_ids must be [batch, tokens] with at least one token, got {shape}: give "
                 "token ids"
             )
-        unmet = {
+        unsupported = {
             "inputs_embeds": inputs_embeds is not None,
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,
         }
-        if any(unmet.values()):
-            asked = ", ".join(name for name, given in unmet.items() if given)
+        if any(unsupported.values()):
+            asked = ", ".join(name for name, given in unsupported.items() if given)
             raise ValueError(
-                f"{asked} cannot be had from the native kernels: leave it out, or use the model "
+                f"{asked} is not available from the native kernels: leave it out, or use the model "
                 "class of transformers"
             )
         if past_key_values is not None and cache is not None:
-            raise ValueError("past_key_values and cache mean the same: give one")
+            raise ValueError("past_key_values and cache are two names of one argument: give one")
         past = past_key_values if cache is None else cache
         if use_cache is None:
             use_cache = bool(getattr(self.config, "use_cache", True))
@@ -136,7 +138,7 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         real = real_columns(input_ids, attention_mask, kept)
         check_positions(position_ids, real, kept)
         wanted = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
-        logits = self.feed(input_ids, real, kept, wanted)
+        logits = feed(input_ids, real, kept, wanted)
         loss = None
         if labels is not None:
             before = torch.nn.functional.pad(real[:, :-1], (1, 0))
@@ -155,86 +157,32 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             return NativeCache(self.decoder)
         if not isinstance(past, NativeCache) or past.decoder is not self.decoder:
             raise ValueError(
-                f"the cache is {past!r}, expected one that this model has made: leave it out, or "
+                f"the cache is {past!r}, expected a NativeCache of this model: leave it out, or "
                 "start with neuralchat_lite.transformers.NativeCache(model.decoder)"
             )
         return past
 
-    def feed(self, input_ids: Tensor, real: Tensor, cache: NativeCache, columns: int) -> Tensor:
-        """Feed the real tokens; the logits of the last `columns` columns (0: of all)."""
-        batch, new = input_ids.shape
-        cache.grow(real)
-        before = [row.length for row in cache.rows]
-        try:
-            found = self.feed_rows(input_ids, real, cache, columns)
-        except BaseException:
-            cache.go_back(before, cache.real.shape[1] - new)
-            raise
-        shown = min(columns or new, new)
-        shape = (batch, shown, self.decoder.architecture.vocab_size)
-        logits = torch.zeros(shape, dtype=torch.float32)
-        for row in range(batch):
-            places = real[row, new - shown :]
-            count = int(places.sum())
-            if count:
-                logits[row, places] = found[row][len(found[row]) - count :]
-        return logits
-
-    def feed_rows(
-        self, input_ids: Tensor, real: Tensor, cache: NativeCache, columns: int
-    ) -> list[Tensor]:
-        """For each row the logits of its last tokens, at least of those in the last columns."""
-        tokens = [ids[mask] for ids, mask in zip(input_ids, real, strict=True)]
-        # Beams and returned sequences begin alike: what several rows say first is fed once.
-        first = [self.twin_of(row, tokens, cache.rows) for row in range(len(tokens))]
-        leaders = [row for row in range(len(tokens)) if first[row] == row and len(tokens[row])]
-        logits = dict.fromkeys(range(len(tokens)), torch.zeros((0, 0)))
-        if leaders:
-            found = self.decoder.forward_batch(
-                [tokens[row] for row in leaders],
-                [cache.rows[row] for row in leaders],
-                keep=columns or None,
-            )
-            logits |= dict(zip(leaders, found, strict=True))
-        for row, leader in enumerate(first):
-            if leader != row:
-                cache.rows[row] = cache.rows[leader].copy()
-                logits[row] = logits[leader]
-        return list(logits.values())
-
-    @staticmethod
-    def twin_of(row: int, tokens: Sequence[Tensor], rows: Sequence[Any]) -> int:
-        """The first row that begins with the same tokens, or this row itself."""
-        if rows[row].length:
-            return row
-        same = (
-            other
-            for other in range(row)
-            if not rows[other].length and torch.equal(tokens[other], tokens[row])
-        )
-        return next(same, row)
-
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        """Called by `generate`: our own cache instead of a DynamicCache."""
+        """Called by `generate`: makes a NativeCache instead of a DynamicCache."""
         kind = generation_config.cache_implementation
         if kind is not None and not kind.startswith("dynamic"):
             raise ValueError(
                 f"cache_implementation={kind!r} is a cache of transformers, and the native decoder "
-                "fills its own: leave it out"
+                "needs its own: leave it out"
             )
         mask = model_kwargs.get("attention_mask")
         if mask is not None and not bool(mask[:, -1].all()):
             raise ValueError(
-                "attention_mask ends with padding, and there is nothing to go on from behind it: "
+                "attention_mask ends with padding, and generation goes on from the last column: "
                 "pad on the left, with tokenizer.padding_side = 'left'"
             )
         limit = self.decoder.context_length
         if generation_config.max_length > limit:
             warnings.warn(
-                f"a text of {generation_config.max_length} tokens is asked for, and the context "
-                f"has {limit}: it will end there",
+                f"max_length={generation_config.max_length} is longer than the context of {limit} "
+                "tokens: the text will end there",
                 stacklevel=3,
             )
             generation_config.max_length = limit
@@ -247,25 +195,26 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         push_to_hub: bool = False,
         **without_effect: Any,
     ) -> None:
-        """Write the quantized model to a folder that stands alone, for `from_pretrained`.
+        """Write the quantized model to a folder that needs no checkpoint, for `from_pretrained`.
 
-        How the folder is cut and written (max_shard_size, safe_serialization ...) is the format's
-        own affair. Raises ConfigError for a model that is not quantized and for push_to_hub.
+        Arguments about shards and formats (max_shard_size, safe_serialization ...) have no effect:
+        the packed format decides. Raises ConfigError for a model that is not quantized and for
+        push_to_hub.
         """
         if push_to_hub:
             raise ConfigError(
-                "push_to_hub=True is not offered: save to a folder, and upload it with "
+                "push_to_hub=True is not supported: save to a folder, and upload it with "
                 "huggingface_hub"
             )
         self.native.save_pretrained(save_directory)
         self.generation_config.save_pretrained(save_directory)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of all weights, as they are mapped; caches of conversations come on top."""
+        """Bytes of all weights as they are mapped, without key/value caches."""
         return self.decoder.weight_bytes + self.decoder.embedding.nbytes
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Weights of the checkpoint, before quantizing; a tied head counts once."""
+        """The number of weights in the checkpoint, before quantizing. A tied head counts once."""
         if only_trainable:
             return 0
         specs = list(self.decoder.architecture.tensors())
@@ -275,129 +224,17 @@ class NativeForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             specs = [spec for spec in specs if spec.role != "embedding"]
         return sum(math.prod(spec.shape) for spec in specs)
 
-    def to(  # type: ignore[override]
-        self, *args: Any, **kwargs: Any
-    ) -> NativeForCausalLM:
-        """Stays where and what it is. Raises ConfigError for another device or dtype."""
-        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-        if device is not None and device.type != "cpu":
-            raise ConfigError(f"device {str(device)!r} is no CPU, and this library runs on CPUs")
-        if dtype is not None and dtype != self.dtype:
-            raise ConfigError(
-                f"the weights cannot become {dtype}: load the model with another compute_dtype, or "
-                "another dtype when it is not quantized"
-            )
-        return self
-
-    def type(self, dst_type: Any) -> NativeForCausalLM:
-        return self.to(dst_type)
-
-    def double(self) -> NativeForCausalLM:
-        return self.to(torch.float64)
-
-    def half(self, *args: Any) -> NativeForCausalLM:
-        return self.to(torch.float16)
-
-    def float(self, *args: Any) -> NativeForCausalLM:
-        return self.to(torch.float32)
-
-    def bfloat16(self, *args: Any) -> NativeForCausalLM:
-        return self.to(torch.bfloat16)
-
-    def cuda(  # type: ignore[override]
-        self, *args: Any, **kwargs: Any
-    ) -> NativeForCausalLM:
-        return self.to("cuda")
-
-    def get_input_embeddings(self) -> Any:
-        raise ConfigError(
-            "the native weights are mapped and never changed, so that embeddings cannot be had or "
-            "resized: change the checkpoint with the model class of transformers first"
-        )
-
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeForCausalLM:
-        """Another model with a generation_config of its own; the weights are shared."""
+        """A second model with its own generation_config. It shares the weights."""
         twin = type(self)(self.native)
         twin.generation_config = deepcopy(self.generation_config, memo)
         return twin
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise ConfigError(
-            f"the model cannot be pickled: give its folder {self.folder} to the other process, "
-            "which maps the same weights"
-        )
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return DTYPES[self.decoder.compute_dtype]
-
-    @property
-    def folder(self) -> Path:
-        """Where the weights lie; for a quantized model the folder in the cache."""
-        return self.native.folder
-
 
 def named_class(model_type: str) -> type[NativeForCausalLM]:
     """The class under the name that transformers gives this architecture, such as
-    MistralForCausalLM: its pipelines look at names."""
+    MistralForCausalLM. The pipelines of transformers look at the name."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
     return type(name, (NativeForCausalLM,), {"__doc__": NativeForCausalLM.__doc__})
-
-
-def real_columns(input_ids: Tensor, mask: Tensor | None, cache: NativeCache) -> Tensor:
-    """[batch, new] bool: where the new columns hold tokens and not padding."""
-    batch, new = input_ids.shape
-    cache.check_batch(batch)
-    past = cache.get_seq_length()
-    if mask is None:
-        return torch.ones((batch, new), dtype=torch.bool)
-    if mask.shape != (batch, past + new):
-        raise ValueError(
-            f"attention_mask must be [batch, past + new] = {[batch, past + new]}, got "
-            f"{list(mask.shape)}: 1 for tokens and 0 for padding"
-        )
-    real = mask.bool()
-    if past and not torch.equal(real[:, :past], cache.real):
-        raise ValueError(
-            "attention_mask hides other columns than those that were padding when they were fed: "
-            "start with a new cache"
-        )
-    real = real[:, past:]
-    if not past and not bool(real.any(dim=1).all()):
-        empty = int((~real.any(dim=1)).nonzero()[0])
-        raise ValueError(f"row {empty} of attention_mask has no token: give at least one a row")
-    return real
-
-
-def check_positions(position_ids: Tensor | None, real: Tensor, cache: NativeCache) -> None:
-    """Raise ValueError unless positions count the tokens of each row, or columns of which all
-    those between two tokens are tokens."""
-    before = torch.cat((cache.real, real), dim=1) if cache.rows else real
-    if position_ids is None:
-        # transformers counts columns then, padding between two tokens too.
-        starts = before[:, 1:] & ~before[:, :-1]
-        runs = before[:, 0].long() + starts.sum(dim=1)
-        if bool((runs > 1).any()):
-            raise ValueError(
-                f"row {int(runs.argmax())} of attention_mask has padding between two tokens: give "
-                "position_ids that count its tokens, attention_mask.cumsum(1) - 1"
-            )
-        return
-    columns = torch.arange(before.shape[1])[-real.shape[1] :].expand_as(real)
-    tokens = (before.cumsum(dim=1) - 1)[:, -real.shape[1] :]
-    given = position_ids.expand_as(real)
-    for row in range(len(real)):
-        here = real[row]
-        places = given[row, here].long()
-        if not any(torch.equal(places, count[row, here]) for count in (tokens, columns)):
-            raise ValueError(
-                f"position_ids of row {row} are {places.tolist()[:8]}..., expected "
-                f"{tokens[row, here].tolist()[:8]}...: the native decoder counts tokens, leave "
-                "them out"
-            )

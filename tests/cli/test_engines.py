@@ -8,6 +8,7 @@ import pytest
 
 from neuralchat_lite.cli import app as cli
 from neuralchat_lite.environments import environment as environments
+from neuralchat_lite.environments import installation
 from neuralchat_lite.environments.environment import ROOT_VARIABLE, Environment, engine_environment
 
 
@@ -54,7 +55,7 @@ def test_setup_hands_its_options_on_and_remove_deletes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, object]] = []
-    monkeypatch.setattr(Environment, "setup", lambda self, **options: seen.append(options))
+    monkeypatch.setattr(installation, "install", lambda _, **options: seen.append(options))
     monkeypatch.setenv("NEURALCHAT_LITE_TORCH_INDEX", "https://index.example/cpu")
     run(capsys, "engines", "setup", "ipex", "--python", "python3.11")
     monkeypatch.delenv("NEURALCHAT_LITE_TORCH_INDEX")

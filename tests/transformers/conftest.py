@@ -87,3 +87,12 @@ def pair(
         return made[name]
 
     return find
+
+
+@pytest.fixture
+def quantized_once(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cache for the session: what a test has quantized is mapped by the next ones."""
+    base = tmp_path_factory.getbasetemp() / "auto-cache"
+    monkeypatch.setenv("NEURALCHAT_LITE_CACHE", str(base))

@@ -1,0 +1,143 @@
+"""The arguments of `from_pretrained`: which have an effect, which are refused, what they mean."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.quantization.config import FLOATS, HALF, WeightOnlyQuantConfig, suggestion
+from neuralchat_lite.transformers.configs import LegacyConfig
+
+# Arguments of ITREX, IPEX and transformers that have no effect, whatever their value: there is one
+# engine, weights are always mapped, and code from a model is never run.
+WITHOUT_EFFECT = frozenset(
+    (
+        "use_neural_speed",
+        "use_llm_runtime",
+        "use_ipex",
+        "use_cpu",
+        "use_xpu",
+        "trust_remote_code",
+        "low_cpu_mem_usage",
+        "use_safetensors",
+        "attn_implementation",
+        "torchscript",
+        "return_dict",
+        "use_cache",
+        "max_memory",
+        "offload_folder",
+        "model_hub",
+        "offload_state_dict",
+        "resume_download",
+        "use_flash_attention_2",
+    )
+)
+FOR_LOAD = ("context_length", "threads")  # passed on to `load`
+HONOURED = (
+    *FOR_LOAD,
+    "adapters",
+    "cache_dir",
+    "device_map",
+    "dtype",
+    "load_in_4bit",
+    "load_in_8bit",
+    "local_files_only",
+    "quantization_config",
+    "revision",
+    "token",
+    "torch_dtype",
+    "use_auth_token",  # the former name of `token`
+)
+# Arguments that have an effect in transformers and are not supported -> what to do instead. A value
+# that is empty or false is accepted.
+REFUSED = {
+    "config": "change config.json in a copy of the folder",
+    "force_download": "download with huggingface_hub, and give the folder",
+    "generation_config": "set model.generation_config afterwards",
+    "output_loading_info": "model.native.report() says what was loaded",
+    "proxies": "set HTTPS_PROXY in the environment",
+    "subfolder": "give the folder itself",
+    "variant": "give a folder with model.safetensors",
+}
+CPU_MAPS = ("cpu", "auto", "None")
+SHORTHANDS = {"load_in_4bit": "int4", "load_in_8bit": "int8"}
+
+
+def check_names(
+    function: str, options: Mapping[str, Any], honoured: Iterable[str], idle: frozenset[str]
+) -> None:
+    """Raise ConfigError for an unknown argument; warn once about those without effect.
+
+    It must be called by the function itself, so that the warning shows the line of the caller.
+    """
+    valid = sorted((*honoured, *idle))
+    for name in options:
+        if name not in valid:
+            raise ConfigError(
+                f"{name!r} is not an argument of {function}{suggestion(name, valid)}: "
+                f"expected one of {', '.join(valid)}"
+            )
+    given = sorted(idle & options.keys())
+    if given:
+        warnings.warn(f"these arguments have no effect here: {', '.join(given)}", stacklevel=3)
+
+
+def check_device(device_map: Any) -> None:
+    devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    for device in devices:
+        if str(device).partition(":")[0] not in CPU_MAPS:
+            raise ConfigError(
+                f"device_map={device_map!r} names a device other than the CPU, and this library "
+                "runs on CPUs: leave it out"
+            )
+
+
+def dtype_of(options: Mapping[str, Any]) -> str | None:
+    """The precision asked for: "fp32", "bf16", "auto" or None."""
+    given = [options[name] for name in ("dtype", "torch_dtype") if options.get(name) is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        raise ConfigError(f"dtype={given[0]!r} and torch_dtype={given[1]!r} differ: give one")
+    if not given or given[0] == "auto":
+        return given[0] if given else None
+    name = FLOATS.get(str(given[0]))
+    if str(given[0]) in HALF:
+        raise ConfigError(
+            f"dtype {str(given[0])!r} has too small a range for activations: use torch.bfloat16"
+        )
+    if name is None:
+        raise ConfigError(
+            f"dtype must be torch.float32, torch.bfloat16 or 'auto', got {given[0]!r}: for int4 or "
+            "int8 give a quantization_config"
+        )
+    return name
+
+
+def own_dtype(folder: Path) -> str:
+    """The precision of a checkpoint. Weights stored as fp16 are computed in fp32."""
+    checkpoint = open_checkpoint(folder)
+    return FLOATS.get(str(checkpoint.dtype(checkpoint.architecture.embedding_name)), "fp32")
+
+
+def config_of(options: Mapping[str, Any]) -> WeightOnlyQuantConfig | None:
+    """The quantization asked for, or None. Raises ConfigError for more than one."""
+    given = options.get("quantization_config")
+    short = [name for name in SHORTHANDS if options.get(name)]
+    if len(short) > 1 or (short and given is not None):
+        asked = [*short, *(["quantization_config"] if given is not None else [])]
+        raise ConfigError(f"{' and '.join(asked)} both say how to quantize: give one of them")
+    if short:
+        return WeightOnlyQuantConfig(weight_dtype=SHORTHANDS[short[0]])
+    if given is None or isinstance(given, WeightOnlyQuantConfig):
+        return given
+    if isinstance(given, LegacyConfig):
+        return given.to_weight_only()
+    if isinstance(given, Mapping):
+        return WeightOnlyQuantConfig(**given)
+    raise ConfigError(
+        f"quantization_config must be a WeightOnlyQuantConfig, an RtnConfig or a dictionary of "
+        f"options, got {type(given).__name__}: import one from neuralchat_lite.transformers"
+    )
