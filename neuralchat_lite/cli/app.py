@@ -324,7 +324,7 @@ def read_stdin() -> str:
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
-        raise PromptError(f"stdin is no UTF-8 text ({error}): convert it first") from None
+        raise PromptError(f"stdin is not valid UTF-8 ({error}): convert it first") from None
 
 
 def say_template(model: Model) -> None:

@@ -39,7 +39,7 @@ def typed_lines() -> Iterator[str]:
         try:
             line = input("> " if at_terminal else "").strip()
         except UnicodeDecodeError as error:
-            warn(f"That line is no UTF-8 text ({error.reason}); it was not sent.")
+            warn(f"That line is not valid UTF-8 ({error.reason}); it was not sent.")
             continue
         except EOFError:
             if at_terminal:

@@ -112,7 +112,7 @@ def test_timings_go_to_stderr(run: Run, stories: str) -> None:
         (["generate", "STORIES", "-p", "x", "--threads", "0"], "threads must be"),
         (["generate", "STORIES", "-p", "x", "--system", "y"], "give --chat too"),
         (["generate", "STORIES", "-p", "x", "--temperature", "hot"], "--temperature"),
-        (["generate", "STORIES", "-p", "a\udcff"], "no UTF-8 text at character 1"),
+        (["generate", "STORIES", "-p", "a\udcff"], "not valid UTF-8 at character 1"),
         (["generate", "STORIES", "-p", "x", "--context-length", "513"], "512 positions, got 513"),
         (["generate", "x" * 5000, "-p", "x"], "cannot be opened as a model folder"),
         (["generate", "~nobody-here/x", "-p", "x"], "cannot be opened as a model folder"),
@@ -270,12 +270,12 @@ def test_text_that_is_not_utf8_is_refused_and_a_chat_goes_on(stories: str, cache
     chat = [*command, "chat", stories, "--max-new-tokens", "3"]
     environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     first = subprocess.run(one, input=b"a\xff", capture_output=True, env=environment)
-    assert first.returncode == 2 and b"no UTF-8 text" in first.stderr
+    assert first.returncode == 2 and b"not valid UTF-8" in first.stderr
     lines = b"hi\na\xffb\nmore\n"
     for env in (environment, os.environ | {"PYTHONIOENCODING": "utf-8:surrogateescape"}):
         second = subprocess.run(chat, input=lines, capture_output=True, env=env)
         assert second.returncode == 0, second.stderr
-        assert b"no UTF-8 text" in second.stderr
+        assert b"not valid UTF-8" in second.stderr
 
 
 def test_debug_shows_where_it_went_wrong(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
