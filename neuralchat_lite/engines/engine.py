@@ -1,4 +1,4 @@
-"""What an engine is asked for and what it gives: the decoder of the one decode loop."""
+"""Protocols of engines, decoders and caches, and what an engine is asked for."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a prompt to text: prompts, the one decode loop, sampling, text that can be shown."""
+"""From a prompt to text: prompts, sequences, sampling, the decode loop, conversations."""

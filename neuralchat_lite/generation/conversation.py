@@ -1,4 +1,4 @@
-"""Turns with one model: what was said stays in the key/value cache."""
+"""A conversation of several turns. Earlier turns stay in the key/value cache."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 
 
 class Conversation:
-    """Turns with one model. What was said stays in the key/value cache, so that a turn only
-    costs its new tokens.
+    """Turns with one model. Earlier turns stay in the key/value cache, so a turn only costs its new
+    tokens.
 
     One conversation answers one turn at a time; many conversations share a model.
     """

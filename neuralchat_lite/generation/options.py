@@ -49,7 +49,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How to choose tokens and when to stop. Raises ConfigError for a value that cannot be.
+    """How to choose tokens and when to stop. Raises ConfigError for a value that is not allowed.
 
     max_new_tokens: tokens to generate at most
     temperature: 0 takes the likeliest token; otherwise logits are divided by it and sampled

@@ -1,8 +1,8 @@
 """Token ids to text that can be shown at once: no character split, no stop string begun.
 
 A token is not a text. It may be a few bytes of a character, and a sentencepiece tokenizer drops
-the space before a token that comes first. So new tokens are decoded behind an anchor, a plain
-token whose text is then taken off again, and whatever may still change is held back.
+the space before a token that comes first. So new tokens are decoded after an anchor, a plain token
+whose text is then removed again. Text that may still change is held back.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 REPLACEMENT = "\ufffd"
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how sentencepiece spells a byte
 LONGEST_PENDING = 16  # tokens without a clean end before the oldest are let go
-KEPT_PENDING = 8  # more bytes than a character has: decoding is in step again behind them
+KEPT_PENDING = 8  # more bytes than a character has: decoding is in step again after them
 
 
 class Detokenizer:
     """The text of a growing list of tokens, piece by piece. Joined, the pieces are what
-    `tokenizer.decode` adds for these tokens behind a text; special tokens have none.
+    `tokenizer.decode` adds for these tokens after a text. Special tokens have no text.
 
-    Bytes that are no UTF-8 become U+FFFD, and only they: a valid character beside them stays
-    (`tokenizer.decode` gives up the whole run of byte tokens).
+    Only bytes that are not valid UTF-8 become U+FFFD. A valid character beside them stays, where
+    `tokenizer.decode` replaces the whole run of byte tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
