@@ -27,7 +27,7 @@ import typer
 
 import neuralchat_lite as ncl
 from benchmarks.accuracy.measures import MEASURES, leaderboard_task
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows.kinds import ResultsError
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize

@@ -58,7 +58,3 @@ def kl_of(reference: Tensor, model: Tensor) -> Tensor:
     """[n, vocab] log-probabilities of both -> [n], in fp64: the sum nearly cancels."""
     left, right = reference.double(), model.double()
     return (left.exp() * (left - right)).sum(-1)
-
-
-def percentile(values: list[float], share: float) -> float:
-    return float(np.quantile(np.asarray(values), share))

@@ -22,6 +22,7 @@ Document = dict[str, Any]
 HELD_BACK = 200  # items at the end of a set, when shots must come from it
 SHOT_SEED = 1234  # the harness' own, so that shots are those of its command line
 LETTERS = "ABCDE"
+LEADERBOARD = ("arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2", "winogrande", "gsm8k")
 
 
 @dataclass(frozen=True)

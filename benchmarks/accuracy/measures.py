@@ -19,7 +19,7 @@ from typing import Any
 
 import neuralchat_lite as ncl
 from benchmarks.accuracy.variants import REFERENCE
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows.kinds import ResultsError
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.digests import digest_of
 from neuralchat_lite.generation.conversation import encode_messages
@@ -183,7 +183,8 @@ def perplexity(model: ncl.Model, name: str, asked: Asked) -> Rows:
 
 
 def divergence(model: ncl.Model, name: str, asked: Asked) -> Rows:
-    from benchmarks.accuracy.divergence import divergence, keep_reference, percentile
+    from benchmarks.accuracy.divergence import divergence, keep_reference
+    from benchmarks.rows.samples import percentile
 
     windows = windows_of(model, name, asked)
     if name not in asked.kept:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows.kinds import ResultsError
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95

@@ -15,13 +15,14 @@ import logging
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from benchmarks.accuracy.lm_eval_tasks import LEADERBOARD
 from benchmarks.accuracy.measures import MEASURES, Asked
 from benchmarks.accuracy.variants import (
     DEFAULT,
@@ -33,9 +34,9 @@ from benchmarks.accuracy.variants import (
     model_name,
     open_variant,
 )
-from benchmarks.latency import machine
-from benchmarks.report.summary import LEADERBOARD
-from benchmarks.rows import results
+from benchmarks.rows.kinds import KEYS
+from benchmarks.rows.results import ResultsFile
+from benchmarks.rows.run import run_row
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.hub import resolve
 from neuralchat_lite.checkpoints.identity import identify
@@ -47,8 +48,6 @@ from neuralchat_lite.kernels import native
 console = Console(stderr=True)
 PACKAGES = ("lm_eval", "datasets", "scipy")
 DEFAULT_TASKS = ",".join(LEADERBOARD)
-
-Write = Callable[[dict[str, Any]], None]
 
 
 def model_digest(model: str) -> str:
@@ -62,10 +61,9 @@ def measure(
     model: str,
     tasks: Sequence[str],
     asked: Asked,
-    write: Write,
+    file: ResultsFile,
     *,
     sha256: str,
-    skip: set[tuple[Any, ...]],
     context_length: int | None = None,
 ) -> None:
     """Open a variant and write a row for each task, or for its failure."""
@@ -79,7 +77,7 @@ def measure(
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         # What a user can mend says so itself; of anything else the place matters too.
         place = [] if isinstance(error, NeuralchatError) else traceback.format_exception(error)[-3:]
-        write(
+        file.append(
             {
                 "kind": "failure",
                 **common,
@@ -90,7 +88,7 @@ def measure(
         )
         console.print(f"  [red]{stage}[/]: {reason}", highlight=False)
 
-    todo = [task for task in tasks if not is_measured(task, variant, sha256, asked, skip)]
+    todo = [task for task in tasks if not is_measured(task, variant, sha256, asked, file)]
     if not todo:
         console.print("  measured already")
         return
@@ -107,7 +105,9 @@ def measure(
                 conditions = {**conditions_of(opened), **row["conditions"], "seconds": seconds}
                 limit = asked.tokens if "/" in task else asked.limit
                 fields = {"model_sha256": sha256, "task": task, "limit": limit}
-                write({"kind": "accuracy", **common, **fields, **row, "conditions": conditions})
+                file.append(
+                    {"kind": "accuracy", **common, **fields, **row, "conditions": conditions}
+                )
                 console.print(
                     f"  {task} {row['metric']}: {row['value']:.4f}, {row['count']} items, "
                     f"{seconds:.0f} s",
@@ -120,17 +120,15 @@ def measure(
     gc.collect()
 
 
-def is_measured(
-    task: str, variant: Variant, sha256: str, asked: Asked, skip: set[tuple[Any, ...]]
-) -> bool:
+def is_measured(task: str, variant: Variant, sha256: str, asked: Asked, file: ResultsFile) -> bool:
     """Whether a file holds this task of this variant, whatever its metrics and shots."""
     limit = asked.tokens if "/" in task else asked.limit
     wanted = (variant.engine, variant.name, sha256, task, limit)
-    fields = results.KEYS["accuracy"]
+    fields = KEYS["accuracy"]
     places = [fields.index(n) for n in ("engine", "variant", "model_sha256", "task", "limit")]
     return any(
         kind == "accuracy" and tuple(values[place] for place in places) == wanted
-        for kind, *values in skip
+        for kind, *values in file.done
     )
 
 
@@ -182,12 +180,8 @@ def accuracy_command(
         "limit": limit,
         "tokens": tokens,
     }
-    skip = results.done(results.read(output)) if output.exists() else set()
-
-    def write(row: dict[str, Any]) -> None:
-        results.append(output, row)
-
-    write(machine.run_row(int(native.threads().value), arguments, PACKAGES))
+    file = ResultsFile(output)
+    file.append(run_row(int(native.threads().value), arguments, PACKAGES))
     try:
         for model in models:
             sha256 = model_digest(model)
@@ -207,9 +201,8 @@ def accuracy_command(
                         model,
                         names,
                         asked,
-                        write,
+                        file,
                         sha256=sha256,
-                        skip=skip,
                         context_length=context_length,
                     )
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from neuralchat_lite.cli.terminal import size_text, warn
 from neuralchat_lite.errors import ConfigError, NeuralchatError
 
 if TYPE_CHECKING:
-    from benchmarks.latency.bench import Case, Profile
+    from benchmarks.latency.cases import Case, Profile
     from benchmarks.models.model import Model
 
 INPUT_ERROR, INTERRUPTED = 2, 130
@@ -127,9 +127,9 @@ def latency(
     """Measure load, first token, time per token and memory, engines taking turns."""
     from benchmarks.engines.environments import python_of
     from benchmarks.latency import machine
-    from benchmarks.latency.bench import PROFILES, Bench
+    from benchmarks.latency.bench import Bench
+    from benchmarks.latency.cases import PROFILES
     from benchmarks.report.terminal import show_latency
-    from benchmarks.rows import results
     from neuralchat_lite.kernels import native
 
     arguments = dict(locals())
@@ -155,8 +155,8 @@ def latency(
         warn(f"interrupted; go on with --resume {path}")
         raise
     finally:
-        rows = results.read(path) if path.exists() else []
-        show_latency(rows, measured.digest)
+        rows = bench.file.rows
+        show_latency(rows, measured.digest, threads)
         probes = [row["bandwidth_bytes_per_s"] for row in rows if row["kind"] == "probe"]
         steal = machine.CpuTime.now().steal_share_since(start)
         for warning in machine.busy_warnings(probes, steal, load_average, threads):

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.models.kept import cache_root
 from benchmarks.models.model import formats_folder
-from benchmarks.report.terminal import samples_of
+from benchmarks.rows.kinds import Row, label
+from benchmarks.rows.samples import samples_of
 from neuralchat_lite.errors import ConfigError
 
-Row = Mapping[str, Any]
 TOLERANCE = 0.10
 LLAMACPP = "llamacpp"
 PROMPT, DECODED, CONTEXT = 512, 16, 32  # of llama-bench; CONTEXT is ours, its own is empty
@@ -58,10 +57,12 @@ def with_own_clocks(rows: Iterable[Row]) -> Iterator[Agreement]:
     """Medians over the rounds; the clocks know means, so ours are means of a round too."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        own = row.get("conditions", {}).get("own", {})
-        if row["kind"] != "latency" or row["metric"] not in own:
+        if row["kind"] != "latency":
             continue
-        name = f"{row['engine']}:{row['variant']}, {row['metric']}, batch {row['batch']}, "
+        own = row["conditions"].get("own", {})
+        if row["metric"] not in own:
+            continue
+        name = f"{label(row)}, {row['metric']}, batch {row['batch']}, "
         name += f"context {row['context']} ({own['clock']})"
         pairs.setdefault(name, []).append((statistics.mean(row["samples"]), own[row["metric"]]))
     for name, both in pairs.items():

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.report import summary
-from benchmarks.report.compare import compare, label, merge_rounds, paired_cells
+from benchmarks.report.compare import compare, paired_cells
 from benchmarks.report.tables import (
     Table,
     conditions_table,
@@ -28,7 +28,9 @@ from benchmarks.report.tables import (
     speed_table,
 )
 from benchmarks.rows import results
-from benchmarks.rows.results import ResultsError, Row
+from benchmarks.rows.kinds import ResultsError, Row, RunRow, label
+from benchmarks.rows.merge import merge_rounds
+from benchmarks.rows.samples import Samples
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 TITLE = "Quantized inference on a CPU, measured"
@@ -109,7 +111,7 @@ def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
 # ---- the beginning ----
 
 
-def opening(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
+def opening(rows: Sequence[Row], probes: Samples | None) -> list[str]:
     told = []
     for row in unique_runs(rows):
         versions = ", ".join(f"{name} {value}" for name, value in row["versions"].items())
@@ -127,7 +129,7 @@ def opening(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
     return told
 
 
-def unique_runs(rows: Iterable[Row]) -> list[Row]:
+def unique_runs(rows: Iterable[Row]) -> list[RunRow]:
     """One run row of each machine, versions and commit: a resumed run has several."""
     runs = [row for row in rows if row["kind"] == "run"]
     same = {json.dumps([r["machine"].get("cpu"), r["versions"], r["commit"]]): r for r in runs}
@@ -142,7 +144,7 @@ def told_value(value: Any) -> str:
     return str(value)
 
 
-def warnings(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
+def warnings(rows: Sequence[Row], probes: Samples | None) -> list[str]:
     """What speaks against the measurements of time."""
     from benchmarks.latency.machine import busy_warnings
 
@@ -190,7 +192,7 @@ def latency(
     rows: Sequence[Row],
     model: str,
     styles: Any,
-    probes: summary.Samples | None,
+    probes: Samples | None,
 ) -> Section:
     from benchmarks.report.plots import bars, memory, over_context
 
@@ -292,7 +294,7 @@ def report_command(
     baseline: Annotated[str | None, typer.Option(help="engine:variant of reference")] = None,
 ) -> None:
     """Write results.jsonl, report.md and report.html."""
-    rows = [row for file in files for row in results.read(file)]
+    rows = results.read_all(files)
     report = build(rows, baseline)
     output.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)

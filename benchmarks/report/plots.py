@@ -211,7 +211,7 @@ def over_context(speed: Sequence[Speed], styles: Styles, what: str, unit: str) -
         samples = getattr(one, what)
         if samples is not None:
             scale = 1000 if unit == "ms" else 1
-            values = (samples.median, samples.quantile(0.1), samples.quantile(0.9))
+            values = (samples.median, samples.percentile(0.1), samples.percentile(0.9))
             lines.setdefault(one.label, []).append((one.context, *(scale * v for v in values)))
     if not lines:
         return None

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.accuracy.variants import rivals
 from benchmarks.engines.environments import environment_of, python_of
 from benchmarks.engines.table import ENGINES, FOLDER, all_variants, chosen_variants
-from benchmarks.latency.bench import PROFILES
+from benchmarks.latency.cases import PROFILES
 from neuralchat_lite.errors import ConfigError, EngineError
 
 

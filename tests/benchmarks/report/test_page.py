@@ -15,11 +15,12 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip insta
 
 import typer
 
+from benchmarks.accuracy.lm_eval_tasks import LEADERBOARD
 from benchmarks.report import page as report
 from benchmarks.report import summary
 from benchmarks.report.plots import SERIES, VARIABLES, Styles, apart, frontier
 from benchmarks.rows import results
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows.kinds import ResultsError
 
 BF16 = {"engine": "transformers", "variant": "bf16"}
 INT8 = {"variant": "int8-bf16"}
@@ -152,7 +153,7 @@ def test_every_picture_is_there_and_takes_its_colours_from_the_page(rows):
 
 def test_the_published_scores_stand_beside_the_models_own(rows, accuracy_row):
     model = "Intel/neural-chat-7b-v3-2"
-    own = [accuracy_row([1, 0], task=task, model=model) for task in summary.LEADERBOARD]
+    own = [accuracy_row([1, 0], task=task, model=model) for task in LEADERBOARD]
     text = report.build([*rows, *own]).markdown()
     (line,) = (line for line in text.splitlines() if line.startswith("| published"))
     assert line.split(" | ")[1] == "68.28"
