@@ -1,7 +1,7 @@
 """What is asked of a model: each measure yields rows with the value of every item.
 
-A measure gets a model that `variants.open_variant` opened, so all engines are asked the same. It
-leaves out of its rows what all rows of a variant have in common (see `accuracy.measure`).
+A measure gets a model that `opening.open_variant` opened, so all engines are asked the same. It
+leaves out of its rows what all rows of a variant have in common (see `run.measure`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import neuralchat_lite as ncl
-from benchmarks.accuracy.variants import REFERENCE
+from benchmarks.accuracy.opening import REFERENCE
 from benchmarks.rows.kinds import ResultsError
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.digests import digest_of
@@ -193,7 +193,7 @@ def divergence(model: ncl.Model, name: str, asked: Asked) -> Rows:
         asked.kept[name] = path
     found = divergence(model.decoder, windows, asked.kept[name])
     common = of_windows(windows)
-    common["conditions"]["reference"] = str(REFERENCE)
+    common["conditions"]["reference"] = REFERENCE.label
     kl = scored([rounded(value) for value in found.kl])
     p99 = {"value": percentile(found.kl, 0.99), "stderr": None}
     yield {"metric": "kl_mean", **kl, **common}

@@ -9,13 +9,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from benchmarks.accuracy.paired import Paired, compare_items
-from benchmarks.rows import results
 from benchmarks.rows.kinds import Measurement, ResultsError, Row, label
 from benchmarks.rows.merge import merge_rounds, refuse_differences, subject
 
@@ -63,11 +59,12 @@ def compare(rows: Iterable[Row], baseline: str = BASELINE) -> list[Comparison]:
 
 
 def compared(before: Measurement, after: Measurement) -> Comparison:
-    if before["kind"] == "accuracy":
+    if before["kind"] == "accuracy" and after["kind"] == "accuracy":
         left, right = before["value"], after["value"]
         mean = before["metric"] not in NOT_A_MEAN
         paired = compare_items(before["items"], after["items"]) if mean else None
     else:
+        assert before["kind"] == "latency" and after["kind"] == "latency"
         left, right = (statistics.median(row["samples"]) for row in (before, after))
         paired = None
     what = subject(after)
@@ -113,16 +110,3 @@ def latency_table(found: Sequence[Comparison]) -> Iterator[str]:
 
 
 TABLES = {"accuracy": accuracy_table, "latency": latency_table}
-
-
-def compare_command(
-    files: Annotated[list[Path], typer.Argument(help="results files")],
-    baseline: Annotated[str, typer.Option(help="engine:variant")] = BASELINE,
-) -> None:
-    """Compare every variant with a baseline, item by item where there are items."""
-    found = compare(results.read_all(files), baseline)
-    if not found:
-        raise ResultsError(f"nothing else was measured that {baseline} was: add a variant")
-    for kind, table in TABLES.items():
-        if any(one.kind == kind for one in found):
-            print("\n".join(table(found)), end="\n\n")

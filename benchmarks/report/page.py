@@ -13,9 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from benchmarks.report import summary
 from benchmarks.report.compare import compare, paired_cells
@@ -27,7 +25,6 @@ from benchmarks.report.tables import (
     score_table,
     speed_table,
 )
-from benchmarks.rows import results
 from benchmarks.rows.kinds import ResultsError, Row, RunRow, label
 from benchmarks.rows.merge import merge_rounds
 from benchmarks.rows.samples import Samples
@@ -286,23 +283,3 @@ def failures(rows: Sequence[Row]) -> Section:
     ]
     tables = [Table(heads, list(dict.fromkeys(lines)), texts=(0, 1, 2, 3))] if lines else []
     return Section("What could not be measured", tables=tables)
-
-
-def report_command(
-    files: Annotated[list[Path], typer.Argument(help="results files")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
-    baseline: Annotated[str | None, typer.Option(help="engine:variant of reference")] = None,
-) -> None:
-    """Write results.jsonl, report.md and report.html."""
-    rows = results.read_all(files)
-    report = build(rows, baseline)
-    output.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-    files_written = {
-        "results.jsonl": "".join(f"{line}\n" for line in lines),
-        "report.md": report.markdown(),
-        "report.html": report.html(),
-    }
-    for name, text in files_written.items():
-        (output / name).write_text(text, encoding="utf-8")
-        print(output / name)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.latency.check import Agreement
 from benchmarks.report import summary
 from benchmarks.report.cells import median, told
 from benchmarks.rows.kinds import Row, label
+
+if TYPE_CHECKING:
+    from benchmarks.latency.check import Agreement
 
 WIDTH = 130  # where there is no terminal to ask
 

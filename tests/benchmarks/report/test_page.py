@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip insta
 import typer
 
 from benchmarks.accuracy.lm_eval_tasks import LEADERBOARD
+from benchmarks.cli.results import report_command
 from benchmarks.report import page as report
 from benchmarks.report import summary
 from benchmarks.report.plots import SERIES, VARIABLES, Styles, apart, frontier
@@ -179,7 +180,7 @@ def test_scores_alone_and_times_alone_make_a_report(rows):
 
 def test_the_command_writes_three_files_from_several(rows, tmp_path):
     app = typer.Typer()
-    app.command()(report.report_command)
+    app.command()(report_command)
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for index, row in enumerate(rows):
         results.append(files[index % 2], row)
