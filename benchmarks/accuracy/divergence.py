@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy.perplexity import Windows, log_probs
-from neuralchat_lite.generation.loop import Decoder
+from neuralchat_lite.engines.engine import Decoder
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,10 @@ from tqdm import tqdm
 
 import neuralchat_lite as ncl
 from benchmarks.accuracy.perplexity import logits_of
+from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation.conversation import common_prefix
-from neuralchat_lite.generation.loop import Decoder, GenerationOptions, generate
+from neuralchat_lite.generation.loop import GenerationOptions, generate
 
 TOGETHER = 8  # sequences of one batch: each has a copy of the key/value cache
 NEW_TOKENS = 256  # of generate_until, where a task names no number: the harness' own default

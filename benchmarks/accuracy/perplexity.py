@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuralchat_lite.generation.loop import Decoder
+from neuralchat_lite.engines.engine import Decoder
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
-"""A run as one picture of where everybody stands: raw samples, a Markdown table, one HTML page.
+"""The report of a run: Markdown and an HTML page with the same numbers.
 
-python -m benchmarks report RUN.jsonl [MORE.jsonl] -o FOLDER
-
-results.jsonl has every row of every file; report.md and report.html tell the same numbers. The
-page needs nothing from elsewhere. A number without its conditions is none, so both begin with
-machine, versions and commit, and say when the machine was busy.
+The page needs no other file. Both begin with machine, versions and commit, and warn when the
+machine was busy: a number means little without its conditions.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from benchmarks.report.tables import (
     score_table,
     speed_table,
 )
-from benchmarks.rows.kinds import ResultsError, Row, RunRow, label
+from benchmarks.rows.kinds import AccuracyRow, ResultsError, Row, RunRow, label
 from benchmarks.rows.merge import merge_rounds
 from benchmarks.rows.samples import Samples
 
@@ -79,10 +76,10 @@ class Report:
 
 
 def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
-    """Everything that the rows tell. Raises ResultsError when there is no measurement."""
+    """The report of all rows. Raises ResultsError when no measurement is among them."""
     from benchmarks.report.plots import Styles
 
-    measured = [row for row in rows if row["kind"] in ("latency", "accuracy")]
+    measured = merge_rounds(rows)
     if not measured:
         raise ResultsError(
             "no measurement is among the results: run `python -m benchmarks latency` or "
@@ -91,15 +88,18 @@ def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
     styles = Styles([label(row) for row in measured])
     baseline = summary.baseline_of(rows, asked_baseline)
     probes = summary.bandwidth(rows)
-    speeds = summary.speeds(rows)
-    losses = [] if baseline is None else summary.losses(rows, baseline)
+    speeds = summary.speeds(measured)
+    footprints = summary.footprints(measured)
+    losses = [] if baseline is None else summary.losses(measured, baseline)
     sections = [tradeoff(speeds, losses, styles, baseline)]
     for model in dict.fromkeys(one.model for one in speeds):
-        sections.append(
-            latency([one for one in speeds if one.model == model], rows, model, styles, probes)
-        )
-    for model in dict.fromkeys(row["model"] for row in rows if row["kind"] == "accuracy"):
-        sections.append(accuracy(rows, model, styles, baseline))
+        own = [one for one in speeds if one.model == model]
+        held = [one for one in footprints if one.model == model]
+        sections.append(latency(own, held, rows, model, styles, probes))
+    scores = [row for row in measured if row["kind"] == "accuracy"]
+    for model in dict.fromkeys(row["model"] for row in scores):
+        asked = [row for row in scores if row["model"] == model]
+        sections.append(accuracy(asked, model, styles, baseline))
     sections.append(failures(rows))
     filled = [section for section in sections if section.pictures or section.tables]
     return Report(opening(rows, probes), warnings(rows, probes), filled)
@@ -142,7 +142,7 @@ def told_value(value: Any) -> str:
 
 
 def warnings(rows: Sequence[Row], probes: Samples | None) -> list[str]:
-    """What speaks against the measurements of time."""
+    """Reasons to doubt the measured times."""
     from benchmarks.latency.machine import busy_warnings
 
     if probes is None:
@@ -186,6 +186,7 @@ def tradeoff(
 
 def latency(
     speeds: Sequence[summary.Speed],
+    footprints: Sequence[summary.Footprint],
     rows: Sequence[Row],
     model: str,
     styles: Any,
@@ -195,11 +196,10 @@ def latency(
 
     section = Section(
         f"Speed: {model}",
-        "Medians of all rounds; p90 is the slowest tenth of steps. The roofline is the measured "
-        "bandwidth over the bytes that a step reads.",
+        "Medians of all rounds; nine of ten steps are faster than p90, interpolated linearly. The "
+        "roofline is the measured bandwidth over the bytes that a step reads.",
     )
     single = [one for one in speeds if one.batch == 1]
-    footprints = [one for one in summary.footprints(rows) if one.model == model]
     bandwidth = None if probes is None else probes.median
     if single:
         context = min(one.context for one in single)
@@ -228,10 +228,9 @@ def latency(
     return section
 
 
-def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None) -> Section:
+def accuracy(own: Sequence[AccuracyRow], model: str, styles: Any, baseline: str | None) -> Section:
     from benchmarks.report.plots import differences
 
-    own = [row for row in merge_rounds(rows) if row["kind"] == "accuracy" and row["model"] == model]
     section = Section(
         f"Accuracy: {model}",
         "Every variant was asked the same items with the same prompts. Differences from "

@@ -2,19 +2,19 @@
 
 roofline = bandwidth / bytes per token        share = (bytes / median time) / median bandwidth
 
-Nothing is averaged over models: a report shows each by itself.
+Nothing is averaged over models: a report shows each by itself. `merged` are rows whose rounds are
+one row each: see `rows.merge.merge_rounds`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.rows.kinds import AccuracyRow, ResultsError, Row, label
-from benchmarks.rows.merge import merge_rounds
+from benchmarks.rows.kinds import AccuracyRow, Measurement, ResultsError, Row, label
 from benchmarks.rows.samples import Samples
 
 BASELINES = ("transformers:bf16", "neuralchat_lite:bf16", "neuralchat_lite:fp32")
@@ -85,10 +85,10 @@ class Loss:
     tasks: tuple[str, ...]
 
 
-def speeds(rows: Iterable[Row]) -> list[Speed]:
-    """In the order of the rows: those with batch and context."""
+def speeds(merged: Iterable[Measurement]) -> list[Speed]:
+    """Of the latency rows with batch and context, in their order."""
     table: dict[tuple[str, str, int, int], dict[str, Samples]] = {}
-    for row in merge_rounds(rows):
+    for row in merged:
         if row["kind"] != "latency" or not row["samples"]:
             continue
         if row["batch"] is not None and row["context"] is not None:
@@ -104,9 +104,9 @@ def speeds(rows: Iterable[Row]) -> list[Speed]:
     return found
 
 
-def footprints(rows: Iterable[Row]) -> list[Footprint]:
+def footprints(merged: Iterable[Measurement]) -> list[Footprint]:
     table: dict[tuple[str, str], dict[str, Samples]] = {}
-    for row in merge_rounds(rows):
+    for row in merged:
         if row["kind"] == "latency" and row["context"] is None and row["samples"]:
             samples = Samples(tuple(row["samples"]))
             table.setdefault((label(row), row["model"]), {})[row["metric"]] = samples
@@ -133,10 +133,10 @@ def baseline_of(rows: Iterable[Row], asked: str | None = None) -> str | None:
     return next((name for name in choices if name in there), None)
 
 
-def losses(rows: Sequence[Row], baseline: str) -> list[Loss]:
+def losses(merged: Iterable[Measurement], baseline: str) -> list[Loss]:
     """Of every variant and model that share a task with the baseline; the baseline's own is 0."""
     scores: dict[tuple[str, str], dict[str, AccuracyRow]] = {}
-    for row in merge_rounds(rows):
+    for row in merged:
         if row["kind"] == "accuracy" and row["metric"] in POINTS:
             scores.setdefault((row["model"], label(row)), {})[row["task"]] = row
     found = []

@@ -11,6 +11,7 @@ from rich.table import Table
 from benchmarks.report import summary
 from benchmarks.report.cells import median, told
 from benchmarks.rows.kinds import Row, label
+from benchmarks.rows.merge import merge_rounds
 
 if TYPE_CHECKING:
     from benchmarks.latency.check import Agreement
@@ -37,11 +38,11 @@ def show_latency(rows: Sequence[Row], digest: str, threads: int) -> None:
 
 
 def latency_tables(rows: Sequence[Row], digest: str, threads: int) -> list[Table]:
-    own = [
+    own = merge_rounds(
         row
         for row in rows
         if row["kind"] == "latency" and row["shape_sha256"] == digest and row["threads"] == threads
-    ]
+    )
     probes = summary.bandwidth(rows)
     bandwidth = None if probes is None else probes.median
     footprints = {one.label: one for one in summary.footprints(own)}
