@@ -55,8 +55,8 @@ class Agreement:
 
 
 def same(left: float, right: float) -> bool:
-    """Rights and wrongs must be equal; shares of probability agree as log-likelihoods do. A score
-    that is NaN in both is the same."""
+    """Whether two scores of an item agree: exactly if they are 0 or 1, else within TOLERANCE. NaN
+    agrees with NaN."""
     if {left, right} <= {0.0, 1.0}:
         return left == right
     return abs(left - right) <= TOLERANCE or (math.isnan(left) and math.isnan(right))

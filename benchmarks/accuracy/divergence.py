@@ -21,7 +21,7 @@ from neuralchat_lite.engines.engine import Decoder
 
 @dataclass(frozen=True)
 class Divergence:
-    """One value for each scored token: KL in nats, and whether both find the same likeliest."""
+    """For each scored token: KL in nats, and whether both models have the same likeliest token."""
 
     kl: list[float]
     same_top: list[int]

@@ -1,4 +1,4 @@
-"""Does the harness measure what the engines' own clocks measure? Both figures, side by side.
+"""Our figures beside those of the engines' own clocks.
 
 llama.cpp keeps `llama_perf_context` and has `llama-bench`, OpenVINO GenAI keeps `perf_metrics`. The
 clocks ran with the very samples; `llama-bench` runs now, on the same file with the same threads.
@@ -54,7 +54,7 @@ def agreements(rows: Sequence[Row], llama_bench: Path | None = None) -> Iterator
 
 
 def with_own_clocks(rows: Iterable[Row]) -> Iterator[Agreement]:
-    """Medians over the rounds; the clocks know means, so ours are means of a round too."""
+    """Medians over the rounds. The clocks report means, so ours are means of a round too."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["kind"] != "latency":
@@ -71,7 +71,7 @@ def with_own_clocks(rows: Iterable[Row]) -> Iterator[Agreement]:
 
 
 def with_llama_bench(rows: Sequence[Row], program: Path) -> Iterator[Agreement]:
-    """llama-bench on each file of llama.cpp that was measured."""
+    """Run llama-bench on each file of llama.cpp that was measured."""
     measured = {
         (row["variant"], row["model"], row["shape_sha256"], row["threads"])
         for row in rows

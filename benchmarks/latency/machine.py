@@ -59,7 +59,7 @@ def spread(values: Sequence[float]) -> float:
 def busy_warnings(
     probes: Sequence[float], steal_share: float, load_average: float, cpus: int
 ) -> Iterable[str]:
-    """What speaks against the measurements, in words.
+    """Reasons to doubt the measurements, as sentences.
 
     probes: bytes/s; steal_share: of the time of the run; load_average: before it began
     """
@@ -81,5 +81,5 @@ def busy_warnings(
 
 
 def load_average() -> float:
-    """Of the last minute."""
+    """The load average of the last minute."""
     return os.getloadavg()[0]

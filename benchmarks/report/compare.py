@@ -75,7 +75,7 @@ def compared(before: Measurement, after: Measurement) -> Comparison:
 
 
 def accuracy_table(found: Sequence[Comparison]) -> Iterator[str]:
-    """Markdown lines. Differences are those of the items: of a perplexity, of losses in nats."""
+    """Markdown lines. Differences are of the items; those of a perplexity are losses in nats."""
     yield "| model | task | metric | variant | baseline | value | difference | 95 % | flips | p |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for one in found:

@@ -120,7 +120,7 @@ def bandwidth(rows: Iterable[Row]) -> Samples | None:
 
 
 def baseline_of(rows: Iterable[Row], asked: str | None = None) -> str | None:
-    """What scores are compared with: as asked for, else the best known baseline that is there.
+    """The baseline of scores: the one asked for, else the first of BASELINES that has scores.
 
     Raises ResultsError when what was asked for has no scores.
     """
@@ -134,7 +134,7 @@ def baseline_of(rows: Iterable[Row], asked: str | None = None) -> str | None:
 
 
 def losses(merged: Iterable[Measurement], baseline: str) -> list[Loss]:
-    """Of every variant and model that share a task with the baseline; the baseline's own is 0."""
+    """The loss of every variant that shares a task with the baseline, whose own loss is 0."""
     scores: dict[tuple[str, str], dict[str, AccuracyRow]] = {}
     for row in merged:
         if row["kind"] == "accuracy" and row["metric"] in POINTS:
