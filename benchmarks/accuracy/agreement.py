@@ -1,7 +1,5 @@
 """Our log-likelihoods beside the evaluation harness' own Hugging Face backend, weight for weight.
 
-python -m benchmarks agreement MODEL --data DIR            200 items of each task
-
 A quantized model is written back as the fp32 checkpoint that its codes and scales stand for. The
 harness runs that through transformers; we run the quantized model itself, computing in fp32. Both
 get the same requests, so every log-likelihood must agree to 1e-3, and every item be scored the
@@ -14,21 +12,16 @@ harness in fp64 (--precision fp64) then says which of the two is.
 from __future__ import annotations
 
 import json
-import logging
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 
 import neuralchat_lite as ncl
 from benchmarks.accuracy.measures import MEASURES, leaderboard_task
-from benchmarks.rows.results import ResultsError
-from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.packed.format import open_packed
@@ -62,8 +55,8 @@ class Agreement:
 
 
 def same(left: float, right: float) -> bool:
-    """Rights and wrongs must be equal; shares of probability agree as log-likelihoods do. A score
-    that is NaN in both is the same."""
+    """Whether two scores of an item agree: exactly if they are 0 or 1, else within TOLERANCE. NaN
+    agrees with NaN."""
     if {left, right} <= {0.0, 1.0}:
         return left == right
     return abs(left - right) <= TOLERANCE or (math.isnan(left) and math.isnan(right))
@@ -156,39 +149,3 @@ def difference(left: Any, right: Any) -> float:
     if isinstance(left, str):
         return float(left.strip() != right.strip())
     return abs(left[0] - right[0]) if left[1] == right[1] else float("inf")
-
-
-def agreement_command(
-    model: Annotated[str, typer.Argument(help="a checkpoint's folder or hub name")],
-    data: Annotated[Path, typer.Option(help="folder of local JSON lines")],
-    limit: Annotated[int, typer.Option(min=1, help="items of each task")] = 200,
-    tasks: Annotated[str, typer.Option(help="names with commas between")] = ",".join(TASKS),
-    precision: Annotated[str, typer.Option(help="of the harness' own: fp32 or fp64")] = "fp32",
-) -> None:
-    """Compare every log-likelihood with the evaluation harness' own backend."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision must be fp32 or fp64, got {precision!r}")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    torch.set_num_threads(1)  # of little models, more only wait for each other
-    print("| task | items | requests | cut | largest difference | our score | its score | differ |")
-    print("|---|---|---|---|---|---|---|---|")
-    failed = []
-    with tempfile.TemporaryDirectory(prefix="neuralchat-agreement-") as scratch:
-        ours, theirs = backends(model, Path(scratch), precision)
-        for name in tasks.split(","):
-            try:
-                found = compare_task(name, data, limit, ours, theirs)
-            except PromptError as error:  # as where a text is asked for that no context holds
-                print(f"| {name} | not asked: {error} |", flush=True)
-                continue
-            print(
-                f"| {name} | {found.items} | {found.requests} | {found.cut} | "
-                f"{found.largest:.2g} | {found.ours:.6f} | {found.theirs:.6f} | "
-                f"{found.items_differ} |",
-                flush=True,
-            )
-            if not found.holds:
-                failed.append(name)
-    if failed:
-        raise ResultsError(f"{', '.join(failed)} do not agree to {TOLERANCE}: see the table")

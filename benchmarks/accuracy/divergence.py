@@ -21,7 +21,7 @@ from neuralchat_lite.engines.engine import Decoder
 
 @dataclass(frozen=True)
 class Divergence:
-    """One value for each scored token: KL in nats, and whether both find the same likeliest."""
+    """For each scored token: KL in nats, and whether both models have the same likeliest token."""
 
     kl: list[float]
     same_top: list[int]
@@ -58,7 +58,3 @@ def kl_of(reference: Tensor, model: Tensor) -> Tensor:
     """[n, vocab] log-probabilities of both -> [n], in fp64: the sum nearly cancels."""
     left, right = reference.double(), model.double()
     return (left.exp() * (left - right)).sum(-1)
-
-
-def percentile(values: list[float], share: float) -> float:
-    return float(np.quantile(np.asarray(values), share))

@@ -250,8 +250,8 @@ class NeuralchatLM(TemplateLM):
             max_new_tokens=new_tokens, stop=[stop for stop in kwargs["until"] if stop]
         )
         cache = self.shared.go_back_to(ids)
-        prompt = Prompt(tuple(ids))
-        text = generate(Sequence(self.decoder, self.tokenizer, prompt, options, cache)).text
+        kept = Prompt(tuple(ids))
+        text = generate(Sequence(self.decoder, self.tokenizer, kept, options, cache)).text
         self.shared.prefix.remember(ids)
         return text
 

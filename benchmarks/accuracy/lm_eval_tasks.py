@@ -22,11 +22,12 @@ Document = dict[str, Any]
 HELD_BACK = 200  # items at the end of a set, when shots must come from it
 SHOT_SEED = 1234  # the harness' own, so that shots are those of its command line
 LETTERS = "ABCDE"
+LEADERBOARD = ("arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2", "winogrande", "gsm8k")
 
 
 @dataclass(frozen=True)
 class TaskSource:
-    """One task: how the leaderboard asks it, and where local data for it lie.
+    """One task: how the leaderboard asks it, and the local files of its data.
 
     shots: examples in front of each item; metric, filter: the harness' names for the score
     items, shot_items: file names; shots come from the end of `items` when shot_items is None
@@ -210,7 +211,7 @@ def asked_and_shots(
 
 
 def fingerprint(document: Document) -> str:
-    """Equal for documents that ask the same, whatever they offer as choices."""
+    """Equal for documents with the same question, whatever their choices."""
     texts = (document.get(name) for name in ("question", "sentence", "ctx_a", "context"))
     return json.dumps([*texts, document.get("ctx_b"), document.get("subject")])
 

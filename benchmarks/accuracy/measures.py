@@ -1,7 +1,7 @@
-"""What is asked of a model: each measure yields rows with the value of every item.
+"""The measures: each asks a model something, and yields rows with the value of every item.
 
-A measure gets a model that `variants.open_variant` opened, so all engines are asked the same. It
-leaves out of its rows what all rows of a variant have in common (see `accuracy.measure`).
+A measure gets a model that `opening.open_variant` opened, so all engines are asked the same. It
+leaves out of its rows what all rows of a variant have in common (see `run.measure`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import neuralchat_lite as ncl
-from benchmarks.accuracy.variants import REFERENCE
-from benchmarks.rows.results import ResultsError
+from benchmarks.accuracy.opening import REFERENCE
+from benchmarks.rows.kinds import ResultsError
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.digests import digest_of
 from neuralchat_lite.generation.prompt import encode_messages
@@ -114,7 +114,7 @@ def leaderboard_task(model: ncl.Model, name: str, asked: Asked) -> Rows:
 
 
 def prompts_digest(samples: Sequence[dict[str, Any]]) -> str:
-    """Of every prompt, choice and target in order: what another engine must have been asked too."""
+    """sha256 of every prompt, choice and target in order. Engines compared must share it."""
     return digest_of([[sample["arguments"], str(sample["target"])] for sample in samples])
 
 
@@ -122,7 +122,7 @@ def prompts_digest(samples: Sequence[dict[str, Any]]) -> str:
 
 
 def lines_of(file: str) -> Documents:
-    """A text as one document: with the tokenizer's special tokens in front, as it was trained."""
+    """A text as one document, with the tokenizer's special tokens in front, as in training."""
 
     def documents(model: ncl.Model, asked: Asked) -> list[tuple[list[int], int]]:
         if asked.texts is None:
@@ -142,7 +142,7 @@ def lines_of(file: str) -> Documents:
 
 
 def problem_documents(model: ncl.Model, asked: Asked) -> list[tuple[list[int], int]]:
-    """Held-out problems of the nano model with their worked answers, which alone are scored."""
+    """Held-out problems of the nano model with worked answers. Only the answers are scored."""
     documents = []
     for problem in nano_evaluation().held_out_problems(PROBLEMS):
         asking = encode_messages(problem.messages(), model.tokenizer).ids
@@ -183,7 +183,8 @@ def perplexity(model: ncl.Model, name: str, asked: Asked) -> Rows:
 
 
 def divergence(model: ncl.Model, name: str, asked: Asked) -> Rows:
-    from benchmarks.accuracy.divergence import divergence, keep_reference, percentile
+    from benchmarks.accuracy.divergence import divergence, keep_reference
+    from benchmarks.rows.samples import percentile
 
     windows = windows_of(model, name, asked)
     if name not in asked.kept:
@@ -192,7 +193,7 @@ def divergence(model: ncl.Model, name: str, asked: Asked) -> Rows:
         asked.kept[name] = path
     found = divergence(model.decoder, windows, asked.kept[name])
     common = of_windows(windows)
-    common["conditions"]["reference"] = str(REFERENCE)
+    common["conditions"]["reference"] = REFERENCE.label
     kl = scored([rounded(value) for value in found.kl])
     p99 = {"value": percentile(found.kl, 0.99), "stderr": None}
     yield {"metric": "kl_mean", **kl, **common}
@@ -201,7 +202,7 @@ def divergence(model: ncl.Model, name: str, asked: Asked) -> Rows:
 
 
 def rounded(value: float) -> float:
-    """Six digits: items are kept one by one, and there are thousands."""
+    """Six digits, since thousands of items are stored one by one."""
     return float(f"{value:.6g}")
 
 
@@ -210,7 +211,7 @@ def rounded(value: float) -> float:
 
 @functools.cache
 def nano_evaluation() -> Any:
-    """examples/nano/evaluate.py, which is a script beside its modules and no package."""
+    """examples/nano/evaluate.py, a script that imports the modules beside it."""
     # Not under its own name: the evaluation harness has a dependency of that name.
     spec = importlib.util.spec_from_file_location("nano_evaluation", NANO / "evaluate.py")
     assert spec is not None and spec.loader is not None

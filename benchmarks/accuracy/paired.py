@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows.kinds import ResultsError
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
@@ -37,7 +37,7 @@ class Paired:
 
 
 def compare_items(before: Sequence[float], after: Sequence[float]) -> Paired:
-    """Raises ResultsError when there are no items, or not as many of both."""
+    """Raises ResultsError when there are no items, or their numbers differ."""
     if not before or len(before) != len(after):
         raise ResultsError(
             f"the same items are needed of both, got {len(before)} and {len(after)}: measure both "

@@ -1,15 +1,16 @@
 """Where each engine runs: in the harness' own Python, or in an environment from pinned files.
 
-The rivals' files lie in `requirements/`; those of IPEX and ITREX are the product's own, which
-`neuralchat-lite engines setup` makes too.
+The pinned files are in `requirements/`. Those of IPEX and ITREX belong to the library, whose
+`neuralchat-lite engines setup` makes the same environments.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.engines.table import ENGINES
+from benchmarks.engines.table import ENGINES, Variant
 from neuralchat_lite.environments.environment import (
     Environment,
     engine_environment,
@@ -43,3 +44,11 @@ def python_of(engine: str) -> Path:
 def is_ready(engine: str) -> bool:
     environment = environment_of(engine)
     return environment is None or environment.state() == "ready"
+
+
+def installed(variants: Sequence[Variant], say: Callable[[str], None]) -> list[Variant]:
+    """Those whose engines are installed; `say` gets a line for each engine that is left out."""
+    ready = {name: is_ready(name) for name in dict.fromkeys(one.engine for one in variants)}
+    for name in (name for name, there in ready.items() if not there):
+        say(f"{name} is not installed and left out: `python -m benchmarks setup {name}`")
+    return [variant for variant in variants if ready[variant.engine]]

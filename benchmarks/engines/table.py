@@ -1,11 +1,11 @@
-"""What is measured: a new engine is a file in `engines/` and a row of `ENGINES`.
+"""The table of engines: a new engine is a file in `worker/` and a row of `ENGINES`.
 
 A row's variants are what is compared: a format of the weights and a precision of the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ FOLDER = Path(__file__).parent / "worker"
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing to measure.
+    """One configuration of an engine, to be timed or scored.
 
-    options: what the engine's file gets
+    options: what loads it: options of the engine's file, or arguments of `neuralchat_lite.load`
+        where the library itself runs the engine in this process (see `Engine.loaded`)
     stored: name of the format that `prepare` writes, shared by variants that load the same files;
         None when the engine loads the checkpoint itself
     """
@@ -38,14 +39,18 @@ class Variant:
 class Engine:
     """A row of the table.
 
+    file: in the folder `worker`
     environment: name of the environment that it runs in; None for the harness' own
-    variants: name -> (options, stored format)
+    variants: name -> (options of its file, stored format), for a worker
+    loaded: name -> arguments of `neuralchat_lite.load`, for the scores of an engine that the
+        library runs itself; None where `variants` are scored
     """
 
     title: str
     file: str
     environment: str | None
     variants: Mapping[str, tuple[Mapping[str, Any], str | None]]
+    loaded: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def path(self) -> Path:
@@ -74,6 +79,15 @@ def qbits(bits: int, weight_dtype: str, compute_dtype: str) -> dict[str, Any]:
     }
 
 
+def quantized(weight_dtype: str, **options: Any) -> dict[str, Any]:
+    """Arguments of `neuralchat_lite.load`; an engine has its own values for what is left out."""
+    return {"quantization_config": {"weight_dtype": weight_dtype, **options}}
+
+
+def grouped(weight_dtype: str, group_size: int, **options: Any) -> dict[str, Any]:
+    return quantized(weight_dtype, group_size=group_size, **{"compute_dtype": "bf16", **options})
+
+
 ENGINES: dict[str, Engine] = {
     "neuralchat_lite": Engine(
         "neuralchat_lite",
@@ -84,12 +98,28 @@ ENGINES: dict[str, Engine] = {
             for weight in ("int4", "int8")
             for compute in ("bf16", "fp32", "int8")
         },
+        {
+            "fp32": {"dtype": "fp32"},
+            "bf16": {"dtype": "bf16"},
+            "int8-bf16": grouped("int8", 32),
+            "int8-g128-bf16": grouped("int8", 128),
+            "int4-bf16": grouped("int4", 32),
+            "int4-g128-bf16": grouped("int4", 128),
+            "int4-fullrange-bf16": grouped("int4_fullrange", 32),
+            "int4-asym-bf16": grouped("int4", 32, scheme="asym"),
+            "int4-fp32": grouped("int4", 32, compute_dtype="fp32"),
+            "int4-int8": grouped("int4", 32, compute_dtype="int8"),
+        },
     ),
     "transformers": Engine(
         "transformers",
         "transformers.py",
         None,
         {"bf16": ({"dtype": "bfloat16"}, None), "fp32": ({"dtype": "float32"}, None)},
+        {
+            "fp32": {"engine": "torch", "dtype": "fp32"},
+            "bf16": {"engine": "torch", "dtype": "bf16"},
+        },
     ),
     "llamacpp": Engine(
         "llama.cpp",
@@ -122,6 +152,11 @@ ENGINES: dict[str, Engine] = {
             "int8": (woq("INT8"), None),
             "int4": (woq("INT4"), None),
         },
+        {
+            "bf16": {"engine": "ipex", "dtype": "bf16"},
+            "int8": {"engine": "ipex", **quantized("int8")},
+            "int4": {"engine": "ipex", **quantized("int4")},
+        },
     ),
     "itrex": Engine(
         "Intel Extension for Transformers",
@@ -131,6 +166,11 @@ ENGINES: dict[str, Engine] = {
             "int4-int8": (qbits(4, "int4_clip", "int8"), None),
             "int4-fp32": (qbits(4, "int4_clip", "fp32"), None),
             "int8-int8": (qbits(8, "int8", "int8"), None),
+        },
+        {
+            "int8-int8": {"engine": "itrex", **quantized("int8", compute_dtype="int8")},
+            "int4-int8": {"engine": "itrex", **quantized("int4", compute_dtype="int8")},
+            "int4-fp32": {"engine": "itrex", **quantized("int4", compute_dtype="fp32")},
         },
     ),
     "ctranslate2": Engine(
@@ -152,6 +192,7 @@ ENGINES: dict[str, Engine] = {
 
 
 def all_variants() -> list[Variant]:
+    """What is timed: every engine in a worker."""
     return [
         Variant(name, variant, options, stored)
         for name, engine in ENGINES.items()
@@ -159,16 +200,38 @@ def all_variants() -> list[Variant]:
     ]
 
 
-def chosen_variants(asked: Iterable[str]) -> list[Variant]:
-    """The variants of "engine" or "engine:variant", in the order of the table.
+def scored_variants() -> list[Variant]:
+    """What is scored: an engine that the library runs through `neuralchat_lite.load`, the others
+    in a worker."""
+    return [
+        Variant(name, variant, options, None)
+        for name, engine in ENGINES.items()
+        for variant, options in (engine.loaded or {}).items()
+    ] + [variant for variant in all_variants() if ENGINES[variant.engine].loaded is None]
 
-    Raises ConfigError, listing what there is, for a name that is not there.
+
+def find_variants(names: Iterable[str], among: Sequence[Variant]) -> list[Variant]:
+    """The variants of each "engine" or "engine:variant", in the order of the names.
+
+    Raises ConfigError that lists the choices for an unknown name.
     """
-    names = set(asked)
-    found = [v for v in all_variants() if {v.engine, v.label} & names]
+    found: dict[str, Variant] = {}
     for name in names:
-        if name not in ENGINES and name not in {variant.label for variant in found}:
-            known = ENGINES.get(name.partition(":")[0])
-            choices = ", ".join(known.variants if known else ENGINES)
-            raise ConfigError(f"there is no engine or variant {name!r}: choose one of {choices}")
-    return found
+        matching = {
+            variant.label: variant for variant in among if name in (variant.engine, variant.label)
+        }
+        if not matching:
+            engine = name.partition(":")[0]
+            choices = [variant.name for variant in among if variant.engine == engine]
+            raise ConfigError(
+                f"there is no engine or variant {name!r}: choose one of "
+                f"{', '.join(choices or ENGINES)}"
+            )
+        found |= matching
+    return list(found.values())
+
+
+def chosen_variants(asked: Iterable[str]) -> list[Variant]:
+    """The variants to time, in the order of the table. Raises ConfigError as `find_variants`."""
+    labels = {variant.label for variant in find_variants(asked, all_variants())}
+    return [variant for variant in all_variants() if variant.label in labels]

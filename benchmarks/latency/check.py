@@ -1,4 +1,4 @@
-"""Does the harness measure what the engines' own clocks measure? Both figures, side by side.
+"""Our figures beside those of the engines' own clocks.
 
 llama.cpp keeps `llama_perf_context` and has `llama-bench`, OpenVINO GenAI keeps `perf_metrics`. The
 clocks ran with the very samples; `llama-bench` runs now, on the same file with the same threads.
@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.models.kept import cache_root
 from benchmarks.models.model import formats_folder
-from benchmarks.report.terminal import samples_of
+from benchmarks.rows.kinds import Row, label
+from benchmarks.rows.samples import samples_of
 from neuralchat_lite.errors import ConfigError
 
-Row = Mapping[str, Any]
 TOLERANCE = 0.10
 LLAMACPP = "llamacpp"
 PROMPT, DECODED, CONTEXT = 512, 16, 32  # of llama-bench; CONTEXT is ours, its own is empty
@@ -55,13 +54,15 @@ def agreements(rows: Sequence[Row], llama_bench: Path | None = None) -> Iterator
 
 
 def with_own_clocks(rows: Iterable[Row]) -> Iterator[Agreement]:
-    """Medians over the rounds; the clocks know means, so ours are means of a round too."""
+    """Medians over the rounds. The clocks report means, so ours are means of a round too."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        own = row.get("conditions", {}).get("own", {})
-        if row["kind"] != "latency" or row["metric"] not in own:
+        if row["kind"] != "latency":
             continue
-        name = f"{row['engine']}:{row['variant']}, {row['metric']}, batch {row['batch']}, "
+        own = row["conditions"].get("own", {})
+        if row["metric"] not in own:
+            continue
+        name = f"{label(row)}, {row['metric']}, batch {row['batch']}, "
         name += f"context {row['context']} ({own['clock']})"
         pairs.setdefault(name, []).append((statistics.mean(row["samples"]), own[row["metric"]]))
     for name, both in pairs.items():
@@ -70,7 +71,7 @@ def with_own_clocks(rows: Iterable[Row]) -> Iterator[Agreement]:
 
 
 def with_llama_bench(rows: Sequence[Row], program: Path) -> Iterator[Agreement]:
-    """llama-bench on each file of llama.cpp that was measured."""
+    """Run llama-bench on each file of llama.cpp that was measured."""
     measured = {
         (row["variant"], row["model"], row["shape_sha256"], row["threads"])
         for row in rows

@@ -19,7 +19,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 def drop(folder: Path) -> float:
-    """Ask the kernel to forget a folder's files; the share of their pages that it still holds.
+    """Ask the kernel to drop a folder's files from memory. Returns the share of pages that stay.
 
     Needs no rights. Pages that a process has mapped, or that are not yet on the disk, stay.
     """

@@ -1,115 +1,19 @@
-"""The machine of a measurement, and whether it was quiet: without both, a number is a rumour."""
+"""Whether the machine was quiet: bandwidth probes, stolen CPU time, load; and pinning to CPUs."""
 
 from __future__ import annotations
 
 import os
-import platform
 import statistics
-import subprocess
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import psutil
-
-from neuralchat_lite import installed_version
-from neuralchat_lite.environments.host import this_cpu
+from benchmarks.rows.run import read_line
 from neuralchat_lite.kernels import native
-from neuralchat_lite.kernels.cpu import cpu_model
 
-# Of the flags of a CPU, those by which engines choose their kernels.
-FLAGS = (
-    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
-    "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve",
-)  # fmt: skip
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 MOST_SPREAD = 0.15  # of the bandwidth probes, (largest - smallest) / median
 MOST_STEAL = 0.02  # share of the CPU time that the hypervisor gave to others
 PROBE_SECONDS = 0.5
-ROOT = Path(__file__).parents[2]
-
-
-def describe(threads: int) -> dict[str, Any]:
-    """What the machine is, and what we may use of it."""
-    return {
-        "cpu": cpu_model(),
-        "flags": cpu_flags(),
-        "physical_cores": psutil.cpu_count(logical=False),
-        "logical_cpus": psutil.cpu_count(),
-        "affinity": sorted(os.sched_getaffinity(0)),
-        "threads": threads,
-        "memory_bytes": psutil.virtual_memory().total,
-        "governor": read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "hypervisor": "hypervisor" in this_cpu(),
-        "kernel": platform.release(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_average": list(os.getloadavg()),
-    }
-
-
-def cpu_flags() -> list[str]:
-    present = this_cpu()
-    return [flag for flag in FLAGS if flag in present]
-
-
-def read_line(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def run_row(
-    threads: int, arguments: Mapping[str, Any], packages: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The first row of a run: where it is made, and with what.
-
-    packages: that matter to it beside those of every run
-    """
-    return {
-        "kind": "run",
-        "run_id": uuid.uuid4().hex[:12],
-        "time": now(),
-        "machine": describe(threads),
-        "versions": versions((*PACKAGES, *packages)),
-        "commit": commit(),
-        "arguments": dict(arguments),
-    }
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Versions in the harness' own environment; each engine says its own."""
-    found = {"neuralchat_lite": installed_version()}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def commit() -> str | None:
-    """The commit of this source tree, "-dirty" behind it when files differ; None without git."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def pin(threads: int) -> list[int]:
@@ -155,7 +59,7 @@ def spread(values: Sequence[float]) -> float:
 def busy_warnings(
     probes: Sequence[float], steal_share: float, load_average: float, cpus: int
 ) -> Iterable[str]:
-    """What speaks against the measurements, in words.
+    """Reasons to doubt the measurements, as sentences.
 
     probes: bytes/s; steal_share: of the time of the run; load_average: before it began
     """
@@ -177,5 +81,5 @@ def busy_warnings(
 
 
 def load_average() -> float:
-    """Of the last minute."""
+    """The load average of the last minute."""
     return os.getloadavg()[0]

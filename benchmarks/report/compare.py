@@ -1,8 +1,7 @@
 """One engine against another, measurement by measurement, or a refusal to compare.
 
-Two rows are about the same thing when model, task and metric (or batch and context) agree. They
-may be compared only when data, prompts, shapes and threads were the same too: where these differ
-there is no answer, and `compare` says so instead of giving one.
+Where data, prompts, shapes or threads differ there is no answer, and `compare` says so instead of
+giving one. What makes two rows comparable is in `rows.merge`.
 """
 
 from __future__ import annotations
@@ -10,28 +9,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from benchmarks.accuracy.paired import Paired, compare_items
-from benchmarks.rows import results
-from benchmarks.rows.results import ResultsError, Row
+from benchmarks.rows.kinds import Measurement, ResultsError, Row, label
+from benchmarks.rows.merge import merge_rounds, refuse_differences, subject
 
 BASELINE = "transformers:bf16"
 NOT_A_MEAN = {"kl_p99"}  # whose items say nothing about the error of the value
-
-# kind -> what makes two rows one comparison
-SUBJECT = {
-    "accuracy": ("model", "task", "metric"),
-    "latency": ("model", "metric", "batch", "context"),
-}
-# kind -> what must then be equal, or the comparison is refused
-MUST_AGREE = {
-    "accuracy": ("model_sha256", "data_sha256", "shots", "count"),
-    "latency": ("shape_sha256", "prompt_sha256", "threads", "unit"),
-}
 
 
 @dataclass(frozen=True)
@@ -48,10 +33,6 @@ class Comparison:
     before: float
     after: float
     paired: Paired | None
-
-
-def label(row: Row) -> str:
-    return f"{row['engine']}:{row['variant']}"
 
 
 def compare(rows: Iterable[Row], baseline: str = BASELINE) -> list[Comparison]:
@@ -77,49 +58,13 @@ def compare(rows: Iterable[Row], baseline: str = BASELINE) -> list[Comparison]:
     return found
 
 
-def subject(row: Row) -> tuple[Any, ...]:
-    return (row["kind"], *(row[name] for name in SUBJECT[row["kind"]]))
-
-
-def merge_rounds(rows: Iterable[Row]) -> list[Row]:
-    """Rows of several rounds as one, with all samples; of accuracy, the newest of equal ones.
-
-    Raises ResultsError where one variant was measured twice on different data.
-    """
-    merged: dict[tuple[Any, ...], Row] = {}
-    for row in rows:
-        if row["kind"] not in SUBJECT:
-            continue
-        place = (label(row), subject(row))
-        earlier = merged.get(place)
-        if earlier is None:
-            merged[place] = row
-            continue
-        refuse_differences(earlier, row)
-        if row["kind"] == "latency":
-            row = {**earlier, "samples": [*earlier["samples"], *row["samples"]]}
-        merged[place] = row
-    return list(merged.values())
-
-
-def refuse_differences(left: Row, right: Row) -> None:
-    differing = [name for name in MUST_AGREE[left["kind"]] if left[name] != right[name]]
-    if differing:
-        listed = "; ".join(f"{n}: {left[n]!s:.12} and {right[n]!s:.12}" for n in differing)
-        what = ", ".join(str(part) for part in subject(left)[1:] if part is not None)
-        raise ResultsError(
-            f"{what}: {label(left)} and {label(right)} cannot be compared, they differ in "
-            f"{listed}. Measure both with the same model, data, --limit and --threads, or compare "
-            "them in files of their own"
-        )
-
-
-def compared(before: Row, after: Row) -> Comparison:
-    if before["kind"] == "accuracy":
+def compared(before: Measurement, after: Measurement) -> Comparison:
+    if before["kind"] == "accuracy" and after["kind"] == "accuracy":
         left, right = before["value"], after["value"]
         mean = before["metric"] not in NOT_A_MEAN
         paired = compare_items(before["items"], after["items"]) if mean else None
     else:
+        assert before["kind"] == "latency" and after["kind"] == "latency"
         left, right = (statistics.median(row["samples"]) for row in (before, after))
         paired = None
     what = subject(after)
@@ -130,7 +75,7 @@ def compared(before: Row, after: Row) -> Comparison:
 
 
 def accuracy_table(found: Sequence[Comparison]) -> Iterator[str]:
-    """Markdown lines. Differences are those of the items: of a perplexity, of losses in nats."""
+    """Markdown lines. Differences are of the items; those of a perplexity are losses in nats."""
     yield "| model | task | metric | variant | baseline | value | difference | 95 % | flips | p |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for one in found:
@@ -165,16 +110,3 @@ def latency_table(found: Sequence[Comparison]) -> Iterator[str]:
 
 
 TABLES = {"accuracy": accuracy_table, "latency": latency_table}
-
-
-def compare_command(
-    files: Annotated[list[Path], typer.Argument(help="results files")],
-    baseline: Annotated[str, typer.Option(help="engine:variant")] = BASELINE,
-) -> None:
-    """Compare every variant with a baseline, item by item where there are items."""
-    found = compare([row for file in files for row in results.read(file)], baseline)
-    if not found:
-        raise ResultsError(f"nothing else was measured that {baseline} was: add a variant")
-    for kind, table in TABLES.items():
-        if any(one.kind == kind for one in found):
-            print("\n".join(table(found)), end="\n\n")

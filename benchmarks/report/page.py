@@ -1,10 +1,7 @@
-"""A run as one picture of where everybody stands: raw samples, a Markdown table, one HTML page.
+"""The report of a run: Markdown and an HTML page with the same numbers.
 
-python -m benchmarks report RUN.jsonl [MORE.jsonl] -o FOLDER
-
-results.jsonl has every row of every file; report.md and report.html tell the same numbers. The
-page needs nothing from elsewhere. A number without its conditions is none, so both begin with
-machine, versions and commit, and say when the machine was busy.
+The page needs no other file. Both begin with machine, versions and commit, and warn when the
+machine was busy: a number means little without its conditions.
 """
 
 from __future__ import annotations
@@ -13,12 +10,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from benchmarks.report import summary
-from benchmarks.report.compare import compare, label, merge_rounds, paired_cells
+from benchmarks.report.compare import compare, paired_cells
 from benchmarks.report.tables import (
     Table,
     conditions_table,
@@ -27,8 +22,9 @@ from benchmarks.report.tables import (
     score_table,
     speed_table,
 )
-from benchmarks.rows import results
-from benchmarks.rows.results import ResultsError, Row
+from benchmarks.rows.kinds import AccuracyRow, ResultsError, Row, RunRow, label
+from benchmarks.rows.merge import merge_rounds
+from benchmarks.rows.samples import Samples
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 TITLE = "Quantized inference on a CPU, measured"
@@ -80,10 +76,10 @@ class Report:
 
 
 def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
-    """Everything that the rows tell. Raises ResultsError when there is no measurement."""
+    """The report of all rows. Raises ResultsError when no measurement is among them."""
     from benchmarks.report.plots import Styles
 
-    measured = [row for row in rows if row["kind"] in ("latency", "accuracy")]
+    measured = merge_rounds(rows)
     if not measured:
         raise ResultsError(
             "no measurement is among the results: run `python -m benchmarks latency` or "
@@ -92,15 +88,18 @@ def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
     styles = Styles([label(row) for row in measured])
     baseline = summary.baseline_of(rows, asked_baseline)
     probes = summary.bandwidth(rows)
-    speeds = summary.speeds(rows)
-    losses = [] if baseline is None else summary.losses(rows, baseline)
+    speeds = summary.speeds(measured)
+    footprints = summary.footprints(measured)
+    losses = [] if baseline is None else summary.losses(measured, baseline)
     sections = [tradeoff(speeds, losses, styles, baseline)]
     for model in dict.fromkeys(one.model for one in speeds):
-        sections.append(
-            latency([one for one in speeds if one.model == model], rows, model, styles, probes)
-        )
-    for model in dict.fromkeys(row["model"] for row in rows if row["kind"] == "accuracy"):
-        sections.append(accuracy(rows, model, styles, baseline))
+        own = [one for one in speeds if one.model == model]
+        held = [one for one in footprints if one.model == model]
+        sections.append(latency(own, held, rows, model, styles, probes))
+    scores = [row for row in measured if row["kind"] == "accuracy"]
+    for model in dict.fromkeys(row["model"] for row in scores):
+        asked = [row for row in scores if row["model"] == model]
+        sections.append(accuracy(asked, model, styles, baseline))
     sections.append(failures(rows))
     filled = [section for section in sections if section.pictures or section.tables]
     return Report(opening(rows, probes), warnings(rows, probes), filled)
@@ -109,7 +108,7 @@ def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
 # ---- the beginning ----
 
 
-def opening(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
+def opening(rows: Sequence[Row], probes: Samples | None) -> list[str]:
     told = []
     for row in unique_runs(rows):
         versions = ", ".join(f"{name} {value}" for name, value in row["versions"].items())
@@ -127,7 +126,7 @@ def opening(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
     return told
 
 
-def unique_runs(rows: Iterable[Row]) -> list[Row]:
+def unique_runs(rows: Iterable[Row]) -> list[RunRow]:
     """One run row of each machine, versions and commit: a resumed run has several."""
     runs = [row for row in rows if row["kind"] == "run"]
     same = {json.dumps([r["machine"].get("cpu"), r["versions"], r["commit"]]): r for r in runs}
@@ -142,8 +141,8 @@ def told_value(value: Any) -> str:
     return str(value)
 
 
-def warnings(rows: Sequence[Row], probes: summary.Samples | None) -> list[str]:
-    """What speaks against the measurements of time."""
+def warnings(rows: Sequence[Row], probes: Samples | None) -> list[str]:
+    """Reasons to doubt the measured times."""
     from benchmarks.latency.machine import busy_warnings
 
     if probes is None:
@@ -187,20 +186,20 @@ def tradeoff(
 
 def latency(
     speeds: Sequence[summary.Speed],
+    footprints: Sequence[summary.Footprint],
     rows: Sequence[Row],
     model: str,
     styles: Any,
-    probes: summary.Samples | None,
+    probes: Samples | None,
 ) -> Section:
     from benchmarks.report.plots import bars, memory, over_context
 
     section = Section(
         f"Speed: {model}",
-        "Medians of all rounds; p90 is the slowest tenth of steps. The roofline is the measured "
-        "bandwidth over the bytes that a step reads.",
+        "Medians of all rounds; nine of ten steps are faster than p90, interpolated linearly. The "
+        "roofline is the measured bandwidth over the bytes that a step reads.",
     )
     single = [one for one in speeds if one.batch == 1]
-    footprints = [one for one in summary.footprints(rows) if one.model == model]
     bandwidth = None if probes is None else probes.median
     if single:
         context = min(one.context for one in single)
@@ -229,10 +228,9 @@ def latency(
     return section
 
 
-def accuracy(rows: Sequence[Row], model: str, styles: Any, baseline: str | None) -> Section:
+def accuracy(own: Sequence[AccuracyRow], model: str, styles: Any, baseline: str | None) -> Section:
     from benchmarks.report.plots import differences
 
-    own = [row for row in merge_rounds(rows) if row["kind"] == "accuracy" and row["model"] == model]
     section = Section(
         f"Accuracy: {model}",
         "Every variant was asked the same items with the same prompts. Differences from "
@@ -284,23 +282,3 @@ def failures(rows: Sequence[Row]) -> Section:
     ]
     tables = [Table(heads, list(dict.fromkeys(lines)), texts=(0, 1, 2, 3))] if lines else []
     return Section("What could not be measured", tables=tables)
-
-
-def report_command(
-    files: Annotated[list[Path], typer.Argument(help="results files")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
-    baseline: Annotated[str | None, typer.Option(help="engine:variant of reference")] = None,
-) -> None:
-    """Write results.jsonl, report.md and report.html."""
-    rows = [row for file in files for row in results.read(file)]
-    report = build(rows, baseline)
-    output.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-    files_written = {
-        "results.jsonl": "".join(f"{line}\n" for line in lines),
-        "report.md": report.markdown(),
-        "report.html": report.html(),
-    }
-    for name, text in files_written.items():
-        (output / name).write_text(text, encoding="utf-8")
-        print(output / name)

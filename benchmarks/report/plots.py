@@ -53,7 +53,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def short(label: str) -> str:
-    """A label as pictures show it: there is little room beside them."""
+    """A label shortened for pictures, which have little room beside them."""
     return label.replace("neuralchat_lite:", "ncl:")
 
 
@@ -193,7 +193,7 @@ def pareto(
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both: (lost, rate), least lost first."""
+    """The Pareto front: points (lost, rate) that no other beats in both, least lost first."""
     best: list[tuple[float, float]] = []
     for lost, rate in sorted(points, key=lambda p: (p[0], -p[1])):
         if not best or rate > best[-1][1]:
@@ -211,7 +211,7 @@ def over_context(speed: Sequence[Speed], styles: Styles, what: str, unit: str) -
         samples = getattr(one, what)
         if samples is not None:
             scale = 1000 if unit == "ms" else 1
-            values = (samples.median, samples.quantile(0.1), samples.quantile(0.9))
+            values = (samples.median, samples.percentile(0.1), samples.percentile(0.9))
             lines.setdefault(one.label, []).append((one.context, *(scale * v for v in values)))
     if not lines:
         return None

@@ -1,27 +1,25 @@
-"""The numbers of a report: medians of all rounds, and what follows from them.
+"""The numbers that the report and the terminal show: medians of all rounds, and what follows.
 
 roofline = bandwidth / bytes per token        share = (bytes / median time) / median bandwidth
 
-Nothing is averaged over models: a report shows each by itself.
+Nothing is averaged over models: a report shows each by itself. `merged` are rows whose rounds are
+one row each: see `rows.merge.merge_rounds`.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.report.compare import label, merge_rounds
-from benchmarks.rows.results import ResultsError, Row
+from benchmarks.rows.kinds import AccuracyRow, Measurement, ResultsError, Row, label
+from benchmarks.rows.samples import Samples
 
 BASELINES = ("transformers:bf16", "neuralchat_lite:bf16", "neuralchat_lite:fp32")
-# Scores of which a loss can be told in points of a hundred; perplexity and divergence have none.
+# Scores whose loss is given in percentage points. Perplexity and divergence have none.
 POINTS = {"acc", "acc_norm", "exact_match"}
-
-LEADERBOARD = ("arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2", "winogrande", "gsm8k")
 
 # What Intel published for the model (Open LLM Leaderboard, first version), in percent.
 PUBLISHED: dict[str, dict[str, float]] = {
@@ -34,20 +32,6 @@ PUBLISHED: dict[str, dict[str, float]] = {
         "gsm8k": 55.12,
     }
 }
-
-
-@dataclass(frozen=True)
-class Samples:
-    """All samples of one metric, in its unit."""
-
-    values: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    def quantile(self, share: float) -> float:
-        return float(np.quantile(self.values, share))
 
 
 @dataclass(frozen=True)
@@ -68,6 +52,7 @@ class Speed:
         return self.batch / self.step.median
 
     def roofline_share(self, bandwidth: float | None) -> float | None:
+        """(bytes per step / median time) / bandwidth in bytes/s; None where one is unknown."""
         if self.bytes_per_step is None or bandwidth is None:
             return None
         return self.bytes_per_step / self.step.median / bandwidth
@@ -75,7 +60,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Footprint:
-    """One variant's memory, files and loading, whatever is known of it."""
+    """One variant's memory, files and loading, as far as they are known."""
 
     label: str
     model: str
@@ -88,7 +73,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Loss:
-    """Points of a hundred that a variant scores below the baseline, mean of the tasks in common.
+    """Percentage points that a variant scores below the baseline: the mean of the common tasks.
 
     error: standard error of that mean, from the differences of the items
     """
@@ -100,11 +85,13 @@ class Loss:
     tasks: tuple[str, ...]
 
 
-def speeds(rows: Iterable[Row]) -> list[Speed]:
-    """In the order of the rows: those with batch and context."""
+def speeds(merged: Iterable[Measurement]) -> list[Speed]:
+    """Of the latency rows with batch and context, in their order."""
     table: dict[tuple[str, str, int, int], dict[str, Samples]] = {}
-    for row in merge_rounds(rows):
-        if row["kind"] == "latency" and row["context"] is not None and row["samples"]:
+    for row in merged:
+        if row["kind"] != "latency" or not row["samples"]:
+            continue
+        if row["batch"] is not None and row["context"] is not None:
             place = (label(row), row["model"], row["batch"], row["context"])
             table.setdefault(place, {})[row["metric"]] = Samples(tuple(row["samples"]))
     found = []
@@ -117,9 +104,9 @@ def speeds(rows: Iterable[Row]) -> list[Speed]:
     return found
 
 
-def footprints(rows: Iterable[Row]) -> list[Footprint]:
+def footprints(merged: Iterable[Measurement]) -> list[Footprint]:
     table: dict[tuple[str, str], dict[str, Samples]] = {}
-    for row in merge_rounds(rows):
+    for row in merged:
         if row["kind"] == "latency" and row["context"] is None and row["samples"]:
             samples = Samples(tuple(row["samples"]))
             table.setdefault((label(row), row["model"]), {})[row["metric"]] = samples
@@ -127,13 +114,13 @@ def footprints(rows: Iterable[Row]) -> list[Footprint]:
 
 
 def bandwidth(rows: Iterable[Row]) -> Samples | None:
-    """The probes that lay between the measurements, in bytes/s."""
+    """The probes between the measurements, in bytes/s."""
     probes = [row["bandwidth_bytes_per_s"] for row in rows if row["kind"] == "probe"]
     return Samples(tuple(probes)) if probes else None
 
 
 def baseline_of(rows: Iterable[Row], asked: str | None = None) -> str | None:
-    """What scores are compared with: as asked for, else the best known baseline that is there.
+    """The baseline of scores: the one asked for, else the first of BASELINES that has scores.
 
     Raises ResultsError when what was asked for has no scores.
     """
@@ -146,10 +133,10 @@ def baseline_of(rows: Iterable[Row], asked: str | None = None) -> str | None:
     return next((name for name in choices if name in there), None)
 
 
-def losses(rows: Sequence[Row], baseline: str) -> list[Loss]:
-    """Of every variant and model that share a task with the baseline; the baseline's own is 0."""
-    scores: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in merge_rounds(rows):
+def losses(merged: Iterable[Measurement], baseline: str) -> list[Loss]:
+    """The loss of every variant that shares a task with the baseline, whose own loss is 0."""
+    scores: dict[tuple[str, str], dict[str, AccuracyRow]] = {}
+    for row in merged:
         if row["kind"] == "accuracy" and row["metric"] in POINTS:
             scores.setdefault((row["model"], label(row)), {})[row["task"]] = row
     found = []

@@ -1,4 +1,4 @@
-"""The tables of a report: numbers as texts, and how each engine ran when they were taken."""
+"""The tables of a report: formatted numbers, and how each engine ran when they were measured."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from benchmarks.accuracy.lm_eval_tasks import LEADERBOARD
 from benchmarks.accuracy.paired import wilson
 from benchmarks.report import summary
-from benchmarks.report.compare import label
-from benchmarks.rows.results import Row
+from benchmarks.report.cells import median, scaled, told
+from benchmarks.rows.kinds import AccuracyRow, LatencyRow, Measurement, label
 
-# Of a row's conditions, what belongs to one measurement, or is told in a place of its own.
+# Conditions of a single measurement, or shown in another place.
 NOT_HOW = ("versions", "environment", "flags", "own", "new_tokens", "pages_in_memory", "per")
 
 
 @dataclass(frozen=True)
 class Table:
-    """texts: the columns that are no numbers"""
+    """texts: the columns that hold text, not numbers"""
 
     heads: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -35,7 +36,7 @@ class Table:
 
 
 def speed_table(
-    speeds: Sequence[summary.Speed], bandwidth: float | None, rows: Iterable[Row]
+    speeds: Sequence[summary.Speed], bandwidth: float | None, rows: Iterable[LatencyRow]
 ) -> Table:
     """rows: of the same model, for the flags"""
     heads = (
@@ -53,7 +54,7 @@ def speed_table(
                 str(one.context),
                 f"{one.tokens_per_s:.2f}",
                 f"{one.step.median * 1000:.2f}",
-                f"{one.step.quantile(0.9) * 1000:.2f}",
+                f"{one.step.percentile(0.9) * 1000:.2f}",
                 str(len(one.step.values)),
                 told(median(one.first_token), 3),
                 told(median(one.prefill), 1),
@@ -82,34 +83,22 @@ def footprint_table(found: Sequence[summary.Footprint]) -> Table:
     return Table(("engine:variant", *(head for head, *_ in columns)), rows)
 
 
-def scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value / scale
-
-
-def median(samples: summary.Samples | None) -> float | None:
-    return None if samples is None else samples.median
-
-
-def told(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
 # ---- how each ran ----
 
 
-def flags_of(row: Row) -> str:
-    """What an engine was told, or chose, because of this CPU."""
+def flags_of(row: Measurement) -> str:
+    """Settings that an engine was given, or chose, because of this CPU."""
     conditions = row["conditions"]
     found = [f"isa={conditions['isa']}"] if "isa" in conditions else []
     return "; ".join(found + [f"{name}: {v}" for name, v in conditions.get("flags", {}).items()])
 
 
-def flags_by_label(rows: Iterable[Row]) -> dict[str, str]:
+def flags_by_label(rows: Iterable[Measurement]) -> dict[str, str]:
     return {label(row): flags for row in rows if (flags := flags_of(row))}
 
 
-def how_table(rows: Iterable[Row]) -> Table:
-    """The conditions of every variant, as it told them when it had loaded."""
+def how_table(rows: Iterable[LatencyRow]) -> Table:
+    """The conditions of every variant, as its engine reported them after loading."""
     last = {label(row): row["conditions"] for row in rows if row["context"] is None}
     heads = ("engine:variant", "versions", "how it ran")
     lines = [
@@ -123,7 +112,7 @@ def how_table(rows: Iterable[Row]) -> Table:
     return Table(heads, [line for line in lines if any(line[1:])], texts=(0, 1, 2))
 
 
-def score_table(rows: Sequence[Row], model: str) -> Table:
+def score_table(rows: Sequence[AccuracyRow], model: str) -> Table:
     """A row for each variant, a column for each task; the published scores first, if there are."""
     columns = list(dict.fromkeys((row["task"], row["metric"], row["shots"]) for row in rows))
     heads = [f"{task} {metric} ({shots} shots)" for task, metric, shots in columns]
@@ -147,17 +136,17 @@ def mean_of_six(
 ) -> tuple[str, ...]:
     """A cell with the leaderboard's average (its head without scores), where all of its tasks are
     among the columns; else no cell."""
-    if not set(summary.LEADERBOARD) <= {task for task, *_ in columns}:
+    if not set(LEADERBOARD) <= {task for task, *_ in columns}:
         return ()
     if scores is None:
         return ("mean of the six",)
-    if not set(summary.LEADERBOARD) <= set(scores):
+    if not set(LEADERBOARD) <= set(scores):
         return ("",)
-    return (f"{fmean(scores[task] for task in summary.LEADERBOARD):.2f}",)
+    return (f"{fmean(scores[task] for task in LEADERBOARD):.2f}",)
 
 
-def conditions_table(rows: Sequence[Row]) -> Table:
-    """What was asked in each task, and what stands in for data that were not there."""
+def conditions_table(rows: Sequence[AccuracyRow]) -> Table:
+    """What was asked in each task, and what replaces data that were not available."""
     heads = ("task", "items", "shots", "prompts cut to the context", "stands in, or window")
     lines = []
     for row in rows:
@@ -169,8 +158,8 @@ def conditions_table(rows: Sequence[Row]) -> Table:
     return Table(heads, list(dict.fromkeys(lines)), texts=(0, 4))
 
 
-def score(row: Row | None) -> str:
-    """A score in percent, with Wilson's interval where it counts rights."""
+def score(row: AccuracyRow | None) -> str:
+    """A score in percent, with Wilson's interval where items are right or wrong."""
     if row is None:
         return ""
     if row["metric"] not in summary.POINTS:

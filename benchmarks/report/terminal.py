@@ -1,15 +1,21 @@
-"""What the terminal shows of a run: medians. The samples are in the file."""
+"""What the terminal shows of a run: the same statistics as the report. Samples are in the file."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-Row = Mapping[str, Any]
+from benchmarks.report import summary
+from benchmarks.report.cells import median, told
+from benchmarks.rows.kinds import Row, label
+from benchmarks.rows.merge import merge_rounds
+
+if TYPE_CHECKING:
+    from benchmarks.latency.check import Agreement
+
 WIDTH = 130  # where there is no terminal to ask
 
 
@@ -18,83 +24,57 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=WIDTH)
 
 
-def samples_of(rows: Iterable[Row], **wanted: Any) -> list[float]:
-    """All samples of the rows that have these values."""
-    return [
-        sample
-        for row in rows
-        if row["kind"] == "latency" and all(row[name] == value for name, value in wanted.items())
-        for sample in row["samples"]
-    ]
+def show_latency(rows: Sequence[Row], digest: str, threads: int) -> None:
+    """A table per batch and context of one model, and what could not be measured.
 
-
-def percentile(samples: Sequence[float], share: float) -> float:
-    ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
-
-
-def roofline_share(rows: Sequence[Row], **which: Any) -> float | None:
-    """(bytes per token / median time) / median bandwidth, None where one of them is missing."""
-    times = samples_of(rows, metric="time_per_token_s", **which)
-    sizes = samples_of(rows, metric="bytes_per_token", **which)
-    probes = [row["bandwidth_bytes_per_s"] for row in rows if row["kind"] == "probe"]
-    if not (times and sizes and probes):
-        return None
-    return sizes[0] / statistics.median(times) / statistics.median(probes)
-
-
-def show_latency(rows: Sequence[Row], digest: str) -> None:
-    """A table per batch and context, and what could not be measured."""
+    digest, threads: of the run; a file may hold other models and thread counts too
+    """
     out = console()
-    timed = [
+    for table in latency_tables(rows, digest, threads):
+        out.print(table)
+    for row in rows:
+        if row["kind"] == "failure":
+            out.print(f"{label(row)} failed ({row['stage']}): {row['reason']}", markup=False)
+
+
+def latency_tables(rows: Sequence[Row], digest: str, threads: int) -> list[Table]:
+    own = merge_rounds(
         row
         for row in rows
-        if row["kind"] == "latency"
-        and row["metric"] == "time_per_token_s"
-        and row["shape_sha256"] == digest
-    ]
-    for batch, context in sorted({(row["batch"], row["context"]) for row in timed}):
+        if row["kind"] == "latency" and row["shape_sha256"] == digest and row["threads"] == threads
+    )
+    probes = summary.bandwidth(rows)
+    bandwidth = None if probes is None else probes.median
+    footprints = {one.label: one for one in summary.footprints(own)}
+    speeds = summary.speeds(own)
+    found = []
+    for batch, context in sorted({(one.batch, one.context) for one in speeds}):
         table = Table(
             *("engine", "tokens/s", "ms per step p50", "p90", "rounds"),
             *("first token s", "prefill tokens/s", "of the roofline", "peak GB"),
             title=f"batch {batch}, context {context}",
         )
-        for engine, variant in unique((row["engine"], row["variant"]) for row in timed):
-            mine = {"engine": engine, "variant": variant, "shape_sha256": digest}
-            case = {**mine, "batch": batch, "context": context}
-            times = samples_of(rows, metric="time_per_token_s", **case)
-            if not times:
+        for one in speeds:
+            if (one.batch, one.context) != (batch, context):
                 continue
-            first = samples_of(rows, metric="first_token_s", **case)
-            prefill = samples_of(rows, metric="prefill_tokens_per_s", **case)
-            peaks = samples_of(rows, metric="peak_rss_bytes", **mine)
-            share = roofline_share(rows, **case)
+            memory = footprints.get(one.label)
+            peak = None if memory is None else memory.metrics.get("peak_rss_bytes")
             table.add_row(
-                f"{engine}:{variant}",
-                f"{batch / statistics.median(times):.1f}",
-                f"{1000 * statistics.median(times):.1f}",
-                f"{1000 * percentile(times, 0.9):.1f}",
-                str(len(first)),
-                f"{statistics.median(first):.3f}",
-                f"{statistics.median(prefill):.0f}",
-                "" if share is None else f"{share:.2f}",
-                f"{max(peaks) / 1e9:.2f}" if peaks else "",
+                one.label,
+                f"{one.tokens_per_s:.1f}",
+                f"{1000 * one.step.median:.1f}",
+                f"{1000 * one.step.percentile(0.9):.1f}",
+                "" if one.first_token is None else str(len(one.first_token.values)),
+                told(median(one.first_token), 3),
+                told(median(one.prefill), 0),
+                told(one.roofline_share(bandwidth), 2),
+                "" if peak is None else f"{max(peak.values) / 1e9:.2f}",
             )
-        out.print(table)
-    for row in rows:
-        if row["kind"] == "failure":
-            out.print(
-                f"{row['engine']}:{row['variant']} failed ({row['stage']}): {row['reason']}",
-                markup=False,
-            )
+        found.append(table)
+    return found
 
 
-def unique(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
-
-
-def show_agreements(found: Iterable[Any]) -> None:
-    """found: `check.Agreement`s"""
+def show_agreements(found: Iterable[Agreement]) -> None:
     table = Table("what", "ours", "the engine's own", "ratio", "")
     for agreement in found:
         table.add_row(

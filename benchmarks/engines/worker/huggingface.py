@@ -1,4 +1,4 @@
-"""What the engines that hand over a transformers model have in common."""
+"""Shared by the engines that run a transformers model."""
 
 import torch
 from engines.kept import kept
@@ -6,7 +6,7 @@ from stepping import Positions, Stepper
 
 
 def tensor_bytes(module):
-    """Of all parameters and buffers, quantized ones by what they hold."""
+    """Bytes of all parameters and buffers; of a quantized one, its codes, scales and zeros."""
     seen = {}
     for tensor in [*module.parameters(), *module.buffers()]:
         parts = [tensor]
@@ -19,14 +19,15 @@ def tensor_bytes(module):
 
 
 def read_per_token(model):
-    """All weights, but of an embedding that is not the head as well, a row."""
+    """Bytes of all weights without the embedding, of which a token reads one row, unless it is
+    tied to the head."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = getattr(head, "weight", None) is embedding.weight
     return tensor_bytes(model) - (0 if tied else tensor_bytes(embedding))
 
 
 class HuggingFaceEngine:
-    """`generate` of transformers, its steps seen through a stopping criterion that never stops."""
+    """`generate` of transformers; a stopping criterion that never stops sees its steps."""
 
     def __init__(self, model, kv_item_bytes, conditions):
         self.model = model

@@ -1,4 +1,4 @@
-"""What an engine has of a sequence already need not be computed again.
+"""What an engine has already computed of a sequence is not computed again.
 
 For engines that are asked for logits; they also say beforehand how long a sequence may become.
 """
@@ -7,8 +7,8 @@ STEP = 2048  # positions
 
 
 def kept(had, ids, tail):
-    """How many of the first ids an engine can keep that has fed `had`, when the last `tail` ids
-    must go through it to give their logits."""
+    """How many of the first ids an engine can keep after it was fed `had`, when the last `tail`
+    ids must be fed to get their logits."""
     most = min(len(had), len(ids) - tail)
     for index in range(most):
         if had[index] != ids[index]:
@@ -17,5 +17,5 @@ def kept(had, ids, tail):
 
 
 def room(count):
-    """So many positions or more, in steps: making room anew means to compute all again."""
+    """`count` positions or more, in steps: a larger cache must be computed anew."""
     return -(-count // STEP) * STEP

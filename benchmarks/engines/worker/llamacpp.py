@@ -16,7 +16,7 @@ TYPES = {
     "Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
     "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
 }
-CONTEXT = 2304  # of each sequence: the longest prompt and the tokens behind it
+CONTEXT = 2304  # of each sequence: the longest prompt and the tokens after it
 BATCH = 512  # tokens that go through the model together, llama.cpp's default
 
 

@@ -42,7 +42,7 @@ class Host:
         }
 
     def warm_up(self, prompts):
-        """Let the engine do once what it does once: compile, allocate, touch its weights."""
+        """One-time work of the engine: compile, allocate, touch its weights."""
         self.engine.generate(prompts, WARM_UP_TOKENS, lambda at=None: None)
 
     def generate(self, prompts, new_tokens):
@@ -78,7 +78,7 @@ class Host:
         return {"logits": base64.b64encode(found).decode("ascii")}
 
     def memory(self):
-        """Bytes: the most that was resident at once, and what is ours alone now."""
+        """Bytes: the peak of resident memory, and what is private to this process now."""
         found = {}
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             name, _, value = line.partition(":")

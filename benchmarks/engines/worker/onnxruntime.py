@@ -90,7 +90,7 @@ class Engine:
 
 
 def bytes_read(path):
-    """Of all stored tensors but the embedding's."""
+    """Bytes of all stored tensors except the embedding."""
     total = 0
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         if "embed_tokens" in tensor.name:

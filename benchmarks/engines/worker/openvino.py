@@ -99,7 +99,7 @@ class Engine:
 
 
 class Reader:
-    """The pipeline's model, run by hand."""
+    """The pipeline's model, run directly, since the pipeline returns no logits."""
 
     def __init__(self, folder, properties):
         settings = {name: properties[name] for name in PLUGIN_PROPERTIES}

@@ -32,7 +32,7 @@ def load(folder, options, threads):
 
 
 def require_quantized(model):
-    """Which layers are; torchao leaves out what its groups do not fit, without a word."""
+    """How many layers are quantized: torchao silently skips those that its groups do not fit."""
     layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     done = sum(type(layer.weight.data) is not torch.Tensor for layer in layers)
     if not done:

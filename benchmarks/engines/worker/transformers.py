@@ -1,4 +1,4 @@
-"""transformers itself, weights unquantized: the baseline that everybody has."""
+"""transformers itself with unquantized weights: the common baseline."""
 
 import torch
 import transformers

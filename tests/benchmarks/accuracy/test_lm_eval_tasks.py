@@ -17,6 +17,7 @@ import yaml
 
 from benchmarks.accuracy.lm_eval_tasks import (
     FOLDERS,
+    LEADERBOARD,
     TASKS,
     asked_and_shots,
     fingerprint,
@@ -25,7 +26,6 @@ from benchmarks.accuracy.lm_eval_tasks import (
     hub_tasks,
     local_tasks,
 )
-from benchmarks.report.summary import LEADERBOARD
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("scipy", reason="scipy is not installed: pip install '.[bench]'")
 
 from benchmarks.accuracy.paired import bootstrap_interval, compare_items, mcnemar, wilson
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows.kinds import ResultsError
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (7, 2), (2, 7), (5, 5), (10, 0)])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.accuracy.divergence import divergence, keep_reference, kl_of, percentile
+from benchmarks.accuracy.divergence import divergence, keep_reference, kl_of
 from benchmarks.accuracy.perplexity import (
     Windows,
     first_tokens,
@@ -112,7 +112,3 @@ def test_divergence_has_a_direction():
     sure, unsure = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
     assert kl_of(sure, unsure).item() == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
     assert kl_of(unsure, sure).item() == pytest.approx(0.5 * math.log(5 / 9) + 0.5 * math.log(5))
-
-
-def test_a_percentile_is_that_of_the_sorted_values():
-    assert percentile([float(v) for v in range(101)], 0.99) == 99

@@ -12,8 +12,10 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install '.[
 import typer
 
 from benchmarks.accuracy import measures
-from benchmarks.accuracy import run as accuracy
-from benchmarks.accuracy.variants import VARIANTS, chosen
+from benchmarks.accuracy import run as run_module
+from benchmarks.accuracy.opening import chosen
+from benchmarks.cli import accuracy
+from benchmarks.engines.table import scored_variants
 from benchmarks.rows import results
 from neuralchat_lite.errors import ConfigError
 
@@ -86,7 +88,7 @@ def test_an_engine_that_cannot_load_is_a_row_and_tried_again_next_time(run, monk
         raise ConfigError("this CPU has no such units")
 
     with monkeypatch.context() as broken:
-        broken.setattr(accuracy, "open_variant", refuses)
+        broken.setattr(run_module, "open_variant", refuses)
         _, rows = run("--variants", "neuralchat_lite:fp32", "--tasks", "nano", "--limit", "1")
     assert rows[1]["stage"] == "accuracy: load"
     assert rows[1]["reason"] == "ConfigError: this CPU has no such units"
@@ -128,12 +130,12 @@ def test_the_story_models_know_how_stories_end(tmp_path, shared_data, run):
 
 
 def test_names_that_are_not_there_list_what_is():
-    with pytest.raises(ConfigError, match="unknown variant 'int3': expected an engine or one of"):
+    with pytest.raises(ConfigError, match="'int3': choose one of neuralchat_lite, transformers"):
         chosen("neuralchat_lite,int3")
     with pytest.raises(ConfigError, match="no variant is named"):
         chosen(" , ")
     with pytest.raises(ConfigError, match="unknown task drop: expected some of arc_challenge"):
         accuracy.checked_tasks("nano,drop")
     assert chosen("transformers")[0].engine == "transformers"
-    own = [variant for variant in VARIANTS if variant.engine == "neuralchat_lite"]
+    own = [variant for variant in scored_variants() if variant.engine == "neuralchat_lite"]
     assert list(chosen("neuralchat_lite:fp32,neuralchat_lite")) == own

@@ -13,12 +13,13 @@ import pytest
 
 from benchmarks.engines.table import ENGINES, Engine, Variant
 from benchmarks.latency import bench as bench_module
-from benchmarks.latency.bench import Bench, Case, prompts_for, turns
+from benchmarks.latency.bench import Bench, turns
+from benchmarks.latency.cases import Case, prompts_for
 from benchmarks.models import shapes
 from benchmarks.models.model import Model
 from benchmarks.models.random_checkpoint import random_model
 from benchmarks.models.shapes import shape
-from benchmarks.rows import results
+from benchmarks.rows import kinds, results
 
 from ...patience import patience
 
@@ -222,10 +223,10 @@ def test_a_turn_that_was_interrupted_in_the_middle_is_completed_without_repeatin
     measured = bench(model, cases=cases)
     measured.run({})
     lines = measured.results.read_text().splitlines(keepends=True)
-    keys = {results.key(row) for row in rows_of(measured)}
+    keys = {kinds.key(row) for row in rows_of(measured)}
     measured.results.write_text("".join(lines[:kept]))
     bench(model, cases=cases).run({})
-    found = [results.key(row) for row in rows_of(measured)]
+    found = [kinds.key(row) for row in rows_of(measured)]
     assert len(set(found)) == len(found)
     assert set(found) == keys
 
@@ -234,7 +235,7 @@ def test_resuming_what_is_complete_starts_no_worker(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench(model).run({})
-    monkeypatch.setattr(bench_module, "Worker", None)
+    monkeypatch.setattr(bench_module, "start_worker", None)
     bench(model).run({})
 
 

@@ -1,17 +1,14 @@
-"""What is recorded of the machine, and when it is called busy."""
+"""When the machine is called busy, and on which CPUs a run stays."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 
-import psutil
 import pytest
 
-from benchmarks.latency import machine
 from benchmarks.latency.machine import CpuTime, busy_warnings
+from benchmarks.rows.run import ROOT
 
 
 def warnings(
@@ -49,25 +46,6 @@ def test_cpu_time_goes_on() -> None:
     assert CpuTime.now().total > earlier.total > 0
 
 
-def test_the_record_holds_what_a_reader_needs_and_is_json() -> None:
-    record = json.loads(json.dumps(machine.describe(threads=2)))
-    assert record["threads"] == 2 and record["cpu"]
-    assert record["memory_bytes"] == psutil.virtual_memory().total
-    assert record["affinity"] == sorted(os.sched_getaffinity(0))
-    assert set(record["flags"]) <= set(machine.FLAGS)
-
-
-def test_the_commit_is_that_of_this_source_tree() -> None:
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=machine.ROOT, capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip("this source tree is no git checkout")
-    found = machine.commit()
-    assert found is not None
-    assert done.stdout.startswith(found.removesuffix("-dirty"))
-
-
 def test_pinning_keeps_a_process_on_one_cpu_of_a_core() -> None:
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1])\n"
@@ -75,4 +53,4 @@ def test_pinning_keeps_a_process_on_one_cpu_of_a_core() -> None:
         "before = os.sched_getaffinity(0); chosen = machine.pin(1)\n"
         "assert os.sched_getaffinity(0) == set(chosen) <= before and len(chosen) == 1"
     )
-    subprocess.run([sys.executable, "-c", code, str(machine.ROOT)], check=True)
+    subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)

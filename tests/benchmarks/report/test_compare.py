@@ -6,8 +6,9 @@ import pytest
 
 pytest.importorskip("scipy", reason="scipy is not installed: pip install '.[bench]'")
 
-from benchmarks.report.compare import accuracy_table, compare, latency_table, merge_rounds
-from benchmarks.rows.results import ResultsError
+from benchmarks.report.compare import accuracy_table, compare, latency_table
+from benchmarks.rows.kinds import ResultsError
+from benchmarks.rows.merge import merge_rounds
 
 REFERENCE = {"engine": "transformers", "variant": "bf16"}
 

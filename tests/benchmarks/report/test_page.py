@@ -15,11 +15,13 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip insta
 
 import typer
 
+from benchmarks.accuracy.lm_eval_tasks import LEADERBOARD
+from benchmarks.cli.results import report_command
 from benchmarks.report import page as report
 from benchmarks.report import summary
 from benchmarks.report.plots import SERIES, VARIABLES, Styles, apart, frontier
 from benchmarks.rows import results
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows.kinds import ResultsError
 
 BF16 = {"engine": "transformers", "variant": "bf16"}
 INT8 = {"variant": "int8-bf16"}
@@ -152,7 +154,7 @@ def test_every_picture_is_there_and_takes_its_colours_from_the_page(rows):
 
 def test_the_published_scores_stand_beside_the_models_own(rows, accuracy_row):
     model = "Intel/neural-chat-7b-v3-2"
-    own = [accuracy_row([1, 0], task=task, model=model) for task in summary.LEADERBOARD]
+    own = [accuracy_row([1, 0], task=task, model=model) for task in LEADERBOARD]
     text = report.build([*rows, *own]).markdown()
     (line,) = (line for line in text.splitlines() if line.startswith("| published"))
     assert line.split(" | ")[1] == "68.28"
@@ -178,7 +180,7 @@ def test_scores_alone_and_times_alone_make_a_report(rows):
 
 def test_the_command_writes_three_files_from_several(rows, tmp_path):
     app = typer.Typer()
-    app.command()(report.report_command)
+    app.command()(report_command)
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for index, row in enumerate(rows):
         results.append(files[index % 2], row)

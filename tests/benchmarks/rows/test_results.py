@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks.rows import results
-from benchmarks.rows.results import ResultsError
+from benchmarks.rows import kinds, results
+from benchmarks.rows.kinds import ResultsError
 
 PROBE = {"kind": "probe", "bandwidth_bytes_per_s": 2e10, "threads": 2, "time": "now"}
 
@@ -60,17 +60,21 @@ def test_a_missing_field_is_named(accuracy_row):
     row = accuracy_row()
     del row["data_sha256"]
     with pytest.raises(ResultsError, match="accuracy: data_sha256 must be str, it is missing"):
-        results.check(row)
+        kinds.check(row)
 
 
 def test_a_latency_has_one_of_the_known_metrics(latency_row):
     with pytest.raises(ResultsError, match="metric must be one of load_cold_s"):
-        results.check(latency_row([1.0], metric="speed"))
+        kinds.check(latency_row([1.0], metric="speed"))
 
 
 def test_what_is_no_row_is_named_with_file_and_line(tmp_path):
     file = tmp_path / "run.jsonl"
-    for line, message in [("{nonsense", "is no JSON"), ("[1]", "no JSON object"), ("{}", "kind")]:
+    for line, message in [
+        ("{nonsense", "is not JSON"),
+        ("[1]", "not a JSON object"),
+        ("{}", "kind"),
+    ]:
         file.write_text(f"{json.dumps(PROBE)}\n{line}\n")
         with pytest.raises(ResultsError, match=f"run.jsonl, line 2.*{message}"):
             results.read(file)
@@ -82,8 +86,8 @@ def test_done_is_what_was_measured_not_what_failed(accuracy_row, latency_row):
     failure = {"kind": "failure", "engine": "x", "variant": "y", "model": "z"}
     failure |= {"stage": "load", "reason": "no", "last_lines": []}
     rows = [PROBE, failure, accuracy_row(), latency_row([1.0]), latency_row([1.0], round=1)]
-    done = results.done(rows)
+    done = kinds.done(rows)
     assert len(done) == 3
-    assert results.key(accuracy_row(value=0.3)) in done  # a score does not name a measurement
-    assert results.key(accuracy_row(limit=20)) not in done
-    assert results.key(latency_row([2.0], round=2)) not in done
+    assert kinds.key(accuracy_row(value=0.3)) in done  # a score does not name a measurement
+    assert kinds.key(accuracy_row(limit=20)) not in done
+    assert kinds.key(latency_row([2.0], round=2)) not in done
