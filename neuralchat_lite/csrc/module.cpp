@@ -9,8 +9,8 @@
 #include <string>
 #include <tuple>
 
-#include "cpu.h"
-#include "operations.h"
+#include "ops/linear.h"
+#include "runtime/cpu.h"
 
 namespace nb = nanobind;
 

@@ -9,8 +9,8 @@
 #include <limits>
 #include <vector>
 
-#include "kernels.h"
-#include "scalar.h"
+#include "kernels/kernels.h"
+#include "kernels/scalar.h"
 
 namespace ncl {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "layout.h"
+#include "kernels/layout.h"
 
 namespace ncl {
 

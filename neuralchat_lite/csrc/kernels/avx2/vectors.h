@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "layout.h"
+#include "kernels/layout.h"
 
 namespace ncl {
 namespace {

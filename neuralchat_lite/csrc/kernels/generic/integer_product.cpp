@@ -5,9 +5,9 @@
 #include <limits>
 #include <vector>
 
-#include "kernels.h"
-#include "round_to_nearest.h"
-#include "scalar.h"
+#include "kernels/kernels.h"
+#include "kernels/round_to_nearest.h"
+#include "kernels/scalar.h"
 
 namespace ncl {
 namespace {

@@ -1,4 +1,4 @@
-#include "operations.h"
+#include "ops/linear.h"
 
 #include <pthread.h>
 #include <sys/mman.h>
@@ -11,8 +11,8 @@
 #include <mutex>
 #include <new>
 
-#include "scalar.h"
-#include "thread_pool.h"
+#include "kernels/scalar.h"
+#include "runtime/thread_pool.h"
 
 namespace ncl {
 namespace {

@@ -1,7 +1,7 @@
 // AVX2 + FMA + F16C. One row of activations runs from the packed codes straight into 16-bit
 // products; more rows share a tile unpacked into the first-level cache.
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
@@ -11,9 +11,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "avx2_math.h"
-#include "round_to_nearest.h"
-#include "scalar.h"
+#include "kernels/avx2/vectors.h"
+#include "kernels/round_to_nearest.h"
+#include "kernels/scalar.h"
 
 namespace ncl {
 namespace {

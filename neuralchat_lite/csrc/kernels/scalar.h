@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "layout.h"
+#include "kernels/layout.h"
 
 namespace ncl {
 namespace {
