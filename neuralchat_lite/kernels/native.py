@@ -42,9 +42,6 @@ from neuralchat_lite.kernels.operations import (
 
 FLOAT_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 CACHE_DTYPES = (torch.bfloat16, torch.float32)
-# The largest integer an activation becomes, per block of 32 columns; 0 keeps it in fp32. 16 bits
-# are far more than bf16's 8 significant ones, and on AVX2 they cost as much as 8.
-ACTIVATION_LIMIT: dict[ComputeDtype, int] = {"bf16": 32767, "int8": 127, "fp32": 0}
 
 _setup_lock = threading.Lock()  # another thread may hold it while the process forks
 os.register_at_fork(after_in_child=lambda: globals().update(_setup_lock=threading.Lock()))
@@ -178,7 +175,7 @@ class NativeKernels:
         biases: Sequence[Tensor | None],
         compute_dtype: ComputeDtype,
     ) -> NativeProjection:
-        handle = _native.Projection(ACTIVATION_LIMIT[compute_dtype])
+        handle = _native.Projection(compute_dtype)
         floats = tuple(None if bias is None else bias.float().contiguous() for bias in biases)
         rows, cols = 0, matrix_shape(matrices[0])[1]
         for matrix, bias in zip(matrices, floats, strict=True):
