@@ -12,6 +12,7 @@ PIP_ARGS ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 comma := ,
+CSRC := $(shell find neuralchat_lite/csrc -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-engines lint format docs notebooks bench-decode bench bench-quick clean
@@ -35,7 +36,7 @@ $(VENV)/torch.stamp:
 	$(PIP) $(PIP_ARGS) $(TORCH)
 	@touch $@
 
-$(VENV)/install.stamp: $(VENV)/torch.stamp pyproject.toml CMakeLists.txt $(wildcard neuralchat_lite/csrc/*)
+$(VENV)/install.stamp: $(VENV)/torch.stamp pyproject.toml CMakeLists.txt $(CSRC)
 	@echo "== build and install"
 	$(PIP) --editable .
 	@touch $@
@@ -58,7 +59,7 @@ lint: $(VENV)/test.stamp
 	@echo "== style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror neuralchat_lite/csrc/*.cpp neuralchat_lite/csrc/*.h
+	$(BIN)/clang-format --dry-run --Werror $(CSRC)
 	$(BIN)/mypy
 
 test: lint
@@ -71,7 +72,7 @@ test-engines: $(VENV)/test.stamp
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i neuralchat_lite/csrc/*.cpp neuralchat_lite/csrc/*.h
+	$(BIN)/clang-format -i $(CSRC)
 
 docs: $(VENV)/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -9,8 +9,13 @@
 #include <string>
 #include <tuple>
 
-#include "cpu.h"
-#include "operations.h"
+#include "ops/attention.h"
+#include "ops/bandwidth.h"
+#include "ops/linear.h"
+#include "ops/round_to_nearest.h"
+#include "ops/runtime.h"
+#include "ops/test_hooks.h"
+#include "runtime/cpu.h"
 
 namespace nb = nanobind;
 
@@ -32,6 +37,12 @@ const std::map<std::string, ncl::FloatType> kFloatTypes = {
     {"fp32", ncl::FloatType::kFp32},
     {"bf16", ncl::FloatType::kBf16},
     {"fp16", ncl::FloatType::kFp16},
+};
+
+const std::map<std::string, ncl::ComputeType> kComputeTypes = {
+    {"bf16", ncl::ComputeType::kBf16},
+    {"int8", ncl::ComputeType::kInt8},
+    {"fp32", ncl::ComputeType::kFp32},
 };
 
 const std::map<std::string, ncl::Activation> kActivations = {
@@ -57,11 +68,11 @@ void linear(const ncl::Projection& projection, Address x, int rows, Address norm
 }
 
 void attention(Address qkv, int count, int start, int heads, int kv_heads, int dim, int window,
-               float scale, Address keys, Address values, const std::string& cache_type,
-               int capacity, Address cos, Address sin, Address query_norm, Address key_norm,
-               float eps, Address out) {
+               float scale, Address keys, Address values, const std::string& format, int capacity,
+               Address cos, Address sin, Address query_norm, Address key_norm, float eps,
+               Address out) {
   ncl::attention({pointer<const float>(qkv), count, start, heads, kv_heads, dim, window, scale,
-                  pointer<void>(keys), pointer<void>(values), kFloatTypes.at(cache_type), capacity,
+                  pointer<void>(keys), pointer<void>(values), &ncl::kv_format(format), capacity,
                   pointer<const float>(cos), pointer<const float>(sin),
                   pointer<const float>(query_norm), pointer<const float>(key_norm), eps,
                   pointer<float>(out)});
@@ -86,9 +97,13 @@ std::vector<std::tuple<std::string, std::string>> instruction_sets() {
 
 void use_instruction_set(const std::string& name) {
   for (const auto& set : ncl::instruction_sets()) {
-    if (set.name == name && ncl::why_not(set).empty()) return ncl::use_kernels(set.kernels());
+    if (set.name == name && ncl::why_not(set).empty()) return ncl::use_kernels(set.kernels);
   }
   throw nb::value_error(("instruction set cannot run here: " + name).c_str());
+}
+
+void run_failing_loop(int items, bool on_worker, const std::string& kind, Address begun) {
+  ncl::run_failing_loop(items, on_worker, kind, pointer<int64_t>(begun));
 }
 
 }  // namespace
@@ -98,7 +113,9 @@ NB_MODULE(_native, m) {
   const auto no_gil = nb::call_guard<nb::gil_scoped_release>();
   nb::class_<ncl::Projection>(m, "Projection")
       .def("__init__",
-           [](ncl::Projection* self, int limit) { new (self) ncl::Projection{{}, 0, 0, limit}; })
+           [](ncl::Projection* self, const std::string& compute) {
+             new (self) ncl::Projection{kComputeTypes.at(compute), {}, 0, 0};
+           })
       .def("add", &add_matrix);
   m.def("linear", &linear, no_gil);
   m.def("attention", &attention, no_gil);
@@ -108,4 +125,7 @@ NB_MODULE(_native, m) {
   m.def("cpu_features", &ncl::cpu_features);
   m.def("instruction_sets", &instruction_sets);
   m.def("use_instruction_set", &use_instruction_set);
+  m.def("run_failing_loop", &run_failing_loop, no_gil, "For tests: see csrc/ops/test_hooks.h.");
+  m.def("count_preparations", &ncl::count_preparations, no_gil,
+        "For tests: see csrc/ops/test_hooks.h.");
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.kernels.kv_format import KV_FORMATS
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}
@@ -243,5 +244,5 @@ def weight_bytes(architecture: Architecture, precision: Precision) -> int:
 def cache_bytes(architecture: Architecture, context: int, dtype: str) -> int:
     """Bytes of keys and values that decoding one token at position `context` reads, in an engine
     that computes attention over all that it has kept."""
-    item = FLOAT_BITS[dtype] // 8
-    return 2 * architecture.layers * context * architecture.kv_size * item
+    position = KV_FORMATS[dtype].bytes_per_position(architecture.kv_heads, architecture.head_dim)
+    return architecture.layers * context * position

@@ -6,10 +6,6 @@ instruction set. Its operations take turns, whatever thread they are called from
 
 from __future__ import annotations
 
-import os
-import statistics
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,13 +13,6 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.kernels import _native
-from neuralchat_lite.kernels.cpu import (
-    ISA_VARIABLE,
-    Choice,
-    check_threads,
-    choose_isa,
-    default_threads,
-)
 from neuralchat_lite.kernels.layout import (
     COLUMN_BLOCK,
     SYMMETRIC_ZERO,
@@ -31,7 +20,6 @@ from neuralchat_lite.kernels.layout import (
     packed_shapes,
 )
 from neuralchat_lite.kernels.operations import (
-    KEY_BLOCK,
     Activation,
     AttentionShape,
     ComputeDtype,
@@ -39,78 +27,30 @@ from neuralchat_lite.kernels.operations import (
     Projection,
     RMSNorm,
 )
+from neuralchat_lite.kernels.runtime import (
+    cpu_features,
+    isa,
+    measure_bandwidth,
+    set_threads,
+    threads,
+    usable_isas,
+    use_isa,
+)
+
+__all__ = [
+    "NativeKernels",
+    "NativeProjection",
+    "cpu_features",
+    "isa",
+    "measure_bandwidth",
+    "round_to_nearest",
+    "set_threads",
+    "threads",
+    "usable_isas",
+    "use_isa",
+]
 
 FLOAT_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-CACHE_DTYPES = (torch.bfloat16, torch.float32)
-# The largest integer an activation becomes, per block of 32 columns; 0 keeps it in fp32. 16 bits
-# are far more than bf16's 8 significant ones, and on AVX2 they cost as much as 8.
-ACTIVATION_LIMIT: dict[ComputeDtype, int] = {"bf16": 32767, "int8": 127, "fp32": 0}
-
-_setup_lock = threading.Lock()  # another thread may hold it while the process forks
-os.register_at_fork(after_in_child=lambda: globals().update(_setup_lock=threading.Lock()))
-_isa: Choice | None = None
-_threads: Choice | None = None
-
-
-def isa() -> Choice:
-    """The instruction set in use, and why. Chooses it at the first call."""
-    global _isa
-    with _setup_lock:
-        if _isa is None:
-            choice = choose_isa(dict(_native.instruction_sets()), os.environ.get(ISA_VARIABLE))
-            _native.use_instruction_set(choice.value)
-            _isa = choice
-        return _isa
-
-
-def use_isa(name: str) -> None:
-    """Switch every later operation of this process to `name`: for tests and comparisons."""
-    global _isa
-    choice = choose_isa(dict(_native.instruction_sets()), name, "isa")
-    with _setup_lock:
-        _native.use_instruction_set(choice.value)
-        _isa = choice
-
-
-def usable_isas() -> list[str]:
-    """The instruction sets that this build has and this CPU runs, best first."""
-    return [name for name, why_not in _native.instruction_sets() if not why_not]
-
-
-def threads() -> Choice:
-    """How many threads the operations use, and why. Chooses at the first call."""
-    global _threads
-    with _setup_lock:
-        if _threads is None:
-            count, choice = default_threads()
-            _native.set_threads(count)
-            _threads = choice
-        return _threads
-
-
-def set_threads(count: int) -> None:
-    """Use so many threads from now on, in the whole process."""
-    global _threads
-    check_threads(count, "threads")
-    with _setup_lock:
-        _native.set_threads(count)
-        _threads = Choice(str(count), "asked for")
-
-
-def cpu_features() -> list[str]:
-    return list(_native.cpu_features())
-
-
-def measure_bandwidth(seconds: float = 1.0, size: int = 1 << 29) -> float:
-    """Median bandwidth of reading `size` bytes with all threads, in bytes/s.
-
-    Reads anonymous memory on huge pages, many times the caches, for about `seconds`.
-    """
-    isa(), threads()
-    start, passes = time.perf_counter(), list(_native.measure_bandwidth(size, 2))
-    while time.perf_counter() - start < seconds:
-        passes += _native.measure_bandwidth(size, 3)
-    return statistics.median(passes)
 
 
 def round_to_nearest(
@@ -178,7 +118,7 @@ class NativeKernels:
         biases: Sequence[Tensor | None],
         compute_dtype: ComputeDtype,
     ) -> NativeProjection:
-        handle = _native.Projection(ACTIVATION_LIMIT[compute_dtype])
+        handle = _native.Projection(compute_dtype)
         floats = tuple(None if bias is None else bias.float().contiguous() for bias in biases)
         rows, cols = 0, matrix_shape(matrices[0])[1]
         for matrix, bias in zip(matrices, floats, strict=True):
@@ -234,15 +174,13 @@ class NativeKernels:
             assert len(table) >= end and is_matrix(table, len(table), shape.head_dim // 2)
         # Every position that a new query sees needs a slot of its own.
         seen = end if shape.window is None else min(end, shape.window + count - 1)
-        assert cache.capacity >= seen and cache.capacity % KEY_BLOCK == 0
-        blocks, dim = cache.capacity // KEY_BLOCK, shape.head_dim
-        assert cache.keys.shape == (shape.kv_heads, blocks, dim, KEY_BLOCK)
-        assert cache.values.shape == (shape.kv_heads, cache.capacity, dim)
-        assert cache.keys.is_contiguous() and cache.values.is_contiguous()
-        assert cache.keys.dtype == cache.values.dtype and cache.keys.dtype in CACHE_DTYPES
+        assert cache.capacity >= seen
+        slots = shape.kv_heads, shape.head_dim, cache.capacity
+        assert is_stored(cache.keys, cache.format.keys_shape(*slots), cache.format.dtype)
+        assert is_stored(cache.values, cache.format.values_shape(*slots), cache.format.dtype)
         query_norm, key_norm = shape.query_norm, shape.key_norm
-        assert query_norm is None or is_norm(query_norm, dim)
-        assert key_norm is None or is_norm(key_norm, dim)
+        assert query_norm is None or is_norm(query_norm, shape.head_dim)
+        assert key_norm is None or is_norm(key_norm, shape.head_dim)
         _native.attention(
             qkv.data_ptr(),
             count,
@@ -254,7 +192,7 @@ class NativeKernels:
             shape.scale,
             cache.keys.data_ptr(),
             cache.values.data_ptr(),
-            FLOAT_NAMES[cache.keys.dtype],
+            cache.format.name,
             cache.capacity,
             cos.data_ptr(),
             sin.data_ptr(),
@@ -266,12 +204,15 @@ class NativeKernels:
 
 
 def is_matrix(x: Tensor, rows: int, cols: int) -> bool:
-    return x.shape == (rows, cols) and x.dtype == torch.float32 and x.is_contiguous()
+    return is_stored(x, (rows, cols), torch.float32)
+
+
+def is_stored(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    return x.shape == shape and x.dtype == dtype and x.is_contiguous()
 
 
 def is_norm(norm: RMSNorm, size: int) -> bool:
-    weight = norm.weight
-    return weight.shape == (size,) and weight.dtype == torch.float32 and weight.is_contiguous()
+    return is_stored(norm.weight, (size,), torch.float32)
 
 
 def matrix_shape(matrix: PackedMatrix | Tensor) -> tuple[int, int]:

@@ -13,12 +13,12 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from neuralchat_lite.kernels.kv_format import KVFormat
 from neuralchat_lite.kernels.layout import PackedMatrix
 
 ComputeDtype = Literal["bf16", "fp32", "int8"]
 Activation = Literal["silu"]  # of a gate (SwiGLU, Shazeer 2020)
 COMPUTE_DTYPES: tuple[ComputeDtype, ...] = ("bf16", "fp32", "int8")
-KEY_BLOCK = 16  # positions whose keys lie side by side in the cache
 
 
 class Projection(Protocol):
@@ -65,13 +65,10 @@ class AttentionShape:
 
 
 class LayerCache(Protocol):
-    """Keys and values of one layer. Position p lies in slot p % capacity.
+    """Keys and values of one layer, [kv_heads, ...] in the order and the type of `format`.
+    Position p lies in slot p % capacity."""
 
-    keys:   [kv_heads, capacity / 16, head_dim, 16] bf16 or fp32, so that a product with 16
-            positions is made of whole vectors and needs no horizontal sum
-    values: [kv_heads, capacity, head_dim], same dtype
-    """
-
+    format: KVFormat
     keys: Tensor
     values: Tensor
     capacity: int

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from neuralchat_lite.kernels.kv_format import KEY_BLOCK
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.kernels.operations import (
-    KEY_BLOCK,
     Activation,
     AttentionShape,
     ComputeDtype,

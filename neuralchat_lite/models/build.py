@@ -22,7 +22,7 @@ from neuralchat_lite.kernels.operations import (
     Projection,
     RMSNorm,
 )
-from neuralchat_lite.models.decoder import Decoder, Layer
+from neuralchat_lite.models.decoder import PREFILL_BLOCK, Decoder, Layer
 
 
 class Weights(Protocol):
@@ -40,12 +40,14 @@ def load_decoder(
     compute_dtype: str = "bf16",
     context_length: int | None = None,
     kernels: Kernels | None = None,
+    prefill_block: int = PREFILL_BLOCK,
 ) -> Decoder:
     """Build a decoder over mapped weights, copying only norms and biases (to fp32).
 
     compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
     context_length: positions to allow; the model's own default when None
     kernels: the native ones unless given
+    prefill_block: tokens that go through the layers together, at most
 
     Raises ConfigError for another compute_dtype, or a context_length that the model does not have.
     """
@@ -63,6 +65,7 @@ def load_decoder(
         layers=[builder.layer(index) for index in range(arch.layers)],
         norm=builder.norm(arch.norm),
         head=builder.kernels.projection([weights.weight(HEAD)], [None], compute_dtype),
+        prefill_block=prefill_block,
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.kernels.kv_format import KV_FORMATS, KVFormat
 from neuralchat_lite.kernels.operations import (
     Activation,
     AttentionShape,
@@ -23,11 +24,16 @@ from neuralchat_lite.kernels.operations import (
     Projection,
     RMSNorm,
 )
-from neuralchat_lite.models.kv_cache import PREFILL_BLOCK, KVCache
+from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.models.rope import RotaryTable
 
-# Keys and values are kept in what the activations are worth.
-CACHE_DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}
+# Keys and values are kept as precisely as activations are multiplied.
+KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
+    "bf16": KV_FORMATS["bf16"],
+    "int8": KV_FORMATS["bf16"],
+    "fp32": KV_FORMATS["fp32"],
+}
+PREFILL_BLOCK = 256  # positions that go through the layers together, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Decoder:
         layers: Sequence[Layer],
         norm: RMSNorm,
         head: Projection,
+        prefill_block: int = PREFILL_BLOCK,
     ) -> None:
         self.architecture = architecture
         self.kernels = kernels
@@ -76,15 +83,18 @@ class Decoder:
         self.layers = layers
         self.norm = norm
         self.head = head
+        self.prefill_block = prefill_block
+        self.kv_format = KV_FORMAT_OF[compute_dtype]
         self.rotary = RotaryTable(architecture)
 
     def new_cache(self, capacity: int = 256) -> KVCache:
         """An empty conversation with room for `capacity` positions; it grows when needed."""
         return KVCache(
             self.architecture,
-            CACHE_DTYPES[self.compute_dtype],
+            self.kv_format,
             min(capacity, self.context_length),
             self.context_length,
+            self.prefill_block,
         )
 
     def forward(
@@ -122,7 +132,7 @@ class Decoder:
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
         logits: list[list[Tensor]] = [[] for _ in fed]
-        for block in blocks([len(ids) for ids in fed]):
+        for block in blocks([len(ids) for ids in fed], self.prefill_block):
             spans = [Span(caches[i], last - first) for i, first, last in block]
             x = self.run_layers(torch.cat([fed[i][first:last] for i, first, last in block]), spans)
             wanted, rows, begin = [], [], 0
@@ -176,18 +186,19 @@ class Decoder:
 
     def bytes_per_token(self, context: int) -> int:
         """Bytes that decoding one token at position `context` reads: weights, keys, values."""
-        arch, item = self.architecture, CACHE_DTYPES[self.compute_dtype].itemsize
+        arch = self.architecture
         seen = sum(min(context, window or context) for window in arch.windows)
-        return self.weight_bytes + 2 * seen * arch.kv_size * item
+        position = self.kv_format.bytes_per_position(arch.kv_heads, arch.head_dim)
+        return self.weight_bytes + seen * position
 
 
-def blocks(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
-    """Cut texts of these lengths into blocks of at most PREFILL_BLOCK tokens in all.
+def blocks(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut texts of these lengths into blocks of at most `size` tokens in all.
 
-    A block is a list of (text, first token, behind its last token), each text once.
+    A block is a list of (text, first token, one past its last token), each text once.
     """
     block: list[tuple[int, int, int]] = []
-    room = PREFILL_BLOCK
+    room = size
     for text, length in enumerate(lengths):
         first = 0
         while first < length:
@@ -197,7 +208,7 @@ def blocks(lengths: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
             first = last
             if room == 0:
                 yield block
-                block, room = [], PREFILL_BLOCK
+                block, room = [], size
     if block:
         yield block
 

@@ -14,25 +14,33 @@ from torch import Tensor
 
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.kernels.kv_format import KEY_BLOCK, KVFormat
 from neuralchat_lite.kernels.layout import padded
-from neuralchat_lite.kernels.operations import KEY_BLOCK
-
-PREFILL_BLOCK = 256  # positions that go through the layers together
 
 
 class LayerKeysValues:
-    """One layer's slots. See `kernels.operations.LayerCache` for the order in memory."""
+    """One layer's slots. See `kernels.kv_format.KVFormat` for the order in memory.
 
-    def __init__(self, architecture: Architecture, window: int | None, dtype: torch.dtype) -> None:
+    prefill_block: positions that are written before the first of them is read
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        window: int | None,
+        kv_format: KVFormat,
+        prefill_block: int,
+    ) -> None:
         self.window = window
+        self.format = kv_format
         # While a block is written, its first query must still find its whole window. One more
         # key block keeps the newest and the oldest position out of the same 16 slots.
         self.ring = (
-            None if window is None else padded(window + PREFILL_BLOCK, KEY_BLOCK) + KEY_BLOCK
+            None if window is None else padded(window + prefill_block, KEY_BLOCK) + KEY_BLOCK
         )
-        kv_heads, dim = architecture.kv_heads, architecture.head_dim
-        self.keys = torch.zeros((kv_heads, 0, dim, KEY_BLOCK), dtype=dtype)
-        self.values = torch.zeros((kv_heads, 0, dim), dtype=dtype)
+        self.heads = architecture.kv_heads, architecture.head_dim
+        self.keys = torch.zeros(kv_format.keys_shape(*self.heads, 0), dtype=kv_format.dtype)
+        self.values = torch.zeros(kv_format.values_shape(*self.heads, 0), dtype=kv_format.dtype)
         self.capacity = 0
 
     def reserve(self, positions: int) -> None:
@@ -43,8 +51,8 @@ class LayerKeysValues:
         if wanted <= self.capacity:
             return
         # Zeros, not empty memory: a masked slot meets a weight of 0, and 0 * NaN is NaN.
-        keys = grown(self.keys, wanted // KEY_BLOCK)
-        values = grown(self.values, wanted)
+        keys = grown(self.keys, self.format.keys_shape(*self.heads, wanted))
+        values = grown(self.values, self.format.values_shape(*self.heads, wanted))
         self.keys, self.values, self.capacity = keys, values, wanted
 
     def copy(self) -> LayerKeysValues:
@@ -59,25 +67,37 @@ class LayerKeysValues:
         return written - self.capacity <= max(0, length - self.window + 1)
 
 
-def grown(old: Tensor, size: int) -> Tensor:
-    """A copy with dimension 1 enlarged to `size`."""
-    new = old.new_zeros((old.shape[0], size, *old.shape[2:]))
+def grown(old: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A copy enlarged with zeros in dimension 1."""
+    new = old.new_zeros(shape)
     new[:, : old.shape[1]] = old
     return new
 
 
 class KVCache:
-    """What a conversation has said, as keys and values. `Decoder.forward` fills it.
+    """Keys and values of the tokens of one conversation. `Decoder.forward` fills it.
 
     A cache belongs to one conversation, and must not be used from two threads at once.
+
+    capacity: positions to make room for at once
+    limit: positions that it may grow to
+    prefill_block: positions that go through the layers together, at most
     """
 
     def __init__(
-        self, architecture: Architecture, dtype: torch.dtype, capacity: int, limit: int
+        self,
+        architecture: Architecture,
+        kv_format: KVFormat,
+        capacity: int,
+        limit: int,
+        prefill_block: int,
     ) -> None:
         self.length = 0  # positions filled in every layer
         self.written = 0  # positions ever written, also by what was interrupted or taken back
-        self.layers = [LayerKeysValues(architecture, w, dtype) for w in architecture.windows]
+        self.layers = [
+            LayerKeysValues(architecture, window, kv_format, prefill_block)
+            for window in architecture.windows
+        ]
         self.limit = limit
         self.reserved = 0
         self.reserve(capacity)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.kernels import native
+from neuralchat_lite.kernels import native, runtime
+from neuralchat_lite.kernels.kv_format import KV_FORMATS
 from neuralchat_lite.kernels.layout import dequantize
 from neuralchat_lite.kernels.native import NativeKernels
 from neuralchat_lite.kernels.operations import AttentionShape, RMSNorm
@@ -175,6 +176,7 @@ def test_linear_fuses_norm_swiglu_bias_and_residual(
 
 class Cache:
     def __init__(self, kv_heads, capacity, dim, dtype):
+        self.format = next(f for f in KV_FORMATS.values() if f.dtype == dtype)
         self.keys = torch.zeros((kv_heads, capacity // 16, dim, 16), dtype=dtype)
         self.values = torch.zeros((kv_heads, capacity, dim), dtype=dtype)
         self.capacity = capacity
@@ -240,7 +242,7 @@ def test_a_nan_value_reaches_only_the_queries_that_see_it(isa):
 
 def test_a_child_forked_while_threads_are_being_set_can_set_its_own():
     # Another thread holds the lock of the settings at the moment of the fork.
-    with native._setup_lock:
+    with runtime._setup_lock:
         child = os.fork()
         if child == 0:
             signal.alarm(20)  # it would wait for ever

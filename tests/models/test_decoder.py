@@ -20,7 +20,6 @@ from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize, pack_codes, pack_groups
 from neuralchat_lite.kernels.reference import ReferenceKernels
 from neuralchat_lite.models import decoder as decoder_module
-from neuralchat_lite.models import kv_cache
 from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.quantization.rtn import quantize_rtn
 
@@ -224,7 +223,7 @@ def test_positions_around_the_window_of_4096_match_transformers():
     got = torch.cat((got, torch.stack(last)))
     for position in (0, 4094, 4095, 4096, 4097, 6000, 8190, 8191):
         torch.testing.assert_close(got[position], want[position], atol=2e-3, rtol=1e-3)
-    assert cache.layers[0].capacity < 4096 + 2 * kv_cache.PREFILL_BLOCK
+    assert cache.layers[0].capacity < 4096 + 2 * decoder.prefill_block
     with pytest.raises(PromptError, match="exceed the context of 8192"):
         decoder.forward(ids[:1], cache)
 
@@ -337,9 +336,8 @@ def test_impossible_options_are_refused(small, options, message):
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 300])
-def test_a_text_fed_in_any_pieces_gives_the_same_logits(small, block, monkeypatch):
-    monkeypatch.setattr("neuralchat_lite.models.decoder.PREFILL_BLOCK", 24)
-    decoder = load_decoder(small, compute_dtype="fp32", context_length=256)
+def test_a_text_fed_in_any_pieces_gives_the_same_logits(small, block):
+    decoder = load_decoder(small, compute_dtype="fp32", context_length=256, prefill_block=24)
     ids = torch.randint(0, small.architecture.vocab_size, (200,))
     whole = decoder.forward(ids, decoder.new_cache(), all_logits=True)
     cache = decoder.new_cache(1)
@@ -358,10 +356,8 @@ def test_a_truncated_cache_goes_on_as_if_nothing_had_followed(small):
     torch.testing.assert_close(decoder.forward(ids[60:61], cache), want)
 
 
-def test_a_ring_that_has_dropped_what_is_needed_refuses_to_go_back(small, monkeypatch):
-    monkeypatch.setattr(kv_cache, "PREFILL_BLOCK", 16)
-    monkeypatch.setattr("neuralchat_lite.models.decoder.PREFILL_BLOCK", 16)
-    decoder = load_decoder(small, compute_dtype="fp32", context_length=256)
+def test_a_ring_that_has_dropped_what_is_needed_refuses_to_go_back(small):
+    decoder = load_decoder(small, compute_dtype="fp32", context_length=256, prefill_block=16)
     ids = torch.randint(0, small.architecture.vocab_size, (150,)).tolist()
     cache = decoder.new_cache()
     decoder.forward(ids, cache)
@@ -378,10 +374,8 @@ def test_a_ring_that_has_dropped_what_is_needed_refuses_to_go_back(small, monkey
     torch.testing.assert_close(decoder.forward(ids[earliest : earliest + 1], cache), want)
 
 
-def test_going_back_in_steps_reaches_no_further_than_at_once(small, monkeypatch):
-    monkeypatch.setattr(kv_cache, "PREFILL_BLOCK", 16)
-    monkeypatch.setattr("neuralchat_lite.models.decoder.PREFILL_BLOCK", 16)
-    decoder = load_decoder(small, compute_dtype="fp32", context_length=256)
+def test_going_back_in_steps_reaches_no_further_than_at_once(small):
+    decoder = load_decoder(small, compute_dtype="fp32", context_length=256, prefill_block=16)
     cache = decoder.new_cache()
     decoder.forward(torch.randint(0, small.architecture.vocab_size, (150,)), cache)
     earliest = next(length for length in range(151) if cache.can_truncate(length))
@@ -428,25 +422,24 @@ def test_bytes_per_token_counts_each_matrix_once_and_the_keys_in_the_window(smal
 
 @pytest.mark.parametrize("storage", [(None, 0, ""), ("int4", 32, "sym"), ("int8", 64, "asym")])
 @pytest.mark.parametrize("seed", range(4))
-def test_conversations_fed_together_are_as_if_fed_alone(seed, storage, monkeypatch):
-    monkeypatch.setattr(decoder_module, "PREFILL_BLOCK", 32)  # so that texts straddle blocks
+def test_conversations_fed_together_are_as_if_fed_alone(seed, storage):
     config = random_shape(seed)
     model = transformers_model(config, seed)
     weights = share_weights(model, parse_architecture(model.config.to_dict()), *storage)
-    decoder = load_decoder(weights, compute_dtype="fp32", context_length=256)
+    decoder = load_decoder(
+        weights, compute_dtype="fp32", context_length=256, prefill_block=32
+    )  # so that texts straddle blocks
     lengths = [1, 70, 31, 2]
     texts = [torch.randint(0, config["vocab_size"], (n + 3,)) for n in lengths]
-    together = [decoder.new_cache() for _ in texts]
-    alone = [decoder.new_cache() for _ in texts]
     for keep in (1, 3, None):
+        together = [decoder.new_cache() for _ in texts]
+        alone = [decoder.new_cache() for _ in texts]
         for first, last in ((None, -2), (-2, -1)):  # long and unequal, then one token each
             parts = [text[first:last] for text in texts]
             found = decoder.forward_batch(parts, together, keep=keep)
             for part, cache, logits in zip(parts, alone, found, strict=True):
                 want = decoder.forward(part, cache, all_logits=True)[-(keep or len(part)) :]
                 torch.testing.assert_close(logits, want, rtol=0, atol=2e-4)
-        for cache in (*together, *alone):
-            cache.truncate(0)
 
 
 def test_blocks_hold_every_token_once_and_no_more_than_fit():
@@ -454,8 +447,8 @@ def test_blocks_hold_every_token_once_and_no_more_than_fit():
     for _ in range(50):
         lengths = [rng.choice([1, 2, 100, 256, 257, 700]) for _ in range(rng.randint(1, 6))]
         seen = [0] * len(lengths)
-        for block in decoder_module.blocks(lengths):
-            assert 0 < sum(last - first for _, first, last in block) <= kv_cache.PREFILL_BLOCK
+        for block in decoder_module.blocks(lengths, 256):
+            assert 0 < sum(last - first for _, first, last in block) <= 256
             assert len({text for text, _, _ in block}) == len(block)
             for text, first, last in block:
                 assert first == seen[text]

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <atomic>
+#include <exception>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace ncl {
@@ -19,30 +21,37 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(item) for every item in [0, items), each once, on any thread. One loop at a time:
-  // the caller sees to that.
+  // Calls body(item, thread) for every item in [0, items), each once, on any thread: 0 is the
+  // caller, 1 to threads() - 1 are the workers. One loop at a time: the caller sees to that.
+  //
+  // The first exception that an item throws, on whatever thread, ends the loop: items that have
+  // not begun are skipped, those that have begun end, and the caller gets the exception.
   template <class Body>
   void run(int items, Body&& body) {
     if (items <= 1 || workers_.empty()) {
-      for (int item = 0; item < items; ++item) body(item);
+      for (int item = 0; item < items; ++item) body(item, 0);
       return;
     }
-    start([](void* context, int item) { (*static_cast<Body*>(context))(item); }, &body, items);
+    start([](void* context, int item,
+             int thread) { (*static_cast<std::remove_reference_t<Body>*>(context))(item, thread); },
+          &body, items);
   }
 
  private:
-  using Call = void (*)(void* context, int item);
+  using Call = void (*)(void* context, int item, int thread);
 
   void start(Call call, void* context, int items);
   void close();  // and wait until no worker is in the loop
-  void work();
+  void work(int thread) noexcept;
   void stop();
-  void serve();
+  void serve(int thread);
 
   Call call_ = nullptr;
   void* context_ = nullptr;
   int items_ = 0;
-  bool stopping_ = false;
+  std::exception_ptr failure_;  // the first of this loop; written by who sets failed_
+  std::atomic<bool> failed_{false};
+  std::atomic<bool> stopping_{false};          // read by workers that come late to an earlier loop
   alignas(64) std::atomic<int> next_{0};       // item to take
   alignas(64) std::atomic<uint32_t> loop_{0};  // counts loops; workers wait for it to change
   // A worker that comes late must not hold up the loop: only those inside are waited for.

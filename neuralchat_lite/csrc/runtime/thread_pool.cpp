@@ -1,6 +1,7 @@
-#include "thread_pool.h"
+#include "runtime/thread_pool.h"
 
 #include <chrono>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -38,7 +39,7 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 
 ThreadPool::ThreadPool(int threads) {
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
   } catch (...) {  // the system has no more threads
     stop();
     throw;
@@ -62,14 +63,12 @@ void ThreadPool::start(Call call, void* context, int items) {
   open_.store(true);
   loop_.fetch_add(1);
   loop_.notify_all();
-  try {
-    work();
-  } catch (...) {  // no worker may go on with what the caller is about to give up
-    next_.store(items);
-    close();
-    throw;
-  }
+  work(0);
   close();
+  if (failed_.load()) {
+    failed_.store(false);
+    std::rethrow_exception(std::exchange(failure_, nullptr));
+  }
 }
 
 void ThreadPool::close() {
@@ -78,19 +77,25 @@ void ThreadPool::close() {
   for (int inside; (inside = inside_.load()) != 0;) wait_for_change(inside_, inside);
 }
 
-void ThreadPool::work() {
-  for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) {
-    call_(context_, item);
+void ThreadPool::work(int thread) noexcept {
+  try {
+    for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) {
+      call_(context_, item, thread);
+    }
+  } catch (...) {
+    next_.store(items_, std::memory_order_relaxed);
+    // Seen by the caller: it reads after this thread has left the loop.
+    if (!failed_.exchange(true)) failure_ = std::current_exception();
   }
 }
 
-void ThreadPool::serve() {
+void ThreadPool::serve(int thread) {
   for (uint32_t seen = 0;;) {
     wait_for_change(loop_, seen);
     seen = loop_.load();
-    if (stopping_) return;
+    if (stopping_.load()) return;
     inside_.fetch_add(1);
-    if (open_.load()) work();
+    if (open_.load()) work(thread);
     inside_.fetch_sub(1);
     inside_.notify_all();
   }

@@ -1,10 +1,26 @@
-#include "cpu.h"
+#include "runtime/cpu.h"
 
 #include <algorithm>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+
+// A row for each instruction set, the best first: its folder in kernels/, and the CPU features that
+// it needs.
+#define INSTRUCTION_SETS(ROW)      \
+  ROW(avx2, "avx2", "fma", "f16c") \
+  ROW(generic)
+
+// Each folder defines `kernels` in its namespace. The reference is weak: a set that CMakeLists.txt
+// leaves out on this architecture is null.
+#define DECLARE_KERNELS(set, ...)             \
+  namespace ncl::set {                        \
+  [[gnu::weak]] extern const Kernels kernels; \
+  }
+#define TABLE_ROW(set, ...) {#set, &set::kernels, {__VA_ARGS__}},
+
+INSTRUCTION_SETS(DECLARE_KERNELS)
 
 namespace ncl {
 
@@ -59,15 +75,12 @@ std::vector<std::string> cpu_features() { return {}; }
 #endif
 
 const std::vector<InstructionSet>& instruction_sets() {
-  static const std::vector<InstructionSet> sets = {
-      {"avx2", avx2_kernels, {"avx2", "fma", "f16c"}},
-      {"generic", generic_kernels, {}},
-  };
+  static const std::vector<InstructionSet> sets = {INSTRUCTION_SETS(TABLE_ROW)};
   return sets;
 }
 
 std::string why_not(const InstructionSet& set) {
-  if (!set.kernels()) return "not in this build";
+  if (!set.kernels) return "not in this build";
   const auto has = cpu_features();
   for (const char* feature : set.requires_features) {
     if (std::find(has.begin(), has.end(), feature) == has.end()) {

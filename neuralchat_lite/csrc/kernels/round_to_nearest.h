@@ -7,10 +7,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <vector>
 
-#include "kernels.h"
-#include "scalar.h"
+#include "kernels/kernels.h"
+#include "kernels/scalar.h"
 
 namespace ncl {
 namespace {
@@ -62,21 +61,34 @@ inline void pack_tile(const int8_t* codes, int columns, WeightType type, uint8_t
   }
 }
 
+inline int padded_columns(const Rounding& op) {
+  return (op.cols + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
+}
+
+inline size_t tile_codes(const Rounding& op) {
+  return static_cast<size_t>(kRowTile) * padded_columns(op);
+}
+
+// Bytes of scratch memory that `round_one_tile` needs.
+inline size_t rounding_scratch(const Rounding& op) {
+  return scratch_bytes<int8_t>(tile_codes(op)) + scratch_bytes<float>(op.group_size);
+}
+
 // `read(data, type, index, count, out)` turns stored weights into floats.
 template <class Read>
-bool round_tile(const Rounding& op, int tile, Read&& read) {
-  const int columns = (op.cols + kColumnBlock - 1) / kColumnBlock * kColumnBlock;
+bool round_one_tile(const Rounding& op, int tile, Scratch scratch, Read&& read) {
+  const int columns = padded_columns(op);
   const int groups = (op.cols + op.group_size - 1) / op.group_size;
   const int rows = std::min(kRowTile, op.rows - tile * kRowTile);
-  std::vector<int8_t> codes(static_cast<size_t>(kRowTile) * columns,
-                            static_cast<int8_t>(op.symmetric_zero));
-  std::vector<float> weights(op.group_size);
+  int8_t* codes = take<int8_t>(scratch, tile_codes(op));
+  std::fill_n(codes, tile_codes(op), static_cast<int8_t>(op.symmetric_zero));
+  float* weights = take<float>(scratch, op.group_size);
   for (int row = 0; row < rows; ++row) {
     for (int group = 0; group < groups; ++group) {
       const int first = group * op.group_size, count = std::min(op.group_size, op.cols - first);
       const size_t at = (static_cast<size_t>(tile) * groups + group) * kRowTile + row;
       read(op.weights, op.weight_type, static_cast<size_t>(tile * kRowTile + row) * op.cols + first,
-           count, weights.data());
+           count, weights);
       float low = 0, high = 0, not_finite = 0;
       for (int i = 0; i < count; ++i) {
         low = weights[i] < low ? weights[i] : low;
@@ -96,14 +108,14 @@ bool round_tile(const Rounding& op, int tile, Read&& read) {
       } else {
         least += zero, most += zero;
       }
-      int8_t* target = codes.data() + static_cast<size_t>(row) * columns + first;
+      int8_t* target = codes + static_cast<size_t>(row) * columns + first;
       for (int i = 0; i < count; ++i) {
         const float code = round_even(weights[i] / divisor) + zero;
         target[i] = static_cast<int8_t>(static_cast<int>(std::min(std::max(code, least), most)));
       }
     }
   }
-  pack_tile(codes.data(), columns, op.type,
+  pack_tile(codes, columns, op.type,
             op.codes + static_cast<size_t>(tile) * (columns / kColumnBlock) * block_bytes(op.type));
   return true;
 }

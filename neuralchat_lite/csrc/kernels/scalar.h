@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "layout.h"
+#include "kernels/kernels.h"
 
 namespace ncl {
 namespace {
@@ -53,13 +53,21 @@ namespace {
   return fp16_to_float(static_cast<const uint16_t*>(data)[index]);
 }
 
+// The codes of a block of 32 columns of one row tile.
+[[maybe_unused]] inline const uint8_t* block_codes(const Matrix& m, int tile, int block) {
+  return m.data + (static_cast<size_t>(tile) * m.blocks() + block) * block_bytes(m.type);
+}
+
+// The index of the scales, and of the zeros, of the 16 rows of a tile in a block.
+[[maybe_unused]] inline size_t group_index(const Matrix& m, int tile, int block) {
+  return (static_cast<size_t>(tile) * m.groups() + block / m.blocks_per_group) * kRowTile;
+}
+
 // code - zero of every weight in a block of 32 columns of one row tile, as out[column][row].
 [[maybe_unused]] inline void unpack_block(const Matrix& m, int tile, int block,
                                           int out[kColumnBlock][kRowTile]) {
-  const uint8_t* codes =
-      m.data + (static_cast<size_t>(tile) * m.blocks() + block) * block_bytes(m.type);
-  const size_t group =
-      (static_cast<size_t>(tile) * m.groups() + block / m.blocks_per_group) * kRowTile;
+  const uint8_t* codes = block_codes(m, tile, block);
+  const size_t group = group_index(m, tile, block);
   for (int column = 0; column < kColumnBlock; ++column) {
     for (int row = 0; row < kRowTile; ++row) {
       int code, zero;

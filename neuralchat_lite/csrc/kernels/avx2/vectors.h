@@ -1,9 +1,11 @@
-// AVX2 + FMA + F16C building blocks of kernels_avx2.cpp: loads of each float type, exp, sums.
+// AVX2 + FMA + F16C building blocks: loads of each float type, exp, sums.
 #pragma once
 
 #include <immintrin.h>
 
-#include "layout.h"
+#include <initializer_list>
+
+#include "kernels/layout.h"
 
 namespace ncl {
 namespace {
@@ -23,6 +25,11 @@ inline __m256 load8(const void* data, size_t index) {
           _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves)), 16));
     }
   }
+}
+
+// The zeros of eight rows, in 32 bits.
+inline __m256i load_zeros(const int8_t* zeros) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros)));
 }
 
 inline float sum8(__m256 v) {

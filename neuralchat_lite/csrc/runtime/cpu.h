@@ -1,10 +1,10 @@
-// What this CPU can do, and which table of kernels therefore runs.
+// What this CPU can do, and which set of kernels therefore runs.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace ncl {
 
@@ -14,11 +14,11 @@ std::vector<std::string> cpu_features();
 
 struct InstructionSet {
   const char* name;
-  const Kernels* (*kernels)();  // null: not in this build
+  const Kernels* kernels;  // null: not in this build
   std::vector<const char*> requires_features;
 };
 
-// From the best to the one that always runs.
+// From the best to `generic`, which always runs.
 const std::vector<InstructionSet>& instruction_sets();
 
 // Why `set` cannot run here, or an empty string.

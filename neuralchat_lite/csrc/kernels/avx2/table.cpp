@@ -1,0 +1,22 @@
+// AVX2 + FMA + F16C. One row of activations runs from the packed codes straight into 16-bit
+// products; more rows share a tile unpacked into the first-level cache.
+#include "kernels/avx2/avx2.h"
+
+namespace ncl::avx2 {
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    .prepare_thread = nullptr,
+    .activations = {activation_bytes, write_activation_row},
+    .scratch = {product_scratch, attend_scratch, round_tile_scratch},
+    .rms_norm = rms_norm,
+    .silu_gate = silu_gate,
+    .integer_product = integer_product,
+    .float_product = float_product,
+    .dense_product = dense_product,
+    .attend = {attend_fp32, attend_bf16},  // in the order of KVType
+    .round_tile = round_tile,
+    .read_all = read_all,
+};
+
+}  // namespace ncl::avx2

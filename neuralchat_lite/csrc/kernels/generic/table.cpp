@@ -1,0 +1,21 @@
+// Every kernel in portable scalar C++: runs anywhere, and reads as the definition of the others.
+#include "kernels/generic/generic.h"
+
+namespace ncl::generic {
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    .prepare_thread = nullptr,
+    .activations = {activation_bytes, write_activation_row},
+    .scratch = {product_scratch, attend_scratch, round_tile_scratch},
+    .rms_norm = rms_norm,
+    .silu_gate = silu_gate,
+    .integer_product = integer_product,
+    .float_product = float_product,
+    .dense_product = dense_product,
+    .attend = {attend_fp32, attend_bf16},  // in the order of KVType
+    .round_tile = round_tile,
+    .read_all = read_all,
+};
+
+}  // namespace ncl::generic

@@ -1,0 +1,113 @@
+// What an instruction set gives: a table of kernels, and the format in which its products take
+// activations.
+//
+// A set is a folder beside this file, compiled with flags of its own, and a namespace of the same
+// name. What is inline in our headers is in an anonymous namespace, so that each file has its own
+// copy and the linker never hands a machine code for another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/kv_layout.h"
+#include "kernels/layout.h"
+#include "kernels/scratch.h"
+
+namespace ncl {
+
+// The precision of activations in products with packed weights.
+enum class ComputeType { kBf16, kInt8, kFp32 };
+
+// Rows of activations in a set's own format. Nobody else looks inside `data`.
+struct Activations {
+  int rows;
+  int cols;
+  ComputeType type;
+  void* data;  // aligned to 64 bytes
+};
+
+struct ActivationFormat {
+  // Bytes that rows x cols activations take. 0: this type is multiplied as fp32, unconverted.
+  size_t (*bytes)(int rows, int cols, ComputeType type);
+  // Converts one row x [cols] into row `row` of `out`. Rows may be written by several threads.
+  void (*write_row)(const float* x, const Activations& out, int row);
+};
+
+// Where a range of row tiles of a product goes: out[row of x * stride + output row].
+struct Output {
+  float* data;
+  int stride;
+  bool accumulate;
+};
+
+// Queries that share keys: the heads of one group at one or more positions.
+struct AttentionTask {
+  const float* const* queries;  // [count] pointers to [head_dim], rotated and scaled
+  float* const* outputs;        // [count] pointers to [head_dim]
+  const int* first;             // [count] first position that a query sees
+  const int* last;              // [count] last position that it sees
+  int count;
+  int head_dim;
+  const void* keys;  // of one head: see kv_layout.h
+  const void* values;
+  int capacity;
+};
+
+// Float weights to quantize by rounding to nearest. The limits are those of quantization/rtn.py.
+struct Rounding {
+  const void* weights;  // [rows][cols]
+  FloatType weight_type;
+  int rows;
+  int cols;
+  int group_size;  // columns; all of them for one scale a row
+  WeightType type;
+  float lowest, highest;  // codes; when symmetric, before `symmetric_zero` is added
+  float steps;            // the scale is the largest weight, or the range, divided by it
+  int symmetric_zero;
+  FloatType scale_type;
+  uint8_t* codes;  // packed, all three
+  void* scales;
+  int8_t* zeros;  // null: symmetric
+};
+
+// Bytes of scratch memory that one thread needs for a call of a kernel.
+struct ScratchBytes {
+  size_t (*product)(int rows, int cols);  // of integer_product and of float_product
+  size_t (*attend)(int head_dim);
+  size_t (*round_tile)(const Rounding&);
+};
+
+struct Kernels {
+  // Called once by each thread before its first kernel, such as to ask for tile registers. Null:
+  // there is nothing to do.
+  void (*prepare_thread)();
+
+  ActivationFormat activations;
+  ScratchBytes scratch;
+
+  // out = x * weight / sqrt(mean(x^2) + eps), over n values.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  // out = silu(gate) * up.
+  void (*silu_gate)(const float* gate, const float* up, int n, float* out);
+
+  // Row tiles [begin, end) of a packed matrix times activations in the set's own format.
+  void (*integer_product)(const Matrix&, int begin, int end, const Activations& x, Output, Scratch);
+  // The same with fp32 activations x [rows][cols]: weights and sums in fp32.
+  void (*float_product)(const Matrix&, int begin, int end, const float* x, int rows, Output,
+                        Scratch);
+  // Rows 16 * begin .. 16 * end of a row-major matrix times fp32 activations.
+  void (*dense_product)(const Matrix&, int begin, int end, const float* x, int rows, Output);
+
+  // Softmax(q . k) . v for each KVType.
+  void (*attend[kKVTypes])(const AttentionTask&, Scratch);
+
+  // Quantizes one row tile. False, with the tile unfinished, when it holds NaN or infinity or
+  // needs a scale that is too large or subnormal in its type.
+  bool (*round_tile)(const Rounding&, int tile, Scratch);
+
+  // Reads n bytes, a multiple of 128, and returns a value that depends on them all: the
+  // bandwidth probe.
+  uint64_t (*read_all)(const void* data, size_t n);
+};
+
+}  // namespace ncl

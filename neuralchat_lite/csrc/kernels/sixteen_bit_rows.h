@@ -1,0 +1,50 @@
+// An activation format that several instruction sets use: rows in 16 bits, one scale per block of
+// 32 columns, for integer products.
+//
+// Within four columns the order is 0, 2, 1, 3: a 32-bit word of codes, masked at its even and at
+// its odd bytes, then meets its columns as 16-bit pairs. Padded columns are zero.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace ncl {
+namespace {
+
+struct SixteenBitRows {
+  int rows;
+  int blocks;
+  int16_t* values;  // [rows][blocks * 32]
+  float* scales;    // [rows][blocks]; NaN where the block held a NaN or infinity
+  int32_t* sums;    // [rows][blocks], of the values, to take zero points off
+
+  int16_t* row_values(int row) const {
+    return values + static_cast<size_t>(row) * blocks * kColumnBlock;
+  }
+  float* row_scales(int row) const { return scales + static_cast<size_t>(row) * blocks; }
+  int32_t* row_sums(int row) const { return sums + static_cast<size_t>(row) * blocks; }
+};
+
+inline int blocks_of(int cols) { return (cols + kColumnBlock - 1) / kColumnBlock; }
+
+// The largest integer that an activation becomes. 16 bits are far more than bf16's 8 significant
+// ones, and cost as much as 8 where products are of 16-bit pairs.
+[[maybe_unused]] inline int largest_integer(ComputeType type) {
+  return type == ComputeType::kInt8 ? 127 : 32767;
+}
+
+[[maybe_unused]] inline size_t sixteen_bit_bytes(int rows, int cols, ComputeType type) {
+  if (type == ComputeType::kFp32) return 0;
+  const size_t block = kColumnBlock * sizeof(int16_t) + sizeof(float) + sizeof(int32_t);
+  return static_cast<size_t>(rows) * blocks_of(cols) * block;
+}
+
+[[maybe_unused]] inline SixteenBitRows sixteen_bit_rows(const Activations& x) {
+  const int blocks = blocks_of(x.cols);
+  const size_t count = static_cast<size_t>(x.rows) * blocks;
+  int16_t* values = static_cast<int16_t*>(x.data);
+  float* scales = reinterpret_cast<float*>(values + count * kColumnBlock);
+  return {x.rows, blocks, values, scales, reinterpret_cast<int32_t*>(scales + count)};
+}
+
+}  // namespace
+}  // namespace ncl

@@ -1,0 +1,12 @@
+// The bandwidth of memory, as a product that streams weights can have it.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace ncl {
+
+// Reads `bytes` of memory `passes` times with all threads; the bandwidth of each pass in bytes/s.
+std::vector<double> measure_bandwidth(size_t bytes, int passes);
+
+}  // namespace ncl

@@ -1,0 +1,37 @@
+// y = f(x) W^T + b: a matrix product with what comes before and after it fused in. The contract is
+// that of kernels/operations.py; pointers and shapes come checked from kernels/native.py.
+#pragma once
+
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace ncl {
+
+// Matrices that share an input, stacked by output.
+struct Projection {
+  ComputeType compute;
+  std::vector<Matrix> parts;
+  int rows = 0;
+  int cols = 0;
+
+  bool has_packed() const;
+};
+
+// What is applied to the first half of an input; the product with the second half goes on.
+enum class Activation { kNone, kSilu };
+
+struct Linear {
+  const Projection* projection;
+  const float* x;  // [rows][cols], or [rows][2 * cols] with a gate
+  int rows;
+  const float* norm_weight;  // [cols] or null
+  float eps;
+  Activation gate;
+  bool accumulate;
+  float* out;  // [rows][projection rows]
+};
+
+void linear(const Linear&);
+
+}  // namespace ncl

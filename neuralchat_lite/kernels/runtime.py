@@ -1,0 +1,88 @@
+"""What the native operations of this process run on: an instruction set and a pool of threads.
+
+Both are chosen at the first use, or set here; importing this module chooses nothing and starts no
+thread.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+
+from neuralchat_lite.kernels import _native
+from neuralchat_lite.kernels.cpu import (
+    ISA_VARIABLE,
+    Choice,
+    check_threads,
+    choose_isa,
+    default_threads,
+)
+
+_setup_lock = threading.Lock()  # another thread may hold it while the process forks
+os.register_at_fork(after_in_child=lambda: globals().update(_setup_lock=threading.Lock()))
+_isa: Choice | None = None
+_threads: Choice | None = None
+
+
+def isa() -> Choice:
+    """The instruction set in use, and why. Chooses it at the first call."""
+    global _isa
+    with _setup_lock:
+        if _isa is None:
+            choice = choose_isa(dict(_native.instruction_sets()), os.environ.get(ISA_VARIABLE))
+            _native.use_instruction_set(choice.value)
+            _isa = choice
+        return _isa
+
+
+def use_isa(name: str) -> None:
+    """Switch every later operation of this process to `name`: for tests and comparisons."""
+    global _isa
+    choice = choose_isa(dict(_native.instruction_sets()), name, "isa")
+    with _setup_lock:
+        _native.use_instruction_set(choice.value)
+        _isa = choice
+
+
+def usable_isas() -> list[str]:
+    """The instruction sets that this build has and this CPU runs, best first."""
+    return [name for name, why_not in _native.instruction_sets() if not why_not]
+
+
+def threads() -> Choice:
+    """How many threads the operations use, and why. Chooses at the first call."""
+    global _threads
+    with _setup_lock:
+        if _threads is None:
+            count, choice = default_threads()
+            _native.set_threads(count)
+            _threads = choice
+        return _threads
+
+
+def set_threads(count: int) -> None:
+    """Use so many threads from now on, in the whole process."""
+    global _threads
+    check_threads(count, "threads")
+    with _setup_lock:
+        _native.set_threads(count)
+        _threads = Choice(str(count), "asked for")
+
+
+def cpu_features() -> list[str]:
+    """The features of this CPU that a kernel may use, by their names in /proc/cpuinfo."""
+    return list(_native.cpu_features())
+
+
+def measure_bandwidth(seconds: float = 1.0, size: int = 1 << 29) -> float:
+    """Median bandwidth of reading `size` bytes with all threads, in bytes/s.
+
+    Reads anonymous memory on huge pages, many times the caches, for about `seconds`.
+    """
+    isa(), threads()
+    start, passes = time.perf_counter(), list(_native.measure_bandwidth(size, 2))
+    while time.perf_counter() - start < seconds:
+        passes += _native.measure_bandwidth(size, 3)
+    return statistics.median(passes)
