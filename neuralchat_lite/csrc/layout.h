@@ -1,5 +1,5 @@
 // The weight layout N16K4 and the activation layout, as C++ sees them. kernels/layout.py says the
-// same in PyTorch, docs/format.md in words.
+// same in PyTorch, docs/reference/format.md in words.
 #pragma once
 
 #include <cstdint>
