@@ -2,7 +2,7 @@
 
 The tensors are stored in the order in which kernels read them, so loading is opening a file: the
 header is compared with what config.json and quantization_config.json imply, byte for byte, and
-weights are views of the mapping. docs/format.md specifies the folder.
+weights are views of the mapping. docs/reference/format.md specifies the folder.
 """
 
 from __future__ import annotations

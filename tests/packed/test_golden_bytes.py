@@ -1,4 +1,4 @@
-"""docs/format.md is a promise: its example, written out by hand, is what is written and read."""
+"""The example of docs/reference/format.md is what is written and read, byte for byte."""
 
 import hashlib
 import math
@@ -68,7 +68,7 @@ def test_the_example_is_written_as_the_golden_bytes(example, tmp_path):
 
 
 def test_the_document_shows_the_golden_bytes():
-    text = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/reference/format.md").read_text(encoding="utf-8")
     dump = re.search(r"```hexdump\n(.*?)```", text, re.DOTALL).group(1)
     rows = [re.match(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} ?){1,16})", row) for row in dump.splitlines()]
     assert [int(row.group(1), 16) for row in rows] == list(range(0, len(GOLDEN), 16))

@@ -1,5 +1,5 @@
 // The weight layout N16K4, as C++ sees it. kernels/layout.py says the same in PyTorch,
-// docs/format.md in words.
+// docs/reference/format.md in words.
 #pragma once
 
 #include <cstddef>
