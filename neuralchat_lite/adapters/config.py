@@ -1,7 +1,7 @@
-"""From a PEFT adapter_config.json to what a merge needs: which modules, of what rank and scale.
+"""Reading a PEFT adapter_config.json: which modules have an adapter, and its rank and scale.
 
-A module means what PEFT makes of it. Whatever would change the merged weights and is not done
-here is refused by name, so that a merge is either what PEFT runs or no merge at all.
+Modules are selected as PEFT selects them. An option that would change the merged weights and is not
+implemented is refused by name. So a merge has the same weights as in PEFT, or it fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REMEDY = (
     "merge it with peft (merge_and_unload, then save_pretrained of model and tokenizer) and give "
     "the merged folder as the model"
 )
-# What the weights of a merge depend on, read below.
+# The options that merged weights depend on; they are read below.
 READ = (
     "peft_type",
     "r",
@@ -37,8 +37,8 @@ READ = (
     "init_lora_weights",
     "base_model_name_or_path",
 )
-# What they do not depend on: training, bookkeeping, and how the matrices were initialised. PEFT
-# itself sets fan_in_fan_out to false for Linear layers, and our families have no others.
+# Options without an effect on merged weights: training, bookkeeping, and how the matrices were
+# initialised. PEFT sets fan_in_fan_out to false for Linear layers, the only ones in our families.
 WITHOUT_EFFECT = (
     "auto_mapping",
     "corda_config",
@@ -56,24 +56,25 @@ WITHOUT_EFFECT = (
     "runtime_config",
     "task_type",
 )
-# Initialisations that leave the base as it is; the others ("pissa", "olora", "loftq", "corda",
-# ...) take something off its weights when PEFT loads the adapter.
+# Initialisations that leave the base model's weights unchanged. With the others ("pissa", "olora",
+# "loftq", "corda" ...) PEFT subtracts something from them when it loads the adapter.
 NEUTRAL_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 
-ALL_LINEAR = r"model\.layers\..*"  # PEFT's word "all-linear": every matrix but the output head
+ALL_LINEAR = r"model\.layers\..*"  # "all-linear" in PEFT: every matrix but the output head
 
 Value = TypeVar("Value")
-Names = str | tuple[str, ...]  # a pattern for whole names, or ends of names
+Names = str | tuple[str, ...]  # a pattern of whole names, or a list of their ends
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What `read_adapter_config` found in an adapter_config.json.
+    """The content of an adapter_config.json, as `read_adapter_config` returns it.
 
-    rank_pattern, alpha_pattern: exceptions by module, a pattern for the name's end -> value
-    targets, excluded: the modules that have an adapter: a pattern, or ends of names
-    layers: the only layers that have one, or None for all; the text before a layer's number
-    base: what the adapter calls its base model
+    rank_pattern, alpha_pattern: exceptions by module: a pattern of the end of its name -> value
+    targets, excluded: the modules with and without an adapter: a pattern, or ends of names
+    layers: the numbers of the layers with an adapter, or None for all
+    layers_pattern: the names before a layer's number, or none for any
+    base: the name that the adapter gives its base model
     """
 
     rank: int
@@ -101,7 +102,7 @@ class AdapterConfig:
         """Whether PEFT gives this module of the base an adapter."""
         if matches(self.excluded, module) or not matches(self.targets, module):
             return False
-        # In PEFT neither a pattern nor a whole name is bound to layers_to_transform.
+        # In PEFT, layers_to_transform does not restrict a pattern or a whole name.
         if self.layers is None or isinstance(self.targets, str) or module in self.targets:
             return True
         before = "|".join(self.layers_pattern) or r"[^.]*"
@@ -109,7 +110,7 @@ class AdapterConfig:
         return numbered is not None and int(numbered[1]) in self.layers
 
     def unknown_targets(self, modules: Iterable[str]) -> list[str]:
-        """Those of the listed targets that no module of a model answers to."""
+        """The listed targets that match no module of a model."""
         if isinstance(self.targets, str):
             return []
         known = list(modules)
@@ -132,14 +133,14 @@ def first_match(pattern: Mapping[str, Value], module: str, default: Value) -> Va
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """Read and check the adapter_config.json of a folder.
 
-    Raises CheckpointError when it is missing or a value impossible, UnsupportedModelError when
-    merging would need more than W + scale * B @ A.
+    Raises CheckpointError if it is missing or has an invalid value, UnsupportedModelError if a
+    merge needs more than W + scale * B @ A.
     """
     path = folder / ADAPTER_CONFIG
     if not path.exists():
         raise CheckpointError(
-            f"{folder} has no {ADAPTER_CONFIG}, so it is no PEFT adapter: give the folder that "
-            "peft's save_pretrained wrote, or give a whole model as the model"
+            f"{folder} has no {ADAPTER_CONFIG}, so it is not a PEFT adapter: give the folder that "
+            "peft's save_pretrained wrote, or pass a whole model as the model"
         )
     given = read_json(path)
     refuse_other_kinds(path, given)
@@ -184,13 +185,13 @@ def refuse_other_kinds(path: Path, given: Mapping[str, Any]) -> None:
     bias = given.get("bias", "none")
     if bias != "none":
         raise UnsupportedModelError(
-            f"{path}: bias {bias!r} means biases that were trained too, expected 'none': {REMEDY}"
+            f"{path}: bias {bias!r} means that biases were trained too, expected 'none': {REMEDY}"
         )
     start = given.get("init_lora_weights")
     if start not in NEUTRAL_INITIALISATIONS:
         raise UnsupportedModelError(
-            f"{path}: init_lora_weights {start!r} changes the weights of the base too: save the "
-            "adapter as plain LoRA (peft's save_pretrained with "
+            f"{path}: init_lora_weights {start!r} changes the weights of the base model too: save "
+            "the adapter as plain LoRA (peft's save_pretrained with "
             f"path_initial_model_for_weight_conversion), or {REMEDY}"
         )
     for key, value in given.items():

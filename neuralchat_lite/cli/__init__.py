@@ -1,1 +1,1 @@
-"""The command line: a command or a group of commands per file."""
+"""The command line `neuralchat-lite`: one file for each command or group of commands."""

@@ -63,14 +63,20 @@ def common(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
+    """Run a command and exit with its code.
+
+    0: done; 1: an internal error, or a closed output; 2: bad input, one line on stderr;
+    130: interrupted
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may not know every character
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a terminal may not be able to show every character
     try:
         code = app(arguments, prog_name="neuralchat-lite", standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # who read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
@@ -81,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def complain(error: Exception) -> int:
-    """Say an error on one line of stderr; its exit code."""
+    """Print an error as one line on stderr, and return the exit code."""
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     if isinstance(error, UsageError):

@@ -54,8 +54,8 @@ def chat(
             cost = show(conversation.stream(line))
         except KeyboardInterrupt:
             warn("\n(cancelled)")
-        except PromptError as error:  # such as a full context: the session goes on
-            warn(f"{error}; /reset starts anew")
+        except PromptError as error:  # such as a full context; the session goes on
+            warn(f"{error}; /reset starts a new conversation")
         else:
             if timings and cost:
                 warn(timings_text(cost))

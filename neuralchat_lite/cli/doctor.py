@@ -20,7 +20,7 @@ def doctor() -> None:
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """(what, finding), one after the other; measuring the bandwidth takes about a second."""
+    """(name, finding) one after the other. Measuring the bandwidth takes about a second."""
     from neuralchat_lite.kernels.cpu import cpu_model
 
     yield "version", f"neuralchat_lite {installed_version()}, Python {platform.python_version()}"
@@ -28,7 +28,7 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "CPU", cpu_model()
     try:
         yield from kernel_findings()
-    except (ImportError, NeuralchatError) as error:  # doctor tells what is wrong, whatever it is
+    except (ImportError, NeuralchatError) as error:  # doctor reports a problem and goes on
         yield "kernels", f"not usable: {error}"
     yield from cache_findings()
 

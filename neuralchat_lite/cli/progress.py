@@ -20,9 +20,9 @@ STAGES = {
 
 
 class QuantizingProgress:
-    """A bar on stderr while quantizing; a line per stage when stderr is not a terminal.
+    """A progress bar on stderr, or one line for each stage if stderr is not a terminal.
 
-    Nothing is shown unless there is something to do.
+    Nothing is shown before the first step.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class QuantizingProgress:
         self.stage = step.stage
         title = STAGES.get(step.stage, step.stage)
         if not sys.stderr.isatty():
-            # Other stages count file by file, and only these know the whole at their beginning.
+            # Only these stages know their total size at the start; the others count file by file.
             whole = f" ({size_text(step.total)})" if step.stage in ("quantize", "merge") else ""
             warn(title + whole)
             return

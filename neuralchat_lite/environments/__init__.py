@@ -1,1 +1,1 @@
-"""Python environments and processes for packages that need another torch."""
+"""Python environments for packages that need another torch, and worker processes in them."""

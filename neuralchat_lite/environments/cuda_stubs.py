@@ -1,8 +1,8 @@
-"""Stand-ins for CUDA's libraries, so that a CUDA build of torch is imported without them.
+"""Stubs of CUDA's libraries, so that a CUDA build of torch can be imported without CUDA.
 
-An environment that only ever computes on the CPU saves gigabytes by it. Each library that torch
-names and that is not there becomes one of the same name in which every function answers "no CUDA
-device"; nothing that needs CUDA can work with them. Needs a C compiler and readelf.
+They save gigabytes in an environment that computes on the CPU alone. Each CUDA library that torch
+needs and that is missing is replaced by one of the same name, in which every function returns "no
+CUDA device". Code that needs CUDA does not work with them. Needs a C compiler and readelf.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from neuralchat_lite.errors import EngineError
 
 NO_DEVICE = 100  # cudaErrorNoDevice
-# Stem of a library -> the functions that are its own, where the binaries don't say it.
+# Stem of a library -> a pattern of its functions, for binaries that do not say where a function
+# comes from.
 LIBRARIES = {
     "libcublas": "cublas(?!Lt)",
     "libcublasLt": "cublasLt",
@@ -38,8 +39,8 @@ LIBRARIES = {
     "libnvrtc": "nvrtc",
     "libnvshmem_host": "nvshmem",
 }
-# Functions that are called while torch is imported, and what they have to do. The first match
-# counts.
+# Pattern of a function's name -> its body in C; the first match counts. All but the last are called
+# while torch is imported.
 BODIES = (
     ("cudaGetError(String|Name)", 'const char *{0}(int e) {{ return "a stub: no CUDA here"; }}'),
     (
@@ -55,13 +56,13 @@ BODIES = (
 @dataclass(frozen=True)
 class Symbol:
     name: str
-    version: str  # "libcudart.so.12" where the binary asks for one, else ""
+    version: str  # "libcudart.so.12" if the binary asks for a version, else ""
 
 
 def make_stubs(site_packages: Path) -> list[Path]:
-    """Write what torch's libraries need and lack beside them; the files, none when all is there.
+    """Write a stub of each CUDA library that torch needs and that is missing; return the files.
 
-    Raises EngineError when there is no compiler, or it fails.
+    Raises EngineError if there is no compiler, or if it fails.
     """
     folder = site_packages / "torch/lib"
     binaries = [*folder.glob("*.so*"), *(site_packages / "torch").glob("_C*.so")]
@@ -128,7 +129,7 @@ def compiler() -> str:
 
 
 def run(command: list[str]) -> str:
-    """What a tool of the compiler prints."""
+    """Run a tool of the compiler and return its output."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError as error:

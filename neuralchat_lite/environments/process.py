@@ -1,7 +1,7 @@
-"""A worker process and its pipes: a JSON line goes in, one comes out, and nothing stays behind.
+"""A worker process: it reads a request as a line of JSON and answers with another.
 
-The worker leads a session of its own. So Ctrl-C at the terminal is the caller's alone, and one
-signal ends the worker with all that it has started. `serving.serve` is its end of the pipes.
+The worker leads its own session. So Ctrl-C at the terminal reaches the caller alone, and one signal
+ends the worker with all processes that it has started. `worker/serving.py` is its end of the pipes.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from typing import IO, Any
 
 from neuralchat_lite.errors import EngineError
 
-KEPT_LINES = 20  # of stderr, for messages
-PATIENCE_SECONDS = 5.0  # for a process that has closed its pipes, or should, to end by itself
-# What the death by a signal usually means.
+KEPT_LINES = 20  # of stderr, for error messages
+PATIENCE_SECONDS = 5.0  # how long a process may take to end by itself
+# The usual cause of a death by this signal.
 SIGNAL_HINTS = {
-    signal.SIGKILL: "often the kernel's answer to too little memory",
+    signal.SIGKILL: "often because there is too little memory",
     signal.SIGILL: "an instruction that this CPU does not have",
     signal.SIGSEGV: "a fault inside a library",
 }
 
 
 class Worker:
-    """A process that answers calls; from several threads they take turns.
+    """A process that answers calls. Calls from several threads take turns.
 
-    command: what to run; its stdin and stdout are ours (see `serving.serve`)
-    name: what messages call it
-    variables: environment variables to set, or with None to remove, for the worker only
+    command: the command to run; its stdin and stdout carry the requests and replies
+    name: its name in error messages
+    variables: environment variables of the worker: a value to set, or None to remove one
     folder: its working directory
-    Raises EngineError when it cannot be started.
+    Raises EngineError if it cannot be started.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Worker:
         self.turn = threading.Lock()
         self.calls = 0
         self.unsent = b""
-        self.ended: str | None = None  # why it answers no more
+        self.ended: str | None = None  # why it no longer answers
         changed = {**os.environ, **(variables or {})}
         environment = {key: value for key, value in changed.items() if value is not None}
         try:
@@ -79,15 +79,16 @@ class Worker:
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.stderr_reader = start_thread(keep_lines, self.process.stderr, self.last_lines)
         start_thread(pass_lines, self.process.stdout, self.replies)
-        # Also runs when the interpreter ends.
+        # It also runs at the end of the interpreter.
         self.finalizer = weakref.finalize(self, end_group, self.process, os.getpid())
 
     def call(self, op: str, *, timeout: float | None = None, **arguments: Any) -> Any:
-        """The result of an operation of the worker.
+        """Call an operation of the worker and return its result.
 
-        timeout: seconds after which the worker is ended, without an answer
-        Raises EngineError: with the type and message of what the operation raised, and the worker
-        lives on; or, when it died, hung or wrote nonsense, with its last lines, and it is gone.
+        timeout: seconds to wait for an answer; then the worker is ended
+        Raises EngineError. If the operation raised, the error has its type and message, and the
+        worker goes on. If the worker died, hung or wrote an invalid reply, the error has its last
+        lines of output, and the worker is gone.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.turn:
@@ -95,12 +96,14 @@ class Worker:
                 raise EngineError(self.ended)
             self.calls += 1
             request = {"id": self.calls, "op": op, "arguments": arguments}
-            # What an interrupted call has left goes first, so that lines stay whole.
+            # The rest of an interrupted request goes first, so that lines stay whole.
             self.unsent += json.dumps(request).encode() + b"\n"
             reply = None
             try:
                 self.send(deadline)
-                while reply is None or reply["id"] != self.calls:  # answers to interrupted calls
+                while (
+                    reply is None or reply["id"] != self.calls
+                ):  # skip replies to interrupted calls
                     reply = self.receive(deadline)
             except TimeoutError:
                 raise self.end(
@@ -139,7 +142,7 @@ class Worker:
         return reply
 
     def end(self, what: str | None) -> EngineError:
-        """End the process; the error that says why: `what`, or how it died by itself."""
+        """End the process. Returns the error with the reason: `what`, or how it died if None."""
         if what is None:
             await_death(self.process, PATIENCE_SECONDS)
         self.finalizer()
@@ -153,7 +156,7 @@ class Worker:
         return EngineError(self.ended)
 
     def close(self) -> None:
-        """End the worker: by closing its stdin, by force where that does not help."""
+        """End the worker by closing its stdin, and by force if that does not help."""
         if self.ended is None:
             self.ended = f"{self.name} was closed: load the model again"
         assert self.process.stdin
@@ -192,7 +195,8 @@ def pass_lines(stream: IO[bytes], lines: SimpleQueue[bytes | None]) -> None:
 
 
 def await_death(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Wait until it is dead, but leave it to be collected: until then its group has its number."""
+    """Wait until it is dead, without collecting its exit status: until that is collected, no other
+    process group can get its number."""
     deadline = time.monotonic() + seconds
     options = os.WEXITED | os.WNOWAIT | os.WNOHANG
     while process.returncode is None and time.monotonic() < deadline:
@@ -202,7 +206,7 @@ def await_death(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def end_group(process: subprocess.Popen[bytes], owner: int) -> None:
-    """Kill the process and all that it has started, if we are who started it, and no fork."""
+    """Kill the process and all that it has started. Does nothing in a fork of the owner."""
     if os.getpid() != owner:
         return
     if process.returncode is None:

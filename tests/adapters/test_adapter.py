@@ -220,7 +220,10 @@ def cut(adapter: Path) -> None:
 
 B_OF_Q = A_OF_Q.replace("lora_A", "lora_B")
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no config": (lambda adapter: (adapter / CONFIG).unlink(), "no PEFT adapter: give the folder"),
+    "no config": (
+        lambda adapter: (adapter / CONFIG).unlink(),
+        "not a PEFT adapter: give the folder",
+    ),
     "config is no JSON": (lambda a: (a / CONFIG).write_text("{"), "is not JSON"),
     "no weights": (lambda a: (a / WEIGHTS).unlink(), "has no adapter_model.*download"),
     "pickled weights": (pickled, "only pickled weights, which can run any code.*peft's save_pre"),

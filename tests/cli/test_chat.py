@@ -33,7 +33,7 @@ def test_chat_goes_on_when_a_message_does_not_fit(run: Run, stories: str, say: S
     say("long " * 600, "Hello")
     code, out, err = run("chat", stories, "--max-new-tokens", "5")
     assert code == 0
-    assert "/reset starts anew" in err
+    assert "/reset starts a new conversation" in err
     assert out.strip()
 
 

@@ -1,1 +1,1 @@
-"""Scripts that run in other environments: nothing of neuralchat_lite is imported there."""
+"""Scripts that run in other environments, and so import nothing of neuralchat_lite."""

@@ -1,7 +1,7 @@
-"""A decoder in another environment: loads a model with the packages there, answers with logits.
+"""A worker that loads a model with the packages of its environment and answers with logits.
 
-A script that runs with Python 3.9 and old versions of torch and transformers, and imports nothing
-of neuralchat_lite. `remote.RemoteDecoder` holds the other end of its pipes.
+The script must run with Python 3.9 and old versions of torch and transformers, and imports nothing
+of neuralchat_lite. `engines/remote.py` holds the other end of its pipes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from serving import serve  # beside this script
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
-# Names of WeightOnlyQuantConfig -> those of the engine.
+# Names in WeightOnlyQuantConfig -> names in the engine.
 QBITS_WEIGHTS = {"int4": "int4_clip", "int8": "int8"}
 IPEX_WEIGHTS = {"int4": "INT4", "int8": "INT8"}
 IPEX_COMPUTE = {"fp32": "NONE", "bf16": "BF16", "int8": "INT8"}
@@ -31,7 +31,7 @@ PACKAGES = (
 
 
 class Session:
-    """The model, and the caches of its conversations by the caller's numbers."""
+    """The model and its key/value caches, under the numbers that the caller gives them."""
 
     def __init__(self) -> None:
         self.step: Any = None
@@ -46,7 +46,7 @@ class Session:
         dtype: str | None = None,
         quantization: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Load a folder's model; {"versions", "threads", "flags"} for a report."""
+        """Load the model of a folder. Returns {"versions", "threads", "flags"} for a report."""
         import torch
         from stepping import Stepper
 
@@ -55,7 +55,7 @@ class Session:
         flags: dict[str, str] = {}
         config = checkpoint_config(folder, rope)
         model = LOADERS[loader](folder, config, dtype, quantization, flags)
-        if threads is not None:  # loading has been seen to change it
+        if threads is not None:  # some libraries change it while loading
             torch.set_num_threads(threads)
         self.step = Stepper(model.eval())
         return {"versions": versions(), "threads": torch.get_num_threads(), "flags": flags}
@@ -68,10 +68,10 @@ class Session:
         drop: list[int],
         all_logits: bool = False,
     ) -> dict[str, Any]:
-        """Feed ids after the first `length` positions of a cache, a new one when that is 0.
+        """Feed ids after the first `length` positions of a cache. A length of 0 starts a new one.
 
-        drop: numbers of caches that nobody holds any more
-        Returns the logits of the last token, or of each with all_logits, fp32, in base64.
+        drop: numbers of caches that are no longer needed
+        Returns the fp32 logits of the last token, or of each token with all_logits, in base64.
         """
         from stepping import Positions
 
@@ -80,7 +80,7 @@ class Session:
         if length == 0:
             self.caches[cache] = Positions()
         if cache not in self.caches:
-            raise KeyError(f"there is no cache {cache}")
+            raise KeyError(f"there is no cache {cache}: start it with length 0")
         logits = self.step(ids, self.caches[cache], length, all_logits).contiguous().numpy()
         return {"logits": base64.b64encode(logits.tobytes()).decode("ascii")}
 
@@ -91,11 +91,11 @@ class Session:
 
 
 def checkpoint_config(folder: str, rope: dict[str, Any]) -> Any:
-    """The folder's configuration, with rotary parameters that old versions do not find there."""
+    """The configuration of a folder, with rotary parameters that old versions do not read there."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    # Not whether it has rope_parameters: old versions keep keys that they do not know.
+    # The signature tells, not the attribute rope_parameters: old versions keep unknown keys too.
     if "rope_theta" in inspect.signature(type(config).__init__).parameters:
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
         config.rope_theta = rope["rope_theta"]
@@ -118,7 +118,7 @@ def pretrained(model_class: Any, folder: str, config: Any, dtype: str, **options
 def load_transformers(
     folder: str, config: Any, dtype: str | None, quantization: Any, flags: dict[str, str]
 ) -> Any:
-    """transformers alone: the torch engine in a process of its own."""
+    """transformers without further packages: the torch engine in its own process."""
     from transformers import AutoModelForCausalLM
 
     assert dtype is not None and quantization is None
@@ -140,7 +140,7 @@ def load_ipex(
     options = {"level": "O1", "auto_kernel_selection": True}
     if dtype == "bf16" and not ipex._C.onednn_has_bf16_support():
         options["weights_prepack"] = False
-        flags["weights_prepack=False"] = "oneDNN packs no bf16 weights without AVX-512"
+        flags["weights_prepack=False"] = "oneDNN cannot pack bf16 weights without AVX-512"
     flags["ipex.optimize"] = ", ".join(f"{key}={value}" for key, value in options.items())
     return ipex.optimize(model, dtype=getattr(torch, DTYPES[dtype]), inplace=True, **options)
 
@@ -183,8 +183,8 @@ def load_itrex(
     from intel_extension_for_transformers import qbits
     from intel_extension_for_transformers.transformers import AutoModelForCausalLM, RtnConfig
 
-    # QBits shares packing and products out among all cores unless it is told; what falls to threads
-    # that torch does not have is left undone: wrong logits, or NaN.
+    # By default QBits divides its work by the number of cores. The parts of threads that torch does
+    # not have are then never computed, and logits are wrong or NaN.
     qbits.set_qbits_threads(torch.get_num_threads())
     options = {
         "bits": 8 if quantization["weight_dtype"] == "int8" else 4,
@@ -220,7 +220,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    # Behind the packages of the environment, which shall not find our modules instead of theirs.
+    # This folder goes to the end of the path, so that packages never import our modules by mistake.
     sys.path.append(sys.path.pop(0))
     session = Session()
     serve({"load": session.load, "forward": session.forward, "copy": session.copy})

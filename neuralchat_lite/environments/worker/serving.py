@@ -1,7 +1,7 @@
-"""The worker's end of the pipes: a JSON line comes in, one goes out, until stdin closes.
+"""The worker's end of the pipes: it answers each line of JSON with another until stdin closes.
 
-It runs in other environments, so it needs nothing but Python 3.9, and scripts there import it as
-`serving`, from the folder that it lies in. `process.Worker` holds the other end.
+It runs in other environments, so it needs nothing but Python 3.9. Scripts there import it as
+`serving` from their own folder. `environments/process.py` holds the other end.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-CPP_TRACE = "\nException raised from "  # torch puts its C++ frames behind a message
-GRACE_SECONDS = 2.0  # for a worker whose caller is gone to leave by itself
+CPP_TRACE = "\nException raised from "  # torch appends its C++ frames to a message
+GRACE_SECONDS = 2.0  # how long a worker whose caller is gone may take to end by itself
 
 
 def serve(operations: Mapping[str, Callable[..., Any]]) -> None:
-    """Answer calls of the operations, one after the other. Ends the process, never returns.
+    """Answer calls of the operations one after the other. Never returns: it ends the process.
 
     A request is {"id", "op", "arguments"}; its reply is {"id", "result"} or {"id", "error"} with
     the type and message of what the operation raised.
@@ -46,7 +46,7 @@ def answer(
         return {"error": {"type": "KeyError", "message": f"no operation {request['op']}: {known}"}}
     try:
         return {"result": operations[request["op"]](**request["arguments"])}
-    # Whatever a library raises is its answer; some leave by sys.exit.
+    # Any error of a library becomes the reply; some libraries call sys.exit.
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         message = str(error).split(CPP_TRACE)[0].strip()
@@ -54,8 +54,8 @@ def answer(
 
 
 def private_pipes() -> tuple[int, int]:
-    """stdin and stdout under numbers of their own; what libraries print goes to stderr instead,
-    and what they read is empty."""
+    """Move stdin and stdout to new file descriptors, and return these. The output of libraries then
+    goes to stderr, and their input is empty."""
     requests_fd, replies_fd = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -65,7 +65,7 @@ def private_pipes() -> tuple[int, int]:
 
 
 def read_requests(fd: int, requests: queue.SimpleQueue[bytes]) -> None:
-    """Reads beside the operation that runs, so that a closed stdin ends it in the middle."""
+    """Read in a thread, so that a closed stdin ends the process even during an operation."""
     with os.fdopen(fd, "rb") as lines:
         for line in lines:
             requests.put(line)
@@ -79,19 +79,19 @@ def send(fd: int, data: bytes) -> None:
 
 
 def watch_caller(requests_fd: int) -> None:
-    """Start a little process that ends us when the caller is gone.
+    """Start a small process that ends the worker when the caller is gone.
 
-    The reading thread does that too, but not while a library computes and holds the interpreter.
-    Call it before threads are started and heavy packages loaded: it is a fork.
+    The reading thread does that too, but not while a library holds the interpreter lock. It forks,
+    so it must be called before threads start and heavy packages are loaded.
     """
     worker = os.getpid()
-    alive_fd, held_fd = os.pipe()  # held open by us: it hangs up when we are gone
+    alive_fd, held_fd = os.pipe()  # the worker holds one end, which closes when it is gone
     sys.stderr.flush()
     if os.fork():
         os.close(alive_fd)
         return
     os.close(held_fd)
-    for stream in (1, 2):  # or the caller would wait for us to see their end
+    for stream in (1, 2):  # otherwise the caller would not see the end of the worker's output
         os.close(stream)
     hung_up = select.poll()
     hung_up.register(requests_fd, 0)
@@ -100,7 +100,7 @@ def watch_caller(requests_fd: int) -> None:
     if requests_fd in gone:
         time.sleep(GRACE_SECONDS)
         leads_group = os.getpgrp() == worker
-        if leads_group:  # with all that it has started, and this process
+        if leads_group:  # also ends this process and all that the worker has started
             os.killpg(worker, signal.SIGKILL)
         elif not select.select([alive_fd], [], [], 0)[0]:
             os.kill(worker, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""One step of a transformers model, of old versions and new ones, over a cache that can go back.
+"""One step of a transformers model, in old versions and new ones, over a cache that can go back.
 
-It also runs in other environments, so it needs nothing but Python 3.9, torch and transformers 4.38;
-scripts there import it as `stepping`.
+It also runs in other environments, so it needs nothing but Python 3.9, torch and transformers 4.38.
+Scripts there import it as `stepping`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from transformers import DynamicCache
 
 
 class Positions:
-    """Keys and values. They are kept for every position, of windowed layers too (their windows are
-    in the masks), so that any length can be gone back to."""
+    """Keys and values of all positions. Layers with a sliding window keep all of them too, so that
+    the cache can go back to any length; the masks apply the window."""
 
     def __init__(self) -> None:
         self.kept: Any = DynamicCache()
 
     def settle(self, length: int) -> None:
-        """Drop what lies behind `length`: taken back, or left half done by an interruption, when
-        the first layers have it and the others don't."""
+        """Drop all positions after the first `length`. An interrupted step may have left them in
+        the first layers only."""
         if length == 0:
             self.kept = DynamicCache()
         elif not hasattr(self.kept, "layers"):
@@ -31,13 +31,13 @@ class Positions:
                 self.crop_lists(length)
         else:
             for layer in self.kept.layers:
-                # Negative: a count to remove. A positive one has lost its meaning in version 5.
+                # A negative number is a count to remove. Version 5 changed the meaning of others.
                 if layer.get_seq_length() > length:
                     layer.crop(length - layer.get_seq_length())
         self.check(length)
 
     def crop_lists(self, length: int) -> None:
-        """`DynamicCache.crop` of versions that keep lists of tensors; 4.41 has none yet."""
+        """`DynamicCache.crop` for versions that keep lists of tensors; 4.41 does not have it."""
         for kept in (self.kept.key_cache, self.kept.value_cache):
             for index, states in enumerate(kept):
                 kept[index] = states[..., :length, :]
@@ -47,20 +47,20 @@ class Positions:
         found = self.kept.get_seq_length()
         if found != length:
             raise RuntimeError(
-                f"the cache has {found} positions, expected {length}: "
-                "this version of transformers keeps them in a way that is not known here"
+                f"the cache has {found} positions, expected {length}: this version of transformers "
+                "is not supported"
             )
 
 
 class Stepper:
-    """Feeds a model's `forward` by the names that its version has."""
+    """Calls a model's `forward` with the argument names of its version."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         parameters = inspect.signature(model.forward).parameters
-        # Its name since the middle of version 5.
+        # Renamed in the middle of version 5.
         self.cache_name = "cache" if "cache" in parameters else "past_key_values"
-        # The other logits would be rows x vocabulary floats for nothing.
+        # Logits of other tokens would take rows x vocabulary floats that are not needed.
         names = ("logits_to_keep", "num_logits_to_keep")
         self.last_only = {name: 1 for name in names if name in parameters}
 
@@ -69,7 +69,7 @@ class Stepper:
     ) -> torch.Tensor:
         """Feed ids after the first `length` positions.
 
-        Returns the fp32 logits of the last token, [vocab], or of each, [len(ids), vocab].
+        Returns the fp32 logits of the last token, [vocab], or of all tokens, [len(ids), vocab].
         """
         positions.settle(length)
         with torch.no_grad():
