@@ -300,6 +300,8 @@ def stream(model: Model, prompt: Any, **options: Any) -> Iterator[Piece]:
 
 def options_of(config: Any) -> dict[str, Any] | None:
     """The options that were given: all of a configuration, or some in a dictionary."""
+    if isinstance(config, str):
+        return {"weight_dtype": config}
     if config is None or isinstance(config, Mapping):
         return None if config is None else dict(config)
     if isinstance(config, WeightOnlyQuantConfig):
