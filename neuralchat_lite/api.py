@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.hub import Resolved
 from neuralchat_lite.checkpoints.kinds import is_packed
@@ -18,11 +21,12 @@ from neuralchat_lite.engines.engine import Decoder, Engine
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import require_empty
+from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_sequence
-from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.prompt import encode_prompt
+from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
+from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.loading import (
     Adapters,
@@ -81,11 +85,11 @@ class Model:
     def architecture(self) -> Architecture:
         return self.decoder.architecture
 
-    def generate(self, prompt: Any, **options: Any) -> Reply:
+    def generate(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:
         """Answer a prompt: `stream`, joined."""
         return fold(self.stream(prompt, **options))
 
-    def stream(self, prompt: Any, **options: Any) -> Iterator[Piece]:
+    def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Iterator[Piece]:
         """Answer a prompt token by token; closing the iterator cancels.
 
         prompt: a text, a list of {"role", "content"} messages, or token ids (see
@@ -99,7 +103,9 @@ class Model:
             Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
         )
 
-    def conversation(self, system: str | None = None, **options: Any) -> Conversation:
+    def conversation(
+        self, system: str | None = None, **options: Unpack[GenerationKeywords]
+    ) -> Conversation:
         """A conversation of several turns, which keeps what was said in its key/value cache."""
         return Conversation(self.decoder, self.tokenizer, system, **options)
 
@@ -149,14 +155,14 @@ def load(
     *,
     adapters: Adapters | None = (),
     engine: str = NATIVE,
-    compute_dtype: Any = None,
-    dtype: Any = None,
+    compute_dtype: str | torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     context_length: int | None = None,
     threads: int | None = None,
-    progress: Callable[[Any], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Model:
     """Load a model, quantizing it first unless that was done before.
 
@@ -210,7 +216,7 @@ def quantize(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[Any], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Quantize a checkpoint into `output`, a new folder that stands alone, or into the cache.
 
@@ -238,7 +244,7 @@ def merge(
     *,
     revision: str | None = None,
     token: str | None = None,
-    progress: Callable[[Any], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Merge PEFT LoRA adapters into a checkpoint, in order, and write it to the new folder
     `output` in the layout of transformers; returns it.
@@ -254,11 +260,13 @@ def merge(
     return write_checkpoint(source, Path(output), progress)
 
 
-def generate(model: Model, prompt: Any, **options: Any) -> Reply:
+def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:
     """`model.generate(prompt, **options)`."""
     return model.generate(prompt, **options)
 
 
-def stream(model: Model, prompt: Any, **options: Any) -> Iterator[Piece]:
+def stream(
+    model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]
+) -> Iterator[Piece]:
     """`model.stream(prompt, **options)`."""
     return model.stream(prompt, **options)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+
+from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.loop import fold, stream
-from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prefix_cache import PrefixCache
 from neuralchat_lite.generation.prompt import Prompt, encode_messages
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
@@ -28,7 +29,7 @@ class Conversation:
         decoder: Decoder,
         tokenizer: Tokenizer,
         system: str | None = None,
-        **options: Any,
+        **options: Unpack[GenerationKeywords],
     ) -> None:
         """system: the system message; options: of GenerationOptions, for all turns."""
         self.decoder = decoder
@@ -53,11 +54,11 @@ class Conversation:
         self.messages = [{"role": "system", "content": self.system or ""}] if with_system else []
         self.prefix = PrefixCache(self.decoder)
 
-    def say(self, text: str, **options: Any) -> Reply:
+    def say(self, text: str, **options: Unpack[GenerationKeywords]) -> Reply:
         """Send a message and wait for the whole answer. See `stream`."""
         return fold(self.stream(text, **options))
 
-    def stream(self, text: str, **options: Any) -> Iterator[Piece]:
+    def stream(self, text: str, **options: Unpack[GenerationKeywords]) -> Iterator[Piece]:
         """Send a message; the answer comes piece by piece.
 
         A turn that is cancelled (by closing the iterator) keeps what was said so far, and a turn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from neuralchat_lite.errors import ConfigError
 
@@ -45,6 +45,20 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "ignore_eos": ("True or False", lambda v: isinstance(v, bool)),
 }
+
+
+class GenerationKeywords(TypedDict, total=False):
+    """The fields of `GenerationOptions` as keyword arguments, for type checkers and editors."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str] | None
+    ignore_eos: bool
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import PromptError
 
-Message = Mapping[str, str]
+Message = Mapping[str, str]  # {"role": ..., "content": ...}
+# A text, messages, token ids, or what a tokenizer of transformers returns.
+PromptInput = str | Sequence[Message] | Sequence[int] | Tensor | Mapping[str, Any]
 
 # neural-chat's prompt. Without a system message the block is left out: there is no default one.
 NEURAL_CHAT = {
@@ -31,7 +35,7 @@ class Prompt:
     stop: tuple[str, ...] = ()
 
 
-def encode_prompt(prompt: Any, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
+def encode_prompt(prompt: PromptInput, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
     """Turn a prompt of any form into ids.
 
     prompt: a text (tokenized with the special tokens of the tokenizer, e.g. <s> first);

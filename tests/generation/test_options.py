@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import pytest
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 
 Options = GenerationOptions
 
@@ -54,3 +55,8 @@ def test_bad_options_are_refused(options: dict[str, Any], rule: str) -> None:
     with pytest.raises(ConfigError) as error:
         Options.of(options)
     assert rule in str(error.value)
+
+
+def test_the_keywords_that_an_editor_completes_are_the_options() -> None:
+    options = [field.name for field in dataclasses.fields(GenerationOptions)]
+    assert list(GenerationKeywords.__annotations__) == options
