@@ -87,7 +87,7 @@ def test_a_dtype_beside_a_quantization_is_said_to_have_no_effect() -> None:
         ({"device_map": "cuda:0"}, "'cuda:0' names a device other than the CPU"),
         ({"device_map": {"": 0}}, "names a device other"),
         ({"subfolder": "x"}, "subfolder is not supported: give the folder itself"),
-        ({"generation_config": object()}, "set model.generation_config afterwards"),
+        ({"generation_config": {"max_length": 20}}, "set model.generation_config afterwards"),
         ({"adapters": "sft"}, r"write it as \['sft'\]"),
         ({"dtype": torch.float16}, "too small a range for activations: use torch.bfloat16"),
         ({"dtype": "int4"}, "for int4 or int8 give a quantization_config"),
