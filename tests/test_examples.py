@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import neuralchat_lite as ncl
+from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 
 from .patience import patience
 
@@ -135,7 +136,7 @@ def test_training_goes_on_where_it_was_interrupted(
 
 
 def test_the_tokenizer_keeps_every_text_and_splits_digits() -> None:
-    tokenizer = ncl.api.load_tokenizer(NANO)
+    tokenizer = load_tokenizer(NANO)
     for text in ("What is 12 + 30?\n", "Grüße, 世界 🙂", " two  spaces ", "a\tb"):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
     pieces = [tokenizer.decode([i]) for i in tokenizer.encode("520", add_special_tokens=False)]
@@ -145,7 +146,7 @@ def test_the_tokenizer_keeps_every_text_and_splits_digits() -> None:
 def test_the_template_of_the_model_is_neural_chats() -> None:
     from neuralchat_lite.generation.prompt import encode_prompt
 
-    tokenizer: Any = ncl.api.load_tokenizer(NANO)
+    tokenizer: Any = load_tokenizer(NANO)
     messages = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": CARD},
