@@ -25,13 +25,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.kernels import native
 
+from . import made_model
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-MODELS = ("stories260K", "tinystories-char-0.97m")
+PUBLISHED = ("stories260K", "tinystories-char-0.97m")
+# The models of the tests: the published ones where they are present, and one made here.
+TRAINED = (made_model.NAME, *(name for name in PUBLISHED if (SHARED / "models" / name).is_dir()))
 TINY = {
     "model_type": "qwen2",  # has biases too
     "vocab_size": 60,
@@ -47,16 +52,42 @@ TINY = {
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    if not SHARED.is_dir():
-        pytest.skip("the shared models and texts are not beside this checkout")
-    return SHARED
+def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the published one, with one model, its reference and its texts. The workers of
+    pytest-xdist share it."""
+    root = tmp_path_factory.getbasetemp()
+    if WORKERS:
+        root = root.parent
+    made = root / "made-data"
+    with FileLock(f"{made}.lock"):
+        if not made.is_dir():
+            made_model.make_data(root / "unfinished")
+            (root / "unfinished").rename(made)
+    return made
 
 
-@pytest.fixture(scope="session", params=MODELS)
-def trained_model(request: pytest.FixtureRequest, shared_data: Path) -> Path:
+@pytest.fixture(scope="session")
+def find_model(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """A function: a name of TRAINED to the model's folder."""
+
+    def find(name: str) -> Path:
+        made = name == made_model.NAME
+        data: Path = request.getfixturevalue("made_data") if made else SHARED
+        return data / "models" / name
+
+    return find
+
+
+@pytest.fixture(scope="session", params=TRAINED)
+def trained_model(request: pytest.FixtureRequest, find_model: Callable[[str], Path]) -> Path:
     """The folder of a small trained model with golden outputs."""
-    return shared_data / "models" / request.param
+    return find_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def stories(find_model: Callable[[str], Path]) -> Path:
+    """The folder of one small model that tells stories: stories260K, or what stands in for it."""
+    return find_model(PUBLISHED[0] if PUBLISHED[0] in TRAINED else made_model.NAME)
 
 
 @pytest.fixture(params=native.usable_isas())

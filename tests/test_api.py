@@ -23,11 +23,6 @@ PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
-def stories(shared_data: Path) -> Path:
-    return shared_data / "models/stories260K"
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
@@ -105,7 +100,7 @@ def test_a_model_is_one_line(
     stories: Path, cache: Path, options: dict[str, Any], said: str
 ) -> None:
     shown = repr(ncl.load(stories, cache_dir=cache, **options))
-    assert shown.startswith("<Model stories260K")
+    assert shown.startswith(f"<Model {stories.name}")
     assert shown.endswith(said)
     assert "\n" not in shown
 

@@ -59,11 +59,11 @@ def printed(code: str, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.fixture(params=["stories260K", "nano"])
+@pytest.fixture(params=["stories", "nano"])
 def model(request: pytest.FixtureRequest) -> Path:
     if request.param == "nano":
         return NANO
-    found: Path = request.getfixturevalue("shared_data") / "models" / request.param
+    found: Path = request.getfixturevalue("stories")
     return found
 
 
@@ -102,11 +102,11 @@ def assert_same_until_a_tie(ours: Any, theirs: Any, plain: Path) -> None:
 
 @pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
 def test_the_quantized_snippet_prints_what_transformers_prints_on_dequantized_weights(
-    shared_data: Path, stand_in: StandIn, tmp_path: Path, weight_dtype: str
+    stories: Path, stand_in: StandIn, tmp_path: Path, weight_dtype: str
 ) -> None:
     snippet = (CARD / "int4.py").read_text(encoding="utf-8")
     snippet = snippet.replace('="int4")', f'="{weight_dtype}")')
-    environment = stand_in(shared_data / "models/stories260K")
+    environment = stand_in(stories)
     found = ids_of(with_imports(snippet, OURS), environment)
     [entry] = Path(environment["NEURALCHAT_LITE_CACHE"]).glob(f"[!.]*-{weight_dtype}-*")
     dequantized = tmp_path / "plain"
@@ -116,17 +116,14 @@ def test_the_quantized_snippet_prints_what_transformers_prints_on_dequantized_we
     assert_same_until_a_tie(found, ids_of(plain, stand_in(dequantized)), dequantized)
 
 
-def test_the_bf16_snippet_prints_what_transformers_prints(
-    shared_data: Path, stand_in: StandIn
-) -> None:
+def test_the_bf16_snippet_prints_what_transformers_prints(stories: Path, stand_in: StandIn) -> None:
     snippet = (CARD / "bf16_ipex.py").read_text(encoding="utf-8")
-    model = shared_data / "models/stories260K"
-    environment = stand_in(model)
+    environment = stand_in(stories)
     # In fp32, to which our bf16 is closer than that of transformers.
     plain = with_imports(snippet, THEIRS).replace("model = ipex", "# ")
     plain = plain.replace("torch.bfloat16", "torch.float32")
     found = ids_of(with_imports(snippet, OURS), environment)
-    assert_same_until_a_tie(found, ids_of(plain, environment), model)
+    assert_same_until_a_tie(found, ids_of(plain, environment), stories)
 
 
 def test_the_migration_example_differs_from_the_snippet_in_its_import_line_alone() -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from ..conftest import SHARED
+from .made_sets import write_sets
+
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "examples" / "nano" / "model"
 
@@ -26,6 +29,21 @@ def one_torch_thread() -> Iterator[None]:
 def nano() -> Path:
     """The folder of the little trained model of the repository."""
     return NANO
+
+
+@pytest.fixture(scope="session")
+def made_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of evaluation sets that the tests make."""
+    folder = tmp_path_factory.mktemp("sets")
+    write_sets(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluation_sets(made_sets: Path) -> Path:
+    """A folder of evaluation sets: the published ones where they are present, or those made."""
+    published = SHARED / "evals"
+    return published if published.is_dir() else made_sets
 
 
 @pytest.fixture

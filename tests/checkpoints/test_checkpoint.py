@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
-SHARED = Path(__file__).parents[2] / "../shared/data/models"
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -36,11 +34,8 @@ def test_weights_are_views_of_the_mapped_file(write_checkpoint, mapped_file, ano
     assert anonymous_memory() - before < weight.nbytes / 1024 / 4
 
 
-def test_shared_models_open():
-    if not SHARED.exists():
-        pytest.skip("../shared/data is not there")
-    for folder in (SHARED / "stories260K", SHARED / "tinystories-char-0.97m"):
-        assert open_checkpoint(folder).weight("lm_head.weight").isfinite().all()
+def test_trained_models_open(trained_model):
+    assert open_checkpoint(trained_model).weight("lm_head.weight").isfinite().all()
 
 
 def test_names_without_the_model_prefix_are_found(write_checkpoint):

@@ -34,9 +34,9 @@ def run(cache: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return run_command
 
 
-@pytest.fixture
-def stories(shared_data: Path) -> str:
-    return str(shared_data / "models/stories260K")
+@pytest.fixture(name="stories")
+def stories_argument(stories: Path) -> str:
+    return str(stories)
 
 
 @pytest.fixture

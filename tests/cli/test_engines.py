@@ -80,9 +80,8 @@ def test_an_engine_without_environment_has_no_setup(
     assert f"engine '{name}' has no environment of its own, expected ipex or itrex" in said
 
 
-def test_generate_takes_an_engine(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = str(shared_data / "models/stories260K")
-    words = ["generate", model, "-p", "Once upon a time", "--max-new-tokens", "8"]
+def test_generate_takes_an_engine(stories: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", stories, "-p", "Once upon a time", "--max-new-tokens", "8"]
     native = run(capsys, *words, "--dtype", "fp32")
     assert run(capsys, *words, "--dtype", "fp32", "--engine", "torch") == native
     said = run(capsys, *words, "--engine", "ipex", code=2)

@@ -27,13 +27,13 @@ Loader = Callable[..., ncl.Model]
 
 
 @pytest.fixture
-def load(shared_data: Path) -> Iterator[Loader]:
+def load(stories: Path) -> Iterator[Loader]:
     """`ncl.load` of the little model; what it has loaded is closed."""
     loaded: list[ncl.Model] = []
 
     def opener(engine: str, **options: Any) -> ncl.Model:
         require(engine)
-        loaded.append(ncl.load(shared_data / "models/stories260K", engine=engine, **options))
+        loaded.append(ncl.load(stories, engine=engine, **options))
         return loaded[-1]
 
     yield opener
@@ -51,8 +51,8 @@ def require(engine: str) -> None:
         pytest.skip("; ".join(obstacles))
 
 
-def golden_ids(shared_data: Path) -> list[int]:
-    (golden, *_) = json.loads((shared_data / "models/stories260K/golden.json").read_text())
+def golden_ids(stories: Path) -> list[int]:
+    (golden, *_) = json.loads((stories / "golden.json").read_text())
     assert golden["prompt"] == PROMPT
     return list(golden["greedy_ids"][len(golden["input_ids"]) :])
 
@@ -61,15 +61,15 @@ def tell(model: ncl.Model, count: int = 60) -> Reply:
     return model.generate(PROMPT, max_new_tokens=count)
 
 
-def test_ipex_in_fp32_tells_the_known_story(load: Loader, shared_data: Path) -> None:
-    golden = golden_ids(shared_data)
+def test_ipex_in_fp32_tells_the_known_story(load: Loader, stories: Path) -> None:
+    golden = golden_ids(stories)
     assert list(tell(load("ipex", dtype="fp32"), len(golden)).token_ids) == golden
 
 
 @pytest.mark.parametrize("variables", [{}, AVX2_ONLY], ids=["this CPU", "AVX2 only"])
 def test_ipex_in_bf16_speaks_and_names_its_flags(
     load: Loader,
-    shared_data: Path,
+    stories: Path,
     variables: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -77,7 +77,7 @@ def test_ipex_in_bf16_speaks_and_names_its_flags(
         monkeypatch.setenv(name, value)
     model = load("ipex")
     # bf16 may leave the story of fp32 at a close call, but not at once.
-    assert list(tell(model).token_ids[:20]) == golden_ids(shared_data)[:20]
+    assert list(tell(model).token_ids[:20]) == golden_ids(stories)[:20]
     report = model.report()
     assert report["compute_dtype"] == "bf16"
     assert report["versions"]["intel-extension-for-pytorch"] == "2.8.0"
@@ -106,23 +106,23 @@ def test_a_conversation_with_a_worker_keeps_its_cache(load: Loader) -> None:
 @pytest.mark.parametrize("compute_dtype", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("weight_dtype", ["int8", "int4"])
 def test_ipex_runs_its_own_weight_only_quantization(
-    load: Loader, shared_data: Path, weight_dtype: str, compute_dtype: str
+    load: Loader, stories: Path, weight_dtype: str, compute_dtype: str
 ) -> None:
     scheme = "asym" if weight_dtype == "int4" else "sym"  # int8 by int8 must be symmetric there
     config = {"weight_dtype": weight_dtype, "compute_dtype": compute_dtype, "scheme": scheme}
     model = load("ipex", quantization_config=config)
     agreed = 10 if weight_dtype == "int8" else 2
-    assert list(tell(model).token_ids[:agreed]) == golden_ids(shared_data)[:agreed]
+    assert list(tell(model).token_ids[:agreed]) == golden_ids(stories)[:agreed]
     assert model.report()["weights"]["weight_dtype"] == weight_dtype
 
 
 def test_itrex_in_int8_computes_what_round_to_nearest_computes_here(
-    load: Loader, shared_data: Path, tmp_path: Path
+    load: Loader, stories: Path, tmp_path: Path
 ) -> None:
     options = {"weight_dtype": "int8", "compute_dtype": "fp32", "scale_dtype": "fp32"}
     theirs = load("itrex", quantization_config=options)
     ours = ncl.load(
-        shared_data / "models/stories260K",
+        stories,
         {**options, "modules_to_not_convert": ["lm_head"]},
         cache_dir=tmp_path,
     )

@@ -20,11 +20,6 @@ from .conftest import request_for
 PROMPT = "Once upon a time"
 
 
-@pytest.fixture(scope="module")
-def stories(shared_data: Path) -> Path:
-    return shared_data / "models/stories260K"
-
-
 @pytest.fixture
 def no_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "environments"))

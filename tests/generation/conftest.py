@@ -92,8 +92,8 @@ def scripted() -> Callable[..., tuple[ScriptedDecoder, LetterTokenizer]]:
 
 
 @pytest.fixture
-def tokenizer(shared_data: Path) -> Any:
-    return load_tokenizer(shared_data / "models/stories260K")
+def tokenizer(stories: Path) -> Any:
+    return load_tokenizer(stories)
 
 
 class Counting:
@@ -113,8 +113,8 @@ class Counting:
 
 
 @pytest.fixture
-def decoder(shared_data: Path) -> Counting:
-    checkpoint = open_checkpoint(shared_data / "models/stories260K")
+def decoder(stories: Path) -> Counting:
+    checkpoint = open_checkpoint(stories)
     return Counting(load_decoder(checkpoint, compute_dtype="fp32"))
 
 

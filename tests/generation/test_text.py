@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from hypothesis import strategies as st
 
 from neuralchat_lite.generation.text import Detokenizer, StopStrings
 
-DATA = Path(__file__).parents[3] / "shared/data"
-SENTENCEPIECE = ("tokenizers/mistral-7b", "models/stories260K", "models/tinystories-char-0.97m")
+from .. import made_model
+from ..conftest import SHARED, TRAINED
+
+MISTRAL = "mistral-7b"
+MISTRAL_FOLDER = SHARED / "tokenizers" / MISTRAL
 BYTE_LEVEL = "byte level"
+Tokenizers = Callable[[str], Any]
 TEXTS = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("ab 你好🙂é\n\ufffd")),
     min_size=1,
@@ -22,16 +27,20 @@ TEXTS = st.text(
 )
 
 
-@cache
-def tokenizer_of(name: str) -> Any:
+@pytest.fixture(scope="session")
+def tokenizer_of(find_model: Callable[[str], Path]) -> Callable[[str], Any]:
     import transformers
 
-    if name == BYTE_LEVEL:
-        return transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level())
-    folder = DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent: it is test data beside the repository")
-    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    @cache
+    def find(name: str) -> Any:
+        if name == BYTE_LEVEL:
+            return transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level())
+        folder = MISTRAL_FOLDER if name == MISTRAL else find_model(name)
+        if not folder.is_dir():
+            pytest.skip(f"the published tokenizer of {name} is not beside this checkout")
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    return find
 
 
 def byte_level() -> Any:
@@ -59,10 +68,12 @@ def added_text(tokenizer: Any, prompt: list[int], ids: list[int]) -> str:
     return whole[len(tokenizer.decode(prompt, clean_up_tokenization_spaces=False)) :]
 
 
-@pytest.mark.parametrize("name", [*SENTENCEPIECE, BYTE_LEVEL])
+@pytest.mark.parametrize("name", [MISTRAL, *TRAINED, BYTE_LEVEL])
 @settings(deadline=None, max_examples=150)
 @given(text=TEXTS)
-def test_pieces_of_a_text_join_to_what_decoding_at_once_adds(name: str, text: str) -> None:
+def test_pieces_of_a_text_join_to_what_decoding_at_once_adds(
+    tokenizer_of: Tokenizers, name: str, text: str
+) -> None:
     tokenizer = tokenizer_of(name)
     prompt = tokenizer.encode("Once upon", add_special_tokens=False)
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -71,23 +82,28 @@ def test_pieces_of_a_text_join_to_what_decoding_at_once_adds(name: str, text: st
 
 @settings(deadline=None, max_examples=300)
 @given(ids=st.lists(st.integers(0, 339), max_size=60))
-def test_random_byte_level_tokens_join_to_what_decoding_at_once_adds(ids: list[int]) -> None:
+def test_random_byte_level_tokens_join_to_what_decoding_at_once_adds(
+    tokenizer_of: Tokenizers, ids: list[int]
+) -> None:
     tokenizer = tokenizer_of(BYTE_LEVEL)
     ids = [token for token in ids if token < len(tokenizer)]
     prompt = tokenizer.encode("a", add_special_tokens=False)
     assert "".join(pieces(tokenizer, ids)) == added_text(tokenizer, prompt, ids)
 
 
+@pytest.mark.parametrize("name", TRAINED)
 @settings(deadline=None, max_examples=300)
 @given(data=st.binary(max_size=40))
-def test_random_byte_tokens_join_to_their_utf8_with_bad_bytes_replaced(data: bytes) -> None:
-    tokenizer = tokenizer_of("models/stories260K")
+def test_random_byte_tokens_join_to_their_utf8_with_bad_bytes_replaced(
+    tokenizer_of: Tokenizers, name: str, data: bytes
+) -> None:
+    tokenizer = tokenizer_of(name)
     ids = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in data]
     assert "".join(pieces(tokenizer, ids)) == data.decode("utf-8", errors="replace")
 
 
-@pytest.mark.parametrize("name", ["models/stories260K", BYTE_LEVEL])
-def test_no_piece_splits_a_character(name: str) -> None:
+@pytest.mark.parametrize("name", [*TRAINED, BYTE_LEVEL])
+def test_no_piece_splits_a_character(tokenizer_of: Tokenizers, name: str) -> None:
     tokenizer = tokenizer_of(name)
     ids = tokenizer.encode("🙂你", add_special_tokens=False)
     assert len(ids) > 2  # or there is nothing to split
@@ -95,31 +111,37 @@ def test_no_piece_splits_a_character(name: str) -> None:
     assert {piece for piece in pieces(tokenizer, ids) if piece.strip()} <= {"🙂", "你", " 🙂"}
 
 
-def test_unfinished_character_is_flushed_as_replacement_character() -> None:
-    tokenizer = tokenizer_of("models/stories260K")
+@pytest.mark.parametrize("name", TRAINED)
+def test_unfinished_character_is_flushed_as_replacement_character(
+    tokenizer_of: Tokenizers, name: str
+) -> None:
+    tokenizer = tokenizer_of(name)
     ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<0xE4>", "<0xBD>")]
     assert pieces(tokenizer, ids) == ["", "", "\ufffd"]
 
 
-def test_valid_character_between_bad_bytes_survives() -> None:
-    tokenizer = tokenizer_of("models/stories260K")
+@pytest.mark.parametrize("name", TRAINED)
+def test_valid_character_between_bad_bytes_survives(tokenizer_of: Tokenizers, name: str) -> None:
+    tokenizer = tokenizer_of(name)
     data = b"\xff" + "你".encode() + b"\xff" + b"a"
     ids = [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in data]
     assert "".join(pieces(tokenizer, ids)) == "\ufffd你\ufffda"
 
 
-def test_first_piece_keeps_the_space_before_a_word() -> None:
-    tokenizer = tokenizer_of("tokenizers/mistral-7b")
+@pytest.mark.parametrize("name", [MISTRAL, made_model.NAME])
+def test_first_piece_keeps_the_space_before_a_word(tokenizer_of: Tokenizers, name: str) -> None:
+    tokenizer = tokenizer_of(name)
     there = tokenizer.convert_tokens_to_ids("▁there")
     assert pieces(tokenizer, [there]) == [" there", ""]
 
 
-def test_special_tokens_have_no_text() -> None:
-    tokenizer = tokenizer_of("models/stories260K")
-    assert pieces(tokenizer, [1, 2, 403]) == ["", "", added_text(tokenizer, [403], [403]), ""]
+@pytest.mark.parametrize("name", TRAINED)
+def test_special_tokens_have_no_text(tokenizer_of: Tokenizers, name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    assert pieces(tokenizer, [1, 2, 300]) == ["", "", added_text(tokenizer, [300], [300]), ""]
 
 
-def test_bytes_that_never_end_are_shown_in_bounded_steps() -> None:
+def test_bytes_that_never_end_are_shown_in_bounded_steps(tokenizer_of: Tokenizers) -> None:
     tokenizer = tokenizer_of(BYTE_LEVEL)
     letters = dict(zip(tokenizer.get_vocab().values(), tokenizer.get_vocab(), strict=True))
     bad = next(i for i in letters if tokenizer.decode([i]) == "\ufffd" and len(letters[i]) == 1)

@@ -71,9 +71,11 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(scope="session")
 def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    find_model: Callable[[str], Path],
 ) -> Callable[[str], Pair]:
-    """A function: a model's name to its pair, made once. Skips where the model is not here."""
+    """A function: a model's name to its pair, made once."""
     made: dict[str, Pair] = {}
 
     def find(name: str) -> Pair:
@@ -81,7 +83,7 @@ def pair(
             found: Pair = request.getfixturevalue("nano")
             return found
         if name not in made:
-            source = request.getfixturevalue("shared_data") / "models" / name
+            source = find_model(name)
             with pytest.MonkeyPatch.context() as monkeypatch:
                 made[name] = make_pair(source, tmp_path_factory.mktemp("pair"), monkeypatch)
         return made[name]

@@ -15,11 +15,12 @@ import transformers as hf
 from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.transformers.auto import AutoModelForCausalLM
 
+from ..conftest import TRAINED
 from ..patience import patience
 from .conftest import NANO, PROMPTS, Pair
 
 Pairs = Callable[[str], Pair]
-MODELS = ("nano", "stories260K", "tinystories-char-0.97m")
+MODELS = ("nano", *TRAINED)
 
 
 @pytest.mark.parametrize("beams", [1, 4])

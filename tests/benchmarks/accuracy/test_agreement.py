@@ -18,8 +18,8 @@ def both(nano, tmp_path_factory):
 
 
 @pytest.mark.parametrize("task", ["winogrande", "mmlu", "gsm8k"])
-def test_both_backends_agree_on_every_item(both, shared_data, task):
-    found = compare_task(task, shared_data / "evals", 3, *both)
+def test_both_backends_agree_on_every_item(both, evaluation_sets, task):
+    found = compare_task(task, evaluation_sets, 3, *both)
     assert found.items == 3
     assert found.requests == {"winogrande": 6, "mmlu": 12, "gsm8k": 3}[task]
     assert found.largest <= 1e-3
@@ -27,11 +27,11 @@ def test_both_backends_agree_on_every_item(both, shared_data, task):
     assert found.holds
 
 
-def test_tied_weights_are_written_apart_since_the_head_has_codes_of_its_own(shared_data, tmp_path):
-    model = shared_data / "models" / "stories260K"
-    found = compare_task(
-        "tinystories_endings", shared_data / "evals", 3, *backends(str(model), tmp_path)
-    )
+def test_tied_weights_are_written_apart_since_the_head_has_codes_of_its_own(
+    stories, evaluation_sets, tmp_path
+):
+    both = backends(str(stories), tmp_path)
+    found = compare_task("tinystories_endings", evaluation_sets, 3, *both)
     assert found.holds
 
 

@@ -27,10 +27,19 @@ from benchmarks.accuracy.lm_eval_tasks import (
     local_tasks,
 )
 
+from ...conftest import SHARED
 
-@pytest.fixture(scope="module")
-def data(shared_data: Path) -> Path:
-    return shared_data / "evals"
+SETS = ("made_sets", "evaluation_sets") if SHARED.is_dir() else ("made_sets",)
+
+
+@pytest.fixture(scope="module", params=SETS)
+def data(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+def first_row(data: Path, items: str) -> Any:
+    return json.loads((data / f"{items}.jsonl").read_text().splitlines()[0])
 
 
 def requests_of(name: str, data: Path, limit: int) -> list[Any]:
@@ -83,7 +92,7 @@ def test_each_prompt_has_so_many_shots_and_not_the_item_among_them(name: str, da
 
 def test_arc_is_asked_as_on_the_leaderboard(data: Path) -> None:
     first_four = requests_of("arc_challenge", data, 1)
-    row = json.loads((data / "arc_challenge_test.jsonl").read_text().splitlines()[0])
+    row = first_row(data, "arc_challenge_test")
     for instance, choice in zip(first_four, row["choices"], strict=True):
         prompt, continuation = instance.args
         assert prompt.startswith("Question: ")
@@ -93,20 +102,25 @@ def test_arc_is_asked_as_on_the_leaderboard(data: Path) -> None:
 
 def test_mmlu_is_asked_with_the_five_examples_of_its_subject(data: Path) -> None:
     prompt = requests_of("mmlu", data, 1)[0].args[0]
+    row = first_row(data, "mmlu_dev")
+    a, b, c, d = row["choices"]
     assert prompt.startswith(
-        "The following are multiple choice questions (with answers) about abstract algebra.\n\n"
-        "Find all c in Z_3 such that Z_3[x]/(x^2 + c) is a field.\nA. 0\nB. 1\nC. 2\nD. 3\n"
-        "Answer: B\n\n"
+        "The following are multiple choice questions (with answers) about "
+        f"{row['subject'].replace('_', ' ')}.\n\n"
+        f"{row['question']}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\n"
+        f"Answer: {'ABCD'[row['answer']]}\n\n"
     )
 
 
 def test_winogrande_scores_the_end_of_the_sentence_behind_both_names(data: Path) -> None:
     found = [instance.args for instance in requests_of("winogrande", data, 1)]
+    row = first_row(data, "winogrande_dev")
+    before, after = row["sentence"].split("_")
     assert [prompt.rpartition("\n\n")[2] for prompt, _ in found] == [
-        "Sarah was a much better surgeon than Maria so Sarah",
-        "Sarah was a much better surgeon than Maria so Maria",
+        before + row["option1"],
+        before + row["option2"],
     ]
-    assert {end for _, end in found} == {" always got the easier cases."}
+    assert {end for _, end in found} == {after}
 
 
 def test_hellaswag_finds_the_beginning_of_the_ending_again() -> None:
@@ -127,7 +141,9 @@ def test_hellaswag_finds_the_beginning_of_the_ending_again() -> None:
 
 def test_hellaswag_capitalizes_it_as_the_harness_does(data: Path) -> None:
     prompts = [instance.args[0] for instance in requests_of("hellaswag", data, 1)]
-    assert prompts[0].endswith("She bends down and grabs the pole. The lady")
+    sentence, beginning = first_row(data, "hellaswag_val_2000")["context"].split(". ")[-2:]
+    assert beginning[0].islower()
+    assert prompts[0].endswith(f"{sentence}. {beginning.capitalize()}")
 
 
 def test_a_limit_takes_the_first_of_each_member_in_turn() -> None:

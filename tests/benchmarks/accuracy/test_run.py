@@ -110,9 +110,9 @@ def test_ctrl_c_keeps_what_was_measured(nano, tmp_path, monkeypatch):
     assert [row["kind"] for row in results.read(out)] == ["run", "accuracy"]
 
 
-def test_a_task_of_the_harness_is_scored_as_it_scores(run, shared_data):
+def test_a_task_of_the_harness_is_scored_as_it_scores(run, evaluation_sets):
     code, rows = run("--variants", "neuralchat_lite:int4-bf16", "--tasks", "winogrande,gsm8k",
-                     "--limit", "3", "--data", str(shared_data / "evals"))  # fmt: skip
+                     "--limit", "3", "--data", str(evaluation_sets))  # fmt: skip
     assert code == 0
     assert [(row["task"], row["metric"], row["shots"]) for row in rows[1:]] == [
         ("winogrande", "acc", 5),
@@ -122,10 +122,9 @@ def test_a_task_of_the_harness_is_scored_as_it_scores(run, shared_data):
     assert set(rows[1]["items"]) <= {0, 1}
 
 
-def test_the_story_models_know_how_stories_end(tmp_path, shared_data, run):
-    model = shared_data / "models" / "stories260K"
+def test_the_story_models_know_how_stories_end(stories, evaluation_sets, run):
     _, rows = run("--variants", "neuralchat_lite:fp32", "--tasks", "tinystories_endings",
-                  "--limit", "60", "--data", str(shared_data / "evals"), model=model)  # fmt: skip
+                  "--limit", "60", "--data", str(evaluation_sets), model=stories)  # fmt: skip
     assert rows[1]["value"] > 0.4  # chance is 0.25, reference.json says 0.50 of all 500
 
 
