@@ -1,4 +1,4 @@
-"""From what a user asks for to a model that can speak: first a plan, then it is opened.
+"""From what a user asks for to a model that generates text: first a plan, then it is opened.
 
 `plan_loading` checks everything that can be known without reading weights, and says which way
 the model takes; WAYS has a function for each.
@@ -272,8 +272,10 @@ def agreed_config(
 def open_speaking(
     found: Resolved, adapters: Sequence[Resolved] = (), context_length: int | None = None
 ) -> tuple[Source, Tokenizer]:
-    """A source of weights, with adapters merged into it if there are any, and its tokenizer: found
-    to be fit to speak before minutes of work."""
+    """A source of weights, with adapters merged into it if there are any, and its tokenizer.
+
+    Its context, rotary embedding and tokenizer are checked here, before minutes of quantizing.
+    """
     source = open_source(found.folder, found.hub)
     checked_context(source.architecture, context_length)
     RotaryTable(source.architecture)

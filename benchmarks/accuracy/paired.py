@@ -24,7 +24,7 @@ class Paired:
 
     difference: mean of after - before; low, high: its 95 % bootstrap interval
     lost, won: items that went from 1 to 0 and back; p: McNemar's exact test of these, None when
-        items are no rights and wrongs
+        items are not rights and wrongs
     """
 
     count: int

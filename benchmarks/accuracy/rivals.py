@@ -1,4 +1,4 @@
-"""A rival's engine behind the library's own model surface: whatever ours is asked, it is asked too.
+"""Another engine as a model of this library, so that all engines are asked the same questions.
 
 Token ids go to its worker, logits come back. The engine keeps what it can of the sequence before;
 a cache here is the list of ids that it stands for.

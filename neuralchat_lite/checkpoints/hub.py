@@ -74,7 +74,7 @@ def resolve(
     local_files_only: download nothing
 
     An existing folder wins over a hub name, and what is resolved already stays. Raises
-    CheckpointError for a path that is no folder, HubError for a name that cannot be had.
+    CheckpointError for a path that is not a folder, HubError for a name that is not available.
     """
     if isinstance(name_or_path, Resolved):
         return name_or_path
@@ -110,7 +110,7 @@ def resolve(
         )
     if not isinstance(name_or_path, str) or not HUB_NAME.fullmatch(name_or_path):
         raise CheckpointError(
-            f"there is no folder {str(name_or_path)!r}, and it is no hub name either: give the "
+            f"there is no folder {str(name_or_path)!r}, and it is not a hub name either: give the "
             f"path of {kind.one} folder, or a name of the form 'organisation/{kind.noun}'"
         )
     return download(name_or_path, revision, token, kind, cache_dir, local_files_only)
@@ -176,7 +176,7 @@ def explain(error: Exception) -> str:
             errors.RevisionNotFoundError,
             "the repository has no such revision: give an existing branch, tag or commit",
         ),
-        (errors.HFValidationError, "that is no valid name: it has the form 'organisation/model'"),
+        (errors.HFValidationError, "a name has the form 'organisation/model'"),
         (
             errors.LocalEntryNotFoundError,
             "it is not in the local cache, and the hub is "

@@ -25,7 +25,7 @@ NAMES = (NATIVE, *ENGINES)
 
 
 def check_name(name: Any) -> None:
-    """Raises ConfigError for what is no engine."""
+    """Raises ConfigError for another name."""
     if name not in NAMES:
         raise ConfigError(f"engine must be one of {', '.join(NAMES)}, got {name!r}")
 

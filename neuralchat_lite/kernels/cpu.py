@@ -79,7 +79,7 @@ def default_threads() -> tuple[int, Choice]:
 
 
 def check_threads(count: object, name: str) -> int:
-    """The count, if so many threads can be had; else a ConfigError that calls it `name`."""
+    """The count, if it is in the allowed range. Raises ConfigError, which calls it `name`."""
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_THREADS:
         raise ConfigError(
             f"{name} must be an integer from 1 to {MOST_THREADS}, got {count!r}: "

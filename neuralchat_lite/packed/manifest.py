@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CacheError(
-            f"{path} is missing: {folder} is no quantized model, or was copied in part; "
+            f"{path} is missing: {folder} is not a quantized model, or was copied in part; "
             f"{remedy(folder)}"
         ) from None
     except OSError as error:

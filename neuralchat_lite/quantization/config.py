@@ -77,7 +77,7 @@ GROUP_SIZES = (32, 64, 128, -1)
 
 FLOAT_WEIGHTS = "use weight_dtype='int4' (same size, better kernels)"
 LATER_ALGORITHMS = "is not implemented yet: use algorithm='RTN'"
-# Known names that cannot be had, and what to do instead.
+# Known names that are not supported, and what to do instead.
 REFUSED_VALUES: dict[str, dict[str, str]] = {
     option: {
         name: f"is a float weight type, which has no kernel here: {FLOAT_WEIGHTS}"
@@ -240,7 +240,7 @@ class WeightOnlyQuantConfig:
 
     @classmethod
     def from_json(cls, text: str) -> WeightOnlyQuantConfig:
-        """The inverse of `to_json`. Raises ConfigError for text that is no JSON object."""
+        """The inverse of `to_json`. Raises ConfigError for text that is not a JSON object."""
         try:
             options = json.loads(text)
         except json.JSONDecodeError as error:
@@ -268,7 +268,7 @@ def canonical(option: str, value: object) -> str:
         raise ConfigError(f"{option}={name!r} {reason}")
     if option == "lm_head" and name in {**FLOATS, **HALF}:
         raise ConfigError(
-            f"lm_head={name!r} is no integer type: leave the head in the checkpoint's precision "
+            f"lm_head={name!r} is not an integer type: keep the head in the checkpoint's precision "
             "with modules_to_not_convert=['lm_head']"
         )
     valid = [spelling for spelling in SPELLINGS[option] if not spelling.startswith("torch.")]

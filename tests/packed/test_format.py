@@ -257,7 +257,7 @@ def test_packed_folders_and_checkpoints_are_told_apart(packed, write_checkpoint,
     assert is_packed(packed)
     assert not is_packed(folder)
     assert not is_packed(tmp_path / "nothing")
-    with pytest.raises(CacheError, match="is no quantized model"):
+    with pytest.raises(CacheError, match="is not a quantized model"):
         open_packed(folder)
     with pytest.raises(ValueError, match="is quantized already"):
         open_checkpoint(packed)
