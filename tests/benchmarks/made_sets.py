@@ -13,7 +13,7 @@ from typing import Any
 from ..made_model import CHAPTERS
 
 Row = dict[str, Any]
-SUBJECTS = ("addition", "number_theory", "counting")
+SUBJECTS = ("elementary_mathematics", "abstract_algebra", "college_mathematics")
 
 
 def question(number: int) -> str:
