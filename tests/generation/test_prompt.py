@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,9 +67,12 @@ def test_a_template_that_is_broken_is_a_prompt_error(tokenizer: Any, template: s
         encode_prompt([USER], tokenizer, VOCABULARY)
 
 
-def test_a_text_gets_the_special_tokens_of_the_tokenizer(tokenizer: Any) -> None:
-    ids = (1, 403, 407, 261, 378)
-    assert encode_prompt("Once upon a time", tokenizer, VOCABULARY) == Prompt(ids)
+def test_a_text_gets_the_special_tokens_of_the_tokenizer(tokenizer: Any, stories: Path) -> None:
+    golden, *_ = json.loads((stories / "golden.json").read_text())
+    assert golden["prompt"] == "Once upon a time"
+    assert golden["input_ids"][0] == tokenizer.bos_token_id
+    found = encode_prompt(golden["prompt"], tokenizer, VOCABULARY)
+    assert found == Prompt(tuple(golden["input_ids"]))
 
 
 @pytest.mark.parametrize(
