@@ -146,7 +146,7 @@ def main() -> None:
         compute_dtype=options.compute_dtype,
     )
     if options.threads:
-        native.set_threads(options.threads)
+        native.set_threads(cpu.check_threads(options.threads, "--threads"))
     isa, threads = native.isa(), native.threads()
     print(f"{cpu.cpu_model()}; kernels {isa.value} ({isa.why}); threads {threads.value}")
     print(

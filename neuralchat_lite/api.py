@@ -30,13 +30,13 @@ from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.loading import (
     Adapters,
+    adapters_of_quantized,
     checked_root,
     find,
     open_plan,
-    open_speaking,
+    open_with_tokenizer,
     options_of,
     plan_loading,
-    refuse_adapters_of_quantized,
 )
 from neuralchat_lite.packed.cache import cached
 from neuralchat_lite.packed.quantize import quantize_checkpoint
@@ -229,9 +229,9 @@ def quantize(
     if output is not None:
         require_empty(Path(output))  # before a download
     found, tuned = find(model, adapters, revision, token)
-    if is_packed(found.folder):
+    if found.packed:
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
-    source, _ = open_speaking(found, tuned)
+    source, _ = open_with_tokenizer(found, tuned)
     if output is None:
         return cached(source, config, root=checked_root(cache_dir), progress=progress)
     return quantize_checkpoint(source, config, Path(output), progress=progress)
@@ -255,8 +255,9 @@ def merge(
         raise ConfigError("merge needs at least one adapter, got none: give a folder or a hub name")
     require_empty(Path(output))  # before a download
     found, tuned = find(model, adapters, revision, token)
-    refuse_adapters_of_quantized(found.folder, tuned)
-    source, _ = open_speaking(found, tuned)
+    if found.packed:
+        raise adapters_of_quantized(found.folder)
+    source, _ = open_with_tokenizer(found, tuned)
     return write_checkpoint(source, Path(output), progress)
 
 

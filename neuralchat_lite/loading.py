@@ -18,7 +18,6 @@ from neuralchat_lite.adapters.adapter import Adapter, open_adapter
 from neuralchat_lite.adapters.merged import MergedCheckpoint
 from neuralchat_lite.checkpoints import open_source
 from neuralchat_lite.checkpoints.hub import ADAPTER, HUB_NAME, Resolved, resolve
-from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from neuralchat_lite.engines import NATIVE, check_name, open_engine
@@ -30,7 +29,7 @@ from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.models.rope import RotaryTable
-from neuralchat_lite.packed.cache import cached
+from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
 
@@ -108,10 +107,11 @@ def plan_loading(
         check_threads(threads, "threads")
     root = checked_root(cache_dir)
     found, tuned = find(model, adapters, revision, token)
-    way = way_of(found.folder, engine, dtype)
+    way = way_of(found, engine, dtype)
     if way == "packed":
         refuse_for_quantized(found.folder, engine, dtype)
-        refuse_adapters_of_quantized(found.folder, tuned)
+        if tuned:
+            raise adapters_of_quantized(found.folder)
     return Plan(found, way, tuned, asked, dtype, engine, context_length, threads, root)
 
 
@@ -126,8 +126,8 @@ def find(
     return resolve(model, revision, token), tuned
 
 
-def way_of(folder: Path, engine: str, dtype: Any) -> str:
-    if is_packed(folder):
+def way_of(found: Resolved, engine: str, dtype: Any) -> str:
+    if found.packed:
         return "packed"
     if engine != NATIVE:
         return "engine"
@@ -162,12 +162,11 @@ def refuse_for_quantized(folder: Path, engine: str, dtype: Any) -> None:
         )
 
 
-def refuse_adapters_of_quantized(folder: Path, adapters: Sequence[Any]) -> None:
-    if adapters and is_packed(folder):
-        raise ConfigError(
-            f"adapters are merged before quantizing, and {folder} is quantized: give the original "
-            "checkpoint with them"
-        )
+def adapters_of_quantized(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"adapters are merged before quantizing, and {folder} is quantized: give the original "
+        "checkpoint with them"
+    )
 
 
 def checked_root(given: str | os.PathLike[str] | None) -> Path | None:
@@ -203,39 +202,38 @@ def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A quantized folder, mapped."""
     packed = open_packed(plan.found.folder)
     config = agreed_config(packed.config, plan.asked, packed.folder)
-    return run_packed(packed, config, load_tokenizer(packed.folder), plan)
+    length = checked_context(packed.architecture, plan.context_length)
+    return run_packed(packed, config, load_tokenizer(packed.folder), length)
 
 
 def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A checkpoint, from the cache or into it."""
-    source, tokenizer = open_speaking(plan.found, plan.adapters, plan.context_length)
+    source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
+    length = checked_context(source.architecture, plan.context_length)
     config = WeightOnlyQuantConfig(**(plan.asked or {}))
-    folder = cached(source, config, root=plan.cache_root, progress=progress)
-    return run_packed(open_packed(folder), config, tokenizer, plan)
+    packed = open_cached(source, config, root=plan.cache_root, progress=progress)
+    return run_packed(packed, config, tokenizer, length)
 
 
 def run_packed(
-    packed: PackedModel, config: WeightOnlyQuantConfig, tokenizer: Tokenizer, plan: Plan
+    packed: PackedModel, config: WeightOnlyQuantConfig, tokenizer: Tokenizer, length: int
 ) -> Opened:
-    running = open_native(
-        packed, config, compute_dtype=config.compute_dtype, context_length=plan.context_length
-    )
+    running = open_native(packed, config, compute_dtype=config.compute_dtype, context_length=length)
     return Opened(running, tokenizer, packed.folder, config, packed.adapters)
 
 
 def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A checkpoint's own weights on the native kernels."""
-    source, tokenizer = open_speaking(plan.found, plan.adapters, plan.context_length)
-    running = open_native(
-        source, None, compute_dtype=float_name(plan.dtype), context_length=plan.context_length
-    )
+    source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
+    length = checked_context(source.architecture, plan.context_length)
+    running = open_native(source, None, compute_dtype=float_name(plan.dtype), context_length=length)
     return Opened(running, tokenizer, plan.found.folder, None, source.adapters)
 
 
 def open_other_engine(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A checkpoint in an engine of another package."""
     folder = plan.found.folder
-    source, tokenizer = open_speaking(plan.found, (), plan.context_length)
+    source, tokenizer = open_with_tokenizer(plan.found)
     arch = source.architecture
     length = checked_context(arch, plan.context_length)
     request = Request(folder, arch, plan.asked, plan.dtype, length, plan.threads)
@@ -269,15 +267,14 @@ def agreed_config(
     return config
 
 
-def open_speaking(
-    found: Resolved, adapters: Sequence[Resolved] = (), context_length: int | None = None
+def open_with_tokenizer(
+    found: Resolved, adapters: Sequence[Resolved] = ()
 ) -> tuple[Source, Tokenizer]:
     """A source of weights, with adapters merged into it if there are any, and its tokenizer.
 
-    Its context, rotary embedding and tokenizer are checked here, before minutes of quantizing.
+    Its rotary embedding and tokenizer are checked here, before minutes of quantizing.
     """
     source = open_source(found.folder, found.hub)
-    checked_context(source.architecture, context_length)
     RotaryTable(source.architecture)
     if not adapters:
         return source, tokenizer_of(source)

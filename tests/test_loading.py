@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import neuralchat_lite as ncl
 from neuralchat_lite import loading
 from neuralchat_lite.checkpoints.hub import Resolved
 from neuralchat_lite.errors import CheckpointError, ConfigError
+
+from .patience import patience
 
 NANO = Path(__file__).parents[1] / "examples/nano/model"
 PROMPT = [{"role": "user", "content": "calculate 100 + 520 + 60"}]
@@ -181,5 +185,41 @@ def test_an_adapter_of_another_hub_model_that_fits_is_merged_with_a_warning(
     path = adapters[0] / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": said}))
     with caplog.at_level(logging.WARNING, "neuralchat_lite"):
-        loading.open_speaking(Resolved(NANO, hub), [Resolved(adapters[0])])
+        loading.open_with_tokenizer(Resolved(NANO, hub), [Resolved(adapters[0])])
     assert (f"sft says that it was trained on {said}" in caplog.text) == warned
+
+
+OPENS = """
+import collections, json, os, sys
+import neuralchat_lite as ncl
+
+model, own = sys.argv[1:]
+ncl.load(model)  # into the cache, so that the next load finds it there
+opened = collections.Counter()
+
+def count(event, arguments):
+    if event == "open" and isinstance(arguments[0], str | os.PathLike):
+        path = os.path.realpath(os.fspath(arguments[0]))
+        if path.startswith(os.path.realpath(own)) or path.startswith(os.path.realpath(model)):
+            opened[path] += 1
+
+sys.addaudithook(count)
+ncl.load(model)
+print(json.dumps(opened))
+"""
+
+
+def test_loading_from_the_cache_opens_each_file_of_the_entry_once(cache: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", OPENS, str(NANO), str(cache)],
+        capture_output=True,
+        text=True,
+        timeout=patience(120),
+        check=True,
+    )
+    counts = {Path(path): count for path, count in json.loads(ran.stdout).items()}
+    ours = {path.name: n for path, n in counts.items() if path.parent.parent == cache.resolve()}
+    read = {"manifest.json", "config.json", "quantization_config.json", "generation_config.json"}
+    assert read < set(ours)
+    # The header of the weights is compared when it is read; then the file is mapped.
+    assert {name: n for name, n in ours.items() if n > 1} == {"model.safetensors": 2}

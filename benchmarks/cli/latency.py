@@ -24,6 +24,7 @@ from neuralchat_lite.checkpoints.hub import resolve
 from neuralchat_lite.cli.terminal import size_text, warn
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import native
+from neuralchat_lite.kernels.cpu import check_threads
 
 Asked = Annotated[
     list[str] | None,
@@ -76,7 +77,7 @@ def latency(
     cases = chosen_cases(profile, contexts, batches, rounds, new_tokens)
     variants = installed_variants(engine, profile)
     if threads is not None:
-        native.set_threads(threads)
+        native.set_threads(check_threads(threads, "--threads"))
     threads = int(native.threads().value)
     if pin:
         machine.pin(threads)

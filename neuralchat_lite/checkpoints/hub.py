@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from neuralchat_lite.checkpoints import is_source_file
@@ -55,6 +56,13 @@ class Resolved:
 
     folder: Path
     hub: tuple[str, str] | None = None
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether it is a quantized model of this library. See `kinds.is_packed`."""
+        from neuralchat_lite.checkpoints.kinds import is_packed  # which needs torch
+
+        return is_packed(self.folder)
 
 
 def resolve(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neuralchat_lite.engines.engine import Engine, Request
 
 NATIVE = "native"
-# Name -> the function that opens it for a `Request`. "native" is opened by its weights: see api.
+# Name -> the function that opens it for a `Request`. "native" depends on its weights: see loading.
 ENGINES = {
     "torch": "neuralchat_lite.engines.reference:open_reference",
     "ipex": "neuralchat_lite.engines.ipex:open_ipex",
@@ -33,10 +33,9 @@ def check_name(name: Any) -> None:
 def open_engine(name: str, request: Request) -> Engine:
     """Load a checkpoint into an engine other than the native one.
 
+    name: a key of ENGINES; `check_name` is for names that users give
     Raises ConfigError, EngineError or CheckpointError.
     """
-    check_name(name)
-    assert name != NATIVE, "api opens it, by weights that are quantized or not"
     module, _, function = ENGINES[name].partition(":")
     engine: Engine = getattr(import_module(module), function)(request)
     return engine

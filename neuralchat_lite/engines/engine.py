@@ -157,8 +157,8 @@ class Request:
     architecture: as its config.json describes it
     asked: options of WeightOnlyQuantConfig that were given; None when none was
     dtype: of the checkpoint's own weights, unquantized; None when none was given
-    context_length: positions to allow
-    threads: None for the engine's own choice
+    context_length: positions to allow, as `checked_context` gives it
+    threads: as `check_threads` accepts it; None for the engine's own choice
     """
 
     folder: Path
@@ -195,7 +195,7 @@ def float_precision(engine: str, request: Request, default: str) -> Precision:
 
 
 def quantized_precision(
-    engine: str, asked: Mapping[str, Any], honoured: Mapping[str, tuple[Any, ...]]
+    engine: str, config: WeightOnlyQuantConfig, honoured: Mapping[str, tuple[Any, ...]]
 ) -> Precision:
     """A configuration as an engine can honour it.
 
@@ -203,7 +203,6 @@ def quantized_precision(
         its default takes the engine's own value, with a note for the report; another value that
         it does not have is a ConfigError that names it.
     """
-    config = WeightOnlyQuantConfig(**asked)
     defaults = WeightOnlyQuantConfig().to_dict()
     options, notes = config.to_dict(), {}
     for option, values in honoured.items():

@@ -17,13 +17,13 @@ def open_ipex(request: Request) -> RemoteEngine:
     if request.asked is None:
         precision = float_precision(NAME, request, default="bf16")
     else:
-        weight_dtype = WeightOnlyQuantConfig(**request.asked).weight_dtype
+        config = WeightOnlyQuantConfig(**request.asked)
         honoured: dict[str, tuple[Any, ...]] = {
             "weight_dtype": ("int4", "int8"),
             "compute_dtype": ("bf16", "fp32", "int8"),
             "scale_dtype": ("fp32",),
-            "lm_head": (weight_dtype,),
+            "lm_head": (config.weight_dtype,),
             "modules_to_not_convert": ([],),
         }
-        precision = quantized_precision(NAME, request.asked, honoured)
+        precision = quantized_precision(NAME, config, honoured)
     return open_in_environment(NAME, request, precision)

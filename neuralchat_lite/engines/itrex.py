@@ -8,6 +8,7 @@ from typing import Any
 from neuralchat_lite.engines.engine import Precision, Request, quantized_precision
 from neuralchat_lite.engines.remote import RemoteEngine, open_in_environment
 from neuralchat_lite.errors import ConfigError, EngineError
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 NAME = "itrex"
 # ITREX's own default; QBits has bf16 only where there is AMX.
@@ -28,9 +29,8 @@ def open_itrex(request: Request) -> RemoteEngine:
             f"engine {NAME!r} quantizes, and dtype={str(request.dtype)!r} means not to: give a "
             "WeightOnlyQuantConfig, or use engine='ipex' or 'torch'"
         )
-    precision = quantized_precision(
-        NAME, DEFAULT if request.asked is None else request.asked, HONOURED
-    )
+    config = WeightOnlyQuantConfig(**(DEFAULT if request.asked is None else request.asked))
+    precision = quantized_precision(NAME, config, HONOURED)
     refuse_beyond_window(request)
     refuse_ragged_groups(request, precision)
     try:

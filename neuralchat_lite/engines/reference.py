@@ -24,7 +24,6 @@ from neuralchat_lite.engines.engine import (
 from neuralchat_lite.environments.worker.stepping import Positions, Stepper
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.models.decoder import check_ids
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -97,7 +96,7 @@ def open_reference(request: Request) -> ReferenceEngine:
     """
     precision = float_precision("torch", request, default="bf16")
     if request.threads is not None:
-        torch.set_num_threads(check_threads(request.threads, "threads"))
+        torch.set_num_threads(request.threads)
     try:
         with no_progress_bar():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(

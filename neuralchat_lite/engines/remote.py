@@ -32,7 +32,7 @@ from neuralchat_lite.environments import worker
 from neuralchat_lite.environments.environment import engine_environment
 from neuralchat_lite.environments.process import Worker
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.kernels.cpu import check_threads, default_threads
+from neuralchat_lite.kernels.cpu import default_threads
 from neuralchat_lite.models.decoder import check_ids
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
@@ -163,7 +163,6 @@ def open_remote(
     Raises EngineError with what the library there said.
     """
     threads = default_threads()[0] if request.threads is None else request.threads
-    check_threads(threads, "threads")
     folder = tempfile.TemporaryDirectory(prefix=f"neuralchat-lite-{name}-")
     worker = Worker(
         # Without the variables and the user's packages that are meant for other Pythons.

@@ -15,7 +15,6 @@ from neuralchat_lite.kernels import _native
 from neuralchat_lite.kernels.cpu import (
     ISA_VARIABLE,
     Choice,
-    check_threads,
     choose_isa,
     default_threads,
 )
@@ -63,9 +62,11 @@ def threads() -> Choice:
 
 
 def set_threads(count: int) -> None:
-    """Use so many threads from now on, in the whole process."""
+    """Use so many threads from now on, in the whole process.
+
+    count: as `cpu.check_threads` accepts it
+    """
     global _threads
-    check_threads(count, "threads")
     with _setup_lock:
         _native.set_threads(count)
         _threads = Choice(str(count), "asked for")

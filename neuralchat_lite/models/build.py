@@ -9,8 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.families.architecture import HEAD, Architecture, checked_context
+from neuralchat_lite.families.architecture import HEAD, Architecture
 from neuralchat_lite.families.block import Linear, Norm
 from neuralchat_lite.kernels.layout import PackedMatrix
 from neuralchat_lite.kernels.native import NativeKernels
@@ -45,22 +44,19 @@ def load_decoder(
     """Build a decoder over mapped weights, copying only norms and biases (to fp32).
 
     compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
-    context_length: positions to allow; the model's own default when None
+    context_length: positions to allow, as `checked_context` accepts them; the model's own default
+        when None
     kernels: the native ones unless given
     prefill_block: tokens that go through the layers together, at most
-
-    Raises ConfigError for another compute_dtype, or a context_length that the model does not have.
     """
+    assert compute_dtype in COMPUTE_DTYPES  # WeightOnlyQuantConfig and float_name see to it
     arch = weights.architecture
-    if compute_dtype not in COMPUTE_DTYPES:
-        raise ConfigError(f"compute_dtype must be one of {COMPUTE_DTYPES}, got {compute_dtype!r}")
-    context_length = checked_context(arch, context_length)
     builder = Builder(weights, NativeKernels() if kernels is None else kernels, compute_dtype)
     return Decoder(
         arch,
         builder.kernels,
         compute_dtype,
-        context_length,
+        arch.default_context if context_length is None else context_length,
         embedding=builder.tensor(arch.embedding_name),
         layers=[builder.layer(index) for index in range(arch.layers)],
         norm=builder.norm(arch.norm),

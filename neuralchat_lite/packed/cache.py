@@ -23,7 +23,7 @@ from neuralchat_lite.files.digests import digest_of
 from neuralchat_lite.files.folder import TEMPORARY, unfinished_folders, unwritable
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
-from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.packed.manifest import FORMAT_VERSION, check_sizes, read_manifest, remedy
 from neuralchat_lite.packed.quantize import write_whole
 from neuralchat_lite.quantization import open_quantizer
@@ -76,17 +76,42 @@ def cached(
 
     root: cache folder instead of `cache_root()`
 
+    Raises what `open_cached` raises.
+    """
+    return found_or_made(source, config, root, progress)[0]
+
+
+def open_cached(
+    source: Source,
+    config: WeightOnlyQuantConfig,
+    *,
+    root: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> PackedModel:
+    """The model in the folder that `cached` gives.
+
     One entry serves every compute_dtype. While another process makes the same entry, this one
     waits and says so (progress stage "wait"). Raises CacheError when the cache cannot be written
     or the entry is damaged, and what `quantize_checkpoint` raises.
     """
+    folder, manifest = found_or_made(source, config, root, progress)
+    return open_packed(folder, manifest=manifest)
+
+
+def found_or_made(
+    source: Source,
+    config: WeightOnlyQuantConfig,
+    root: Path | None,
+    progress: ProgressCallback | None,
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of `cached`, and its manifest."""
     root = cache_root() if root is None else Path(root)
     source_id = source.identity(root, hashing(progress))
     key = cache_key(source_id, config)
     entry = root / entry_name(source.name, config, key)
     try:
         if entry.exists():
-            return checked(entry, key)
+            return entry, manifest_of(entry, key)
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / LOCK.format(entry.name))
         acquire(lock, entry, progress)
@@ -98,7 +123,7 @@ def cached(
             write_whole(source, stored, entry, source_id=source_id, key=key, progress=progress)
     finally:
         lock.release()
-    return checked(entry, key)
+    return entry, manifest_of(entry, key)
 
 
 def cache_key(source_id: dict[str, Any], config: WeightOnlyQuantConfig) -> str:
@@ -132,12 +157,12 @@ def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> N
                 progress(Progress("wait", entry.name, 0, 0))
 
 
-def checked(entry: Path, key: str) -> Path:
-    """The entry, if it is of this key: names hold only 12 digits of it."""
-    found = read_manifest(entry)["key"]
-    if found != key:
-        raise CacheError(f"{entry} has the key {found}, expected {key}: {remedy(entry)}")
-    return entry
+def manifest_of(entry: Path, key: str) -> dict[str, Any]:
+    """The manifest of an entry, if it is of this key: names hold only 12 digits of it."""
+    manifest = read_manifest(entry)
+    if manifest["key"] != key:
+        raise CacheError(f"{entry} has the key {manifest['key']}, expected {key}: {remedy(entry)}")
+    return manifest
 
 
 def entries(root: Path | None = None) -> list[Entry]:

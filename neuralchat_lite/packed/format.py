@@ -133,10 +133,15 @@ class PackedModel:
 
 
 def open_packed(
-    folder: Path | str, *, verify: Verify = "auto", progress: HashProgress | None = None
+    folder: Path | str,
+    *,
+    manifest: dict[str, Any] | None = None,
+    verify: Verify = "auto",
+    progress: HashProgress | None = None,
 ) -> PackedModel:
     """Map a quantized folder.
 
+    manifest: the folder's, if it was read already
     verify: whether to compare sha256 digests: "auto" does it once for a folder that was never
         verified where it lies, "always" and "never" say it themselves. Everything else (sizes,
         manifest, header) is checked at every load.
@@ -148,7 +153,7 @@ def open_packed(
     folder = Path(folder)
     if verify not in VERIFY:
         raise ConfigError(f"verify must be one of {sorted(VERIFY)}, got {verify!r}")
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) if manifest is None else manifest
     check_sizes(folder, manifest)
     if VERIFY[verify](is_stamped(folder, manifest)):
         check_digests(folder, manifest, progress)

@@ -8,7 +8,6 @@ from typing import Any
 
 from neuralchat_lite.api import load
 from neuralchat_lite.checkpoints.hub import resolve
-from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.loading import resolve_adapters
 from neuralchat_lite.transformers.arguments import (
@@ -64,7 +63,7 @@ class AutoModelForCausalLM:
         found = resolve(pretrained_model_name_or_path, options.get("revision"), token, **where)
         tuned = resolve_adapters(options.get("adapters"), token, **where)
         weights: dict[str, Any] = {"quantization_config": config, "adapters": tuned}
-        if config is None and not is_packed(found.folder):
+        if config is None and not found.packed:
             own = own_dtype(found.folder) if dtype == "auto" else dtype or "fp32"
             weights = {"dtype": own, "adapters": tuned}
         elif dtype not in (None, "auto"):

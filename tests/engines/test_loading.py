@@ -14,6 +14,7 @@ from neuralchat_lite.engines.engine import quantized_precision, weight_bytes
 from neuralchat_lite.engines.itrex import HONOURED, open_itrex
 from neuralchat_lite.environments.environment import ROOT_VARIABLE
 from neuralchat_lite.errors import ConfigError, EngineError
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 from .conftest import request_for
 
@@ -118,7 +119,7 @@ def test_a_quantized_folder_is_refused_by_other_engines(stories: Path, tmp_path:
 
 
 def test_a_default_that_an_engine_lacks_becomes_its_own_with_a_note() -> None:
-    precision = quantized_precision("itrex", {"compute_dtype": "int8"}, HONOURED)
+    precision = quantized_precision("itrex", WeightOnlyQuantConfig(compute_dtype="int8"), HONOURED)
     assert precision.options is not None and precision.notes is not None
     assert precision.options["scale_dtype"] == precision.options["lm_head"] == "fp32"
     assert precision.notes["scale_dtype"] == "fp32: engine 'itrex' has no 'fp16', the default"
@@ -126,7 +127,8 @@ def test_a_default_that_an_engine_lacks_becomes_its_own_with_a_note() -> None:
 
 
 def test_bytes_of_quantized_weights_are_counted_one_by_one(stories: Path) -> None:
-    precision = quantized_precision("itrex", {"group_size": 64, "compute_dtype": "int8"}, HONOURED)
+    config = WeightOnlyQuantConfig(group_size=64, compute_dtype="int8")
+    precision = quantized_precision("itrex", config, HONOURED)
     architecture = open_checkpoint(stories).architecture
     nibbles = scales = floats = 0
     for spec in architecture.tensors():

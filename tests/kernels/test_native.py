@@ -13,6 +13,7 @@ import torch
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import native, runtime
+from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.kernels.kv_format import KV_FORMATS
 from neuralchat_lite.kernels.layout import dequantize
 from neuralchat_lite.kernels.native import NativeKernels
@@ -337,6 +338,6 @@ def test_measured_bandwidth_is_that_of_memory_and_not_of_a_cache():
 def test_impossible_thread_counts_and_instruction_sets_are_refused():
     for count in (0, -1, 100000, 2.0, True):
         with pytest.raises(ConfigError, match=f"threads must be an integer from 1.*got {count}"):
-            native.set_threads(count)
+            check_threads(count, "threads")
     with pytest.raises(ConfigError, match=r"isa=mmx cannot be used .*choose one of"):
         native.use_isa("mmx")
