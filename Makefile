@@ -64,7 +64,7 @@ lint: $(VENV)/test.stamp
 
 test: lint
 	@echo "== tests"
-	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
 test-engines: $(VENV)/test.stamp
 	$(BIN)/pytest -m engines

@@ -44,7 +44,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"{tool} is not installed")
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "wheel", ROOT, "--no-deps", "--quiet", "-w", folder / "built", cwd=folder)
+    # A build folder of its own: the tree's is the one that this test's own process runs from.
+    run(
+        *(*pip, "wheel", ROOT, "--no-deps", "--quiet", "-w", folder / "built"),
+        *("--config-settings", f"build-dir={folder / 'build'}"),
+        cwd=folder,
+    )
     [built] = (folder / "built").glob("*.whl")
     run(sys.executable, "-m", "auditwheel", "repair", built, "-w", folder / "repaired", cwd=folder)
     [repaired] = (folder / "repaired").glob("*.whl")

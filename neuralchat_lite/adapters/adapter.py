@@ -90,7 +90,7 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
     shapes = {
         spec.module: (spec.shape[0], spec.shape[1])
         for spec in base.architecture.tensors()
-        if spec.role in ("linear", "lm_head")
+        if spec.is_matrix
     }
     check_modules(path, stored, config, shapes)
     if base.architecture.tied and "lm_head" in stored:

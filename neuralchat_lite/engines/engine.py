@@ -223,7 +223,7 @@ def weight_bytes(architecture: Architecture, precision: Precision) -> int:
     """Bytes of matrices that decoding one token reads, where they are read once."""
     total = 0.0
     for spec in architecture.tensors():
-        if spec.role not in ("linear", "lm_head"):
+        if not spec.is_matrix:
             continue
         rows, cols = spec.shape
         if precision.options is None:

@@ -58,8 +58,7 @@ def packed_tensors(
     tensors = []
     for spec in architecture.tensors():
         module = spec.module
-        quantizable = spec.role in ("linear", "lm_head")
-        weight_dtype = config.dtype_of(module) if quantizable else None
+        weight_dtype = config.dtype_of(module) if spec.is_matrix else None
         if weight_dtype is not None:
             codes, scales = packed_shapes(
                 LEVELS[weight_dtype].stored, spec.shape[0], spec.shape[1], config.group_size
@@ -92,11 +91,7 @@ class PackedModel:
         self.architecture = architecture
         self.config = config
         self.manifest = manifest
-        self._matrices = {
-            spec.module: spec
-            for spec in architecture.tensors()
-            if spec.role in ("linear", "lm_head")
-        }
+        self._matrices = {spec.module: spec for spec in architecture.tensors() if spec.is_matrix}
         self._file = map_file(folder / WEIGHTS)
 
     @property
