@@ -33,7 +33,7 @@ from neuralchat_lite.loading import (
     checked_root,
     find,
     open_plan,
-    open_speaking,
+    open_with_tokenizer,
     options_of,
     plan_loading,
     refuse_adapters_of_quantized,
@@ -231,7 +231,7 @@ def quantize(
     found, tuned = find(model, adapters, revision, token)
     if is_packed(found.folder):
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
-    source, _ = open_speaking(found, tuned)
+    source, _ = open_with_tokenizer(found, tuned)
     if output is None:
         return cached(source, config, root=checked_root(cache_dir), progress=progress)
     return quantize_checkpoint(source, config, Path(output), progress=progress)
@@ -256,7 +256,7 @@ def merge(
     require_empty(Path(output))  # before a download
     found, tuned = find(model, adapters, revision, token)
     refuse_adapters_of_quantized(found.folder, tuned)
-    source, _ = open_speaking(found, tuned)
+    source, _ = open_with_tokenizer(found, tuned)
     return write_checkpoint(source, Path(output), progress)
 
 

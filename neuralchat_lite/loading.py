@@ -208,7 +208,7 @@ def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
 
 def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A checkpoint, from the cache or into it."""
-    source, tokenizer = open_speaking(plan.found, plan.adapters, plan.context_length)
+    source, tokenizer = open_with_tokenizer(plan.found, plan.adapters, plan.context_length)
     config = WeightOnlyQuantConfig(**(plan.asked or {}))
     folder = cached(source, config, root=plan.cache_root, progress=progress)
     return run_packed(open_packed(folder), config, tokenizer, plan)
@@ -225,7 +225,7 @@ def run_packed(
 
 def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A checkpoint's own weights on the native kernels."""
-    source, tokenizer = open_speaking(plan.found, plan.adapters, plan.context_length)
+    source, tokenizer = open_with_tokenizer(plan.found, plan.adapters, plan.context_length)
     running = open_native(
         source, None, compute_dtype=float_name(plan.dtype), context_length=plan.context_length
     )
@@ -235,7 +235,7 @@ def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
 def open_other_engine(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A checkpoint in an engine of another package."""
     folder = plan.found.folder
-    source, tokenizer = open_speaking(plan.found, (), plan.context_length)
+    source, tokenizer = open_with_tokenizer(plan.found, (), plan.context_length)
     arch = source.architecture
     length = checked_context(arch, plan.context_length)
     request = Request(folder, arch, plan.asked, plan.dtype, length, plan.threads)
@@ -269,7 +269,7 @@ def agreed_config(
     return config
 
 
-def open_speaking(
+def open_with_tokenizer(
     found: Resolved, adapters: Sequence[Resolved] = (), context_length: int | None = None
 ) -> tuple[Source, Tokenizer]:
     """A source of weights, with adapters merged into it if there are any, and its tokenizer.

@@ -181,5 +181,5 @@ def test_an_adapter_of_another_hub_model_that_fits_is_merged_with_a_warning(
     path = adapters[0] / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": said}))
     with caplog.at_level(logging.WARNING, "neuralchat_lite"):
-        loading.open_speaking(Resolved(NANO, hub), [Resolved(adapters[0])])
+        loading.open_with_tokenizer(Resolved(NANO, hub), [Resolved(adapters[0])])
     assert (f"sft says that it was trained on {said}" in caplog.text) == warned

@@ -10,7 +10,7 @@ from neuralchat_lite.files.safetensors_file import read_metadata
 
 # Of our weights. Not "pt": transformers would take the file for a checkpoint and make up what it
 # does not find.
-METADATA = {"format": "neuralchat_lite"}
+PACKED_METADATA = {"format": "neuralchat_lite"}
 
 
 def is_packed(folder: Path | str) -> bool:
@@ -22,6 +22,6 @@ def is_packed(folder: Path | str) -> bool:
 
 def has_our_weights(path: Path) -> bool:
     try:
-        return read_metadata(path).get("format") == METADATA["format"]
+        return read_metadata(path).get("format") == PACKED_METADATA["format"]
     except CheckpointError:
         return False

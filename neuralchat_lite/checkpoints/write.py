@@ -23,7 +23,7 @@ from neuralchat_lite.files.safetensors_file import (
     build_header,
 )
 
-METADATA = {"format": "pt"}  # what transformers looks for
+PYTORCH_METADATA = {"format": "pt"}  # what transformers looks for
 SHARD_BYTES = 5_000_000_000
 WORKING_MEMORY = 64 << 20  # torch's scratch space and buffers
 
@@ -53,7 +53,7 @@ def write_checkpoint(
         if len(shards) > 1:
             write_flushed(folder / INDEX, index_of(shards, total))
         for file, tensors in shards.items():
-            with SafetensorsWriter(folder / file, tensors, METADATA) as writer:
+            with SafetensorsWriter(folder / file, tensors, PYTORCH_METADATA) as writer:
                 for tensor in tensors:
                     writer.begin(tensor.name)
                     for piece in finite_pieces(source.weight(tensor.name), tensor.name):
@@ -99,7 +99,9 @@ def estimate(
     """What writing a checkpoint folder of these shards and files takes."""
     disk = sum(map(len, sidecars.values()))
     for tensors in shards.values():
-        disk += len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
+        disk += len(build_header(tensors, PYTORCH_METADATA)) + sum(
+            tensor.nbytes for tensor in tensors
+        )
     if len(shards) > 1:
         disk += len(index_of(shards, disk))
     return Estimate(disk, WORKING_MEMORY + source.held_bytes(), "merging")

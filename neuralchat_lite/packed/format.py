@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
-from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
@@ -194,7 +194,7 @@ def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQua
             raise CacheError(
                 f"{path}: expected {tensor}, found {found.get(tensor.name)}: {remedy(folder)}"
             )
-    header = build_header(expected, METADATA)
+    header = build_header(expected, PACKED_METADATA)
     with path.open("rb") as file:
         if file.read(len(header)) != header:
             raise CacheError(

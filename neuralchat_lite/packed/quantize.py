@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.finite import finite_pieces
-from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import TensorSpec
@@ -65,7 +65,7 @@ def estimate(
     source: Source, tensors: Sequence[StoredTensor], sidecars: Mapping[str, bytes]
 ) -> Estimate:
     """What writing a quantized folder of these tensors and files takes."""
-    disk = len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
+    disk = len(build_header(tensors, PACKED_METADATA)) + sum(tensor.nbytes for tensor in tensors)
     disk += sum(map(len, sidecars.values()))
     disk += 1 << 16  # manifest and quantization config
     # Scales and zeros wait until the codes before them are written, and are put together once.
@@ -114,7 +114,7 @@ def write_whole(
         files = {name: write_entry(folder / name, data) for name, data in sidecars.items()}
         files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())
         quantizer = open_quantizer(config)
-        with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
+        with SafetensorsWriter(folder / WEIGHTS, tensors, PACKED_METADATA) as writer:
             underflows = write_tensors(source, config, quantizer, writer, progress)
             digest, size = writer.finish()
         files[WEIGHTS] = {"sha256": digest, "size": size}
