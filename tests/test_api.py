@@ -209,7 +209,7 @@ def test_what_cannot_run_is_said_before_any_work(checkpoint: Path, cache: Path) 
         ("STORIES", {"context_length": "a"}, "context_length must be an integer.*got 'a'"),
         ("STORIES", {"context_length": 7.5}, "got 7.5"),
         ("STORIES", {"context_length": True}, "got True"),
-        ("STORIES", {"cache_dir": ""}, "cache_dir is an empty text"),
+        ("STORIES", {"cache_dir": ""}, "cache_dir is an empty string"),
         ("STORIES", {"compute_dtype": "fp16"}, "compute_dtype='fp16'"),
         ("STORIES", {"dtype": "bf16", "compute_dtype": "bf16"}, "give one of them"),
     ],
