@@ -227,7 +227,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is no JSON": (lambda a: (a / CONFIG).write_text("{"), "is not JSON"),
     "no weights": (lambda a: (a / WEIGHTS).unlink(), "has no adapter_model.*download"),
     "pickled weights": (pickled, "only pickled weights, which can run any code.*peft's save_pre"),
-    "weights cut short": (cut, "its header promises"),
+    "weights cut short": (cut, "its header describes"),
     "rank no integer": (with_config(r="8"), "r must be a positive integer, got '8'"),
     "no rank": (with_config(r=0), "r must be a positive integer, got 0"),
     "no alpha": (with_config(lora_alpha=None), "lora_alpha must be a number, got None"),
