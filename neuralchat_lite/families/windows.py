@@ -58,7 +58,7 @@ def windows_from(config: Config, layers: int, first_layer: Callable[[Config], in
 
 
 def sliding_layers(kinds: Any, layers: int) -> list[bool]:
-    """Which layers have a window by "layer_types". Raises CheckpointError or UnsupportedModelError."""
+    """Layers with a window by "layer_types". Raises CheckpointError or UnsupportedModelError."""
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise wrong("layer_types", f"a list of {layers}, one for each layer", kinds)
     unknown = {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}
