@@ -89,11 +89,7 @@ def resolve(
         is_folder, exists = path.is_dir(), path.exists()
         if is_folder:
             next(path.iterdir(), None)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # forbidden, too long, ~nobody, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # denied, too long, ~nobody, a zero byte
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"{str(name_or_path)[:200]!r} cannot be opened as {kind.one} folder ({why}): check the "
