@@ -330,7 +330,7 @@ def test_what_is_more_than_lora_on_matrices_is_refused_by_name(
     ("other", "message"),
     [
         ({"num_hidden_layers": 1}, "changes model.layers.1.self_attn.q_proj, which the base does"),
-        ({"num_hidden_layers": 3}, "lacks model.layers.2.self_attn.q_proj.*or of a smaller base"),
+        ({"num_hidden_layers": 3}, "lacks model.layers.2.self_attn.q_proj.*or for a smaller base"),
         ({"num_attention_heads": 8}, r"lora_B.weight has the shape \[64, 4\], expected \[128, 4\]"),
         ({"hidden_size": 32}, r"lora_A.weight has the shape \[4, 64\], expected \[4, 32\]"),
     ],

@@ -72,7 +72,7 @@ def test_the_report_says_which_engine_runs(stories: Path) -> None:
         ({"engine": "torch", "context_length": 513}, "512 positions, got 513"),
         (
             {"engine": "torch", "adapters": ["lora"]},
-            "'torch' reads a checkpoint from its folder, and adapters are merged in memory",
+            "'torch' reads a checkpoint from its folder, but adapters are merged in memory",
         ),
         ({"engine": "itrex", "dtype": "fp32"}, "'itrex' always quantizes, but dtype='fp32'"),
         (
