@@ -45,7 +45,7 @@ __all__ = [
     "stream",
 ]
 
-# Where a name lives when it is not an error. Modules are imported on first use: torch takes a
+# The module of each name that is not an error. Modules are imported on first use: torch takes a
 # second, and `neuralchat-lite --help` needs none of it.
 HOMES = {
     "Conversation": "generation.conversation",

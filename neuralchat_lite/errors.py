@@ -1,4 +1,4 @@
-"""What can go wrong, by name. Every message gives the value, the rule and the remedy."""
+"""The exceptions of this library. Every message gives the value, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class NeuralchatError(Exception):
 
 
 class ConfigError(NeuralchatError, ValueError):
-    """An option has a value that it cannot have."""
+    """An option has an invalid value."""
 
 
 class CheckpointError(NeuralchatError, ValueError):
@@ -16,7 +16,7 @@ class CheckpointError(NeuralchatError, ValueError):
 
 
 class UnsupportedModelError(CheckpointError):
-    """The model is whole, but of a kind that this library does not run."""
+    """The model is complete, but this library does not support its kind."""
 
 
 class CacheError(NeuralchatError, OSError):
@@ -32,4 +32,4 @@ class HubError(NeuralchatError, OSError):
 
 
 class EngineError(NeuralchatError, RuntimeError):
-    """An engine in another environment is missing, refuses, or has died."""
+    """An engine in another environment is not installed, reports an error, or has crashed."""

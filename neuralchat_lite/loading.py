@@ -1,7 +1,7 @@
-"""From what a user asks for to a model that generates text: first a plan, then it is opened.
+"""Loading a model: `plan_loading` makes a plan, and `open_plan` opens it.
 
-`plan_loading` checks everything that can be known without reading weights, and says which way
-the model takes; WAYS has a function for each.
+The plan checks everything that can be checked without reading weights, and names the function
+of WAYS that opens the model.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ Adapters = Sequence[str | os.PathLike[str] | Resolved]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be loaded, and how. Made by `plan_loading`.
+    """What to load, and how. Made by `plan_loading`.
 
-    found: where the model lies
+    found: the folder of the model
     way: a key of WAYS
-    asked: options of WeightOnlyQuantConfig that were given; None when none was
-    dtype: of weights that are not quantized; None when they are
-    cache_root: of quantized models; None for the default one
+    asked: the options of WeightOnlyQuantConfig that were given; None when there are none
+    dtype: dtype of unquantized weights; None when the weights are quantized
+    cache_root: cache folder of quantized models; None for the default
     """
 
     found: Resolved
@@ -65,7 +65,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a plan gave. See `api.Model`, which has the same fields."""
+    """An opened model. `api.Model` has the same fields."""
 
     engine: Engine
     tokenizer: Tokenizer
@@ -92,16 +92,16 @@ def plan_loading(
     check_name(engine)
     if adapters and engine != NATIVE:
         raise ConfigError(
-            f"engine {engine!r} reads a checkpoint from its folder, and adapters are merged in "
-            "memory: write a merged one first, with neuralchat_lite.merge, and load that"
+            f"engine {engine!r} reads a checkpoint from its folder, but adapters are merged in "
+            "memory: write the merged checkpoint with neuralchat_lite.merge, then load that"
         )
     asked = options_of(quantization_config)
     if compute_dtype is not None:
         asked = {**(asked or {}), "compute_dtype": compute_dtype}
     if dtype is not None and asked is not None:
         raise ConfigError(
-            f"dtype={str(dtype)!r} means weights that are not quantized, and "
-            f"{', '.join(asked)} the contrary: give one of them"
+            f"dtype={str(dtype)!r} asks for unquantized weights, but "
+            f"{', '.join(asked)} for quantized ones: give only one of them"
         )
     if threads is not None:
         check_threads(threads, "threads")
@@ -121,7 +121,7 @@ def find(
     revision: str | None,
     token: str | None,
 ) -> tuple[Resolved, list[Resolved]]:
-    """Where a model and its adapters lie; hub names are downloaded, the adapters first."""
+    """The folders of a model and its adapters. Hub names are downloaded, the adapters first."""
     tuned = resolve_adapters(adapters, token)
     return resolve(model, revision, token), tuned
 
@@ -135,8 +135,8 @@ def way_of(found: Resolved, engine: str, dtype: Any) -> str:
 
 
 def options_of(config: Any) -> dict[str, Any] | None:
-    """The options that were given: all of a configuration, some in a dictionary, or the name of a
-    weight type alone."""
+    """The options that were given: all options of a configuration, those in a dictionary, or only
+    the weight type when that is all that was named."""
     if config is None or isinstance(config, Mapping):
         return None if config is None else dict(config)
     if isinstance(config, WeightOnlyQuantConfig):
@@ -164,8 +164,8 @@ def refuse_for_quantized(folder: Path, engine: str, dtype: Any) -> None:
 
 def adapters_of_quantized(folder: Path) -> ConfigError:
     return ConfigError(
-        f"adapters are merged before quantizing, and {folder} is quantized: give the original "
-        "checkpoint with them"
+        f"adapters are merged before quantizing, but {folder} is already quantized: give the "
+        "original checkpoint with the adapters"
     )
 
 
@@ -173,12 +173,12 @@ def checked_root(given: str | os.PathLike[str] | None) -> Path | None:
     if given is None:
         return None
     if not os.fspath(given):
-        raise ConfigError("cache_dir is an empty text: give a folder, or leave it out")
+        raise ConfigError("cache_dir is an empty string: give a folder, or leave it out")
     return Path(given).expanduser()
 
 
 def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any) -> list[Resolved]:
-    """where: `cache_dir` and `local_files_only` of `hub.resolve`"""
+    """where: the options `cache_dir` and `local_files_only` of `hub.resolve`"""
     if adapters is None:
         return []
     if isinstance(adapters, str | os.PathLike) or not isinstance(adapters, Sequence):
@@ -199,7 +199,7 @@ def open_plan(plan: Plan, progress: ProgressCallback | None = None) -> Opened:
 
 
 def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A quantized folder, mapped."""
+    """Map a quantized folder."""
     packed = open_packed(plan.found.folder)
     config = agreed_config(packed.config, plan.asked, packed.folder)
     length = checked_context(packed.architecture, plan.context_length)
@@ -207,7 +207,7 @@ def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
 
 
 def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A checkpoint, from the cache or into it."""
+    """Open a checkpoint from the cache. Quantizes it first if it is not there."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
     config = WeightOnlyQuantConfig(**(plan.asked or {}))
@@ -223,7 +223,7 @@ def run_packed(
 
 
 def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A checkpoint's own weights on the native kernels."""
+    """Open a checkpoint's own weights with the native kernels."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
     running = open_native(source, None, compute_dtype=float_name(plan.dtype), context_length=length)
@@ -231,7 +231,7 @@ def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
 
 
 def open_other_engine(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A checkpoint in an engine of another package."""
+    """Open a checkpoint with an engine of another package."""
     folder = plan.found.folder
     source, tokenizer = open_with_tokenizer(plan.found)
     arch = source.architecture
@@ -252,8 +252,8 @@ WAYS: dict[str, Callable[[Plan, ProgressCallback | None], Opened]] = {
 def agreed_config(
     stored: WeightOnlyQuantConfig, asked: Mapping[str, Any] | None, folder: Path
 ) -> WeightOnlyQuantConfig:
-    """The stored configuration with what was asked for, when the stored weights are that; raises
-    ConfigError otherwise."""
+    """The stored configuration, updated with the options that were asked for. Raises ConfigError
+    when they ask for other weights than the stored ones."""
     config = WeightOnlyQuantConfig(**{**stored.to_dict(), **(asked or {})})
     want, have = config.bytes_config(), stored.bytes_config()
     differing = [
@@ -288,13 +288,13 @@ def open_with_tokenizer(
 
 
 def warn_of_another_base(adapter: Adapter, hub: tuple[str, str] | None) -> None:
-    """Shapes decide whether an adapter fits; its word for its base is often a path of the machine
-    on which it was trained, so only another name on the hub is worth a warning."""
+    """Warn when an adapter names another base. Its shapes decide whether it fits. The name of its
+    base is often a path on the machine that trained it, so only hub names are compared."""
     said = adapter.config.base or ""
     if hub is not None and HUB_NAME.fullmatch(said) and said != hub[0]:
         log.warning(
-            "the adapter %s says that it was trained on %s; its shapes fit %s, and it is merged "
-            "into that",
+            "the adapter %s says that it was trained on %s; it is merged into %s, because its "
+            "shapes fit",
             adapter.name,
             said,
             hub[0],
@@ -302,7 +302,7 @@ def warn_of_another_base(adapter: Adapter, hub: tuple[str, str] | None) -> None:
 
 
 def tokenizer_of(source: Source, origin: Path | None = None) -> Tokenizer:
-    """The tokenizer of a source, from its folder or from the files that it has instead of one.
+    """The tokenizer of a source: from its folder, or from `sidecars()` when it has no folder.
 
     origin: the folder to name in errors
     """
@@ -318,7 +318,7 @@ def check_tokenizer_fits(merged: MergedCheckpoint, tokenizer: Tokenizer) -> None
     origin, size = merged.tokenizer_origin, len(cast(Any, tokenizer))
     if origin is not None and size > merged.architecture.vocab_size:
         raise CheckpointError(
-            f"the tokenizer in {origin} has {size} tokens, but the base's embedding only "
+            f"the tokenizer in {origin} has {size} tokens, but the base's embedding has only "
             f"{merged.architecture.vocab_size} rows: give a base whose embedding was resized for "
             "the adapter, or remove the adapter's tokenizer files to keep the base's"
         )

@@ -157,7 +157,7 @@ def test_unquantized_model_cannot_be_saved_as_quantized(stories: Path, tmp_path:
         ({"dtype": "int4"}, "dtype must be 'fp32' or 'bf16', got 'int4'"),
         (
             {"dtype": "fp32", "quantization_config": ncl.WeightOnlyQuantConfig()},
-            "give one of them",
+            "give only one of them",
         ),
         ({"threads": 0}, "threads must be an integer from 1 to 1024, got 0"),
         ({"threads": "two"}, "got 'two'"),
@@ -209,9 +209,9 @@ def test_what_cannot_run_is_said_before_any_work(checkpoint: Path, cache: Path) 
         ("STORIES", {"context_length": "a"}, "context_length must be an integer.*got 'a'"),
         ("STORIES", {"context_length": 7.5}, "got 7.5"),
         ("STORIES", {"context_length": True}, "got True"),
-        ("STORIES", {"cache_dir": ""}, "cache_dir is an empty text"),
+        ("STORIES", {"cache_dir": ""}, "cache_dir is an empty string"),
         ("STORIES", {"compute_dtype": "fp16"}, "compute_dtype='fp16'"),
-        ("STORIES", {"dtype": "bf16", "compute_dtype": "bf16"}, "give one of them"),
+        ("STORIES", {"dtype": "bf16", "compute_dtype": "bf16"}, "give only one of them"),
     ],
 )
 def test_arguments_of_another_kind_are_refused(

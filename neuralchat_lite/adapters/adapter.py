@@ -1,4 +1,4 @@
-"""A PEFT LoRA folder, mapped, and found to fit its base exactly."""
+"""A PEFT LoRA folder: mapped, and checked to fit its base exactly."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ COPY = re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")
 class Adapter:
     """One LoRA adapter, mapped. Make it with `open_adapter`, which checks it.
 
-    folder: where it lies
-    hub: (repository, resolved revision), if it is from there
+    folder: its path
+    hub: (repository, resolved revision), if it is from the hub
     name: the last part of the folder's or the repository's name
     modules: the modules of the base that it changes
     """
@@ -61,16 +61,16 @@ class Adapter:
         return [self.folder / name for name in TOKENIZER if (self.folder / name).exists()]
 
     def files(self) -> list[Path]:
-        """The files that decide what is merged and how text becomes ids."""
+        """The files that decide the merged weights and the tokenization."""
         names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
         return [*(self.folder / name for name in names), *self.tokenizer_files()]
 
 
 def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None) -> Adapter:
-    """Map a PEFT LoRA folder, found to fit this base exactly.
+    """Map a PEFT LoRA folder and check that it fits this base exactly.
 
     Raises CheckpointError when a file or tensor is missing, damaged, not finite, or of another
-    model; UnsupportedModelError when it is whole but more than LoRA on matrices.
+    model; UnsupportedModelError when it is complete but not plain LoRA on matrices.
     """
     config = read_adapter_config(folder)
     path = folder / ADAPTER_WEIGHTS
@@ -109,7 +109,7 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
 
 
 def pair(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, dict[str, StoredTensor]]:
-    """The LoRA matrices of a file by module and half, each half there once."""
+    """The LoRA matrices of a file by module and half. Each half must be there exactly once."""
     stored: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in header.items():
         found = FACTOR.fullmatch(name)
@@ -118,7 +118,8 @@ def pair(path: Path, header: Mapping[str, StoredTensor]) -> dict[str, dict[str, 
         halves = stored.setdefault(found["module"], {})
         if found["half"] in halves:
             raise CheckpointError(
-                f"{path} has {name} under two names, also {halves[found['half']].name}: keep one"
+                f"{path} has one matrix under two names, {name} and "
+                f"{halves[found['half']].name}: remove one of them"
             )
         if tensor.dtype not in WEIGHT_DTYPES:
             raise UnsupportedModelError(
@@ -154,12 +155,12 @@ def check_modules(
     if lacking := sorted(targets - stored.keys()):
         raise CheckpointError(
             f"{path} lacks {lacking[0]}, which target_modules in {ADAPTER_CONFIG} names: the "
-            "adapter is incomplete or of a smaller base; download it again, or give its own base"
+            "adapter is incomplete or for a smaller base; download it again, or give its own base"
         )
     if extra := sorted(stored.keys() - targets):
         raise CheckpointError(
             f"{path} has {extra[0]}, which target_modules in {ADAPTER_CONFIG} leaves out: the "
-            "two files do not belong together, download them again"
+            "two files are of different adapters; download both again"
         )
 
 
@@ -209,7 +210,7 @@ def check_finite(path: Path, adapter: Adapter) -> None:
             if not all_finite(tensor):
                 raise CheckpointError(
                     f"{path}: lora_{half} of {module} has values that are not finite: download "
-                    "the adapter again; if it is as it was trained, the training diverged"
+                    "the adapter again; if that does not help, its training diverged"
                 )
 
 
@@ -219,6 +220,6 @@ def check_tokenizer(adapter: Adapter) -> None:
         return
     raise CheckpointError(
         f"{adapter.folder} has {names[0]} but no tokenizer, expected one of "
-        f"{', '.join(VOCABULARIES)}: add the adapter's tokenizer, or remove the rest of it to "
-        "keep the base's"
+        f"{', '.join(VOCABULARIES)}: add the missing file, or remove the adapter's other "
+        "tokenizer files to use the base's tokenizer"
     )

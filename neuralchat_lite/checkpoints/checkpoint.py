@@ -1,4 +1,4 @@
-"""A Hugging Face folder of safetensors files, mapped and checked whole before any work."""
+"""A Hugging Face folder of safetensors files: mapped, and checked completely before any work."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 class Checkpoint(Source):
     """A folder of safetensors files. Make it with `open_checkpoint`, which checks it.
 
-    folder: where it lies
+    folder: its path
     files: its safetensors files, sorted by name
-    hub: (repository, resolved commit), if it is from there
+    hub: (repository, resolved commit), if it is from the hub
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Checkpoint(Source):
     def weight(self, name: str) -> Tensor:
         """The tensor of this Hugging Face name, a view of the mapped file in the file's dtype.
 
-        "lm_head.weight" is the head in every family; of a tied model it is the embedding.
+        "lm_head.weight" is the head in every family. In a tied model it is the embedding.
         """
         path, stored = self._find(name)
         tensor: Tensor = self._mapped[path].get_tensor(stored.name)
@@ -69,14 +69,14 @@ class Checkpoint(Source):
     def identity(
         self, root: Path | None = None, progress: HashProgress | None = None
     ) -> dict[str, Any]:
-        # What decides the bytes that are written: configuration, tokenizer, weights.
+        # The files that decide the bytes that are written: configuration, tokenizer, weights.
         return files_identity([*self.sidecar_files(), *self.files], self.hub, root, progress)
 
     def held_bytes(self) -> int:
         return 0  # all of it is mapped
 
     def holds_twice(self, place: tuple[Path, StoredTensor], name: str) -> bool:
-        """Whether what is stored at `place` has the values of the tensor `name`."""
+        """Whether the tensor stored at `place` equals the tensor `name`."""
         path, stored = place
         other, mine = self._mapped[path].get_tensor(stored.name), self.weight(name)
         return other.shape == mine.shape and all(
@@ -89,7 +89,7 @@ class Checkpoint(Source):
 
 
 def map_file(path: Path) -> Any:
-    """The safetensors library's view of a file: its tensors lie in the page cache, uncopied."""
+    """Map a file with the safetensors library. Its tensors are views of the file, not copies."""
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
@@ -101,10 +101,10 @@ def map_file(path: Path) -> Any:
 def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> Checkpoint:
     """Map a Hugging Face folder: config.json beside model.safetensors, or beside its shards.
 
-    hub: (repository, resolved commit), if it is from there
+    hub: (repository, resolved commit), if it is from the hub
 
     Raises CheckpointError when a file or tensor is missing, cut short or of the wrong shape,
-    UnsupportedModelError when the model is whole but not of Llama's kind or not in bf16, fp16 or
+    UnsupportedModelError when the model is complete but not supported, or not in bf16, fp16 or
     fp32.
     """
     folder = Path(folder)
@@ -130,7 +130,7 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
     for name, file in promised.items():
         if name not in found or found[name][0].name != file:
             raise CheckpointError(
-                f"{folder / file} lacks {name}, which model.safetensors.index.json promises: "
+                f"{folder / file} lacks {name}, which model.safetensors.index.json lists: "
                 "download the checkpoint again"
             )
     matched = match(architecture, found, folder)
@@ -138,14 +138,14 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
     head = architecture.untied_head_name
     if architecture.tied and head in found and not checkpoint.holds_twice(found[head], HEAD):
         raise CheckpointError(
-            f"{folder}: config.json says tie_word_embeddings, but {head} is stored and differs "
-            'from the embedding: say "tie_word_embeddings": false there to use it'
+            f"{folder}: config.json sets tie_word_embeddings, but {head} is stored and differs "
+            'from the embedding: set "tie_word_embeddings": false there to use it'
         )
     return checkpoint
 
 
 def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
-    """The safetensors files of a folder, and the index's promise: tensor name -> file name."""
+    """The safetensors files of a folder, and the index's map: tensor name -> file name."""
     index = folder / INDEX
     single = folder / WEIGHTS
     if single.exists():
@@ -167,8 +167,10 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
         raise CheckpointError(f"{index} has no weight_map: download it again")
     names = sorted(set(map(str, promised.values())))
     for name in names:
-        if Path(name).name != name:  # an index may not point out of its folder
-            raise CheckpointError(f"{index} names {name!r}: expected a file name without folders")
+        if Path(name).name != name:  # an index must not name files outside its folder
+            raise CheckpointError(
+                f"{index} names {name!r}: expected a file name without folders: download it again"
+            )
         if not (folder / name).exists():
             raise CheckpointError(
                 f"{folder / name} is missing, one of the {len(names)} shards that {index.name} "
@@ -180,8 +182,8 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
 def match(
     architecture: Architecture, found: Mapping[str, tuple[Path, StoredTensor]], folder: Path
 ) -> dict[str, tuple[Path, StoredTensor]]:
-    """Each tensor that the architecture needs, found in the files under its own name or the
-    name that a model without a head gives it, with the shape that config.json promises."""
+    """Find each tensor that the architecture needs, and check its shape and dtype. A model that was
+    saved without a head stores the tensors without the prefix of their names."""
     names = architecture.names
     if not any(name.startswith(names.base) for name in found):
         head = f"{names.head}."
@@ -193,13 +195,13 @@ def match(
         if spec.name not in found:
             raise CheckpointError(
                 f"{folder} lacks the tensor {spec.name} {list(spec.shape)} ({spec.role}): "
-                "config.json and weights do not belong together, or a file is missing"
+                "config.json is of another model, or a file is missing; download the model again"
             )
         path, stored = matched[spec.name] = found[spec.name]
         if stored.shape != spec.shape:
             raise CheckpointError(
                 f"{path}: {spec.name} has the shape {list(stored.shape)}, but config.json "
-                f"promises {list(spec.shape)}: they do not belong together"
+                f"implies {list(spec.shape)}: config.json is of another model; download both again"
             )
         if stored.dtype not in WEIGHT_DTYPES:
             raise UnsupportedModelError(
@@ -215,6 +217,6 @@ def match(
     if extra:
         raise UnsupportedModelError(
             f"{folder} has {len(extra)} tensors that a {architecture.model_type} decoder does not "
-            f"use, such as {extra[0]}: running without them would give wrong results"
+            f"use, such as {extra[0]}: without them, results would be wrong; use another model"
         )
     return matched

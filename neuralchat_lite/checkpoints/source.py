@@ -20,12 +20,12 @@ from neuralchat_lite.kernels.layout import PackedMatrix
 
 
 class Source(Protocol):
-    """Weights by their Hugging Face names, and all that a model folder has beside them.
+    """Weights by their Hugging Face names, and the other files of the model folder.
 
-    name: what people call it: the last part of a repository's or a folder's name
+    name: the last part of the repository's or the folder's name
     architecture: names and shapes of the tensors
-    adapters: what is merged into it, in order, as `Model.adapters` says it
-    folder: the Hugging Face folder in which its tokenizer lies; None when it lies in no folder
+    adapters: the adapters merged into it, in order, as in `Model.adapters`
+    folder: the Hugging Face folder with its tokenizer; None when there is none
     """
 
     name: str
@@ -41,23 +41,23 @@ class Source(Protocol):
     def dtype(self, name: str) -> torch.dtype: ...
 
     def packed(self, name: str) -> PackedMatrix | None:
-        """The matrix of this name where it is stored as codes that the kernels can read, else
+        """The matrix of this name if it is stored as codes that the kernels can read, else
         None. A configuration that asks for other codes is refused."""
         return None
 
     def identity(
         self, root: Path | None = None, progress: HashProgress | None = None
     ) -> dict[str, Any]:
-        """A JSON object that is the same for the same contents, and holds no path.
+        """A JSON object that is the same for the same contents, and contains no path.
 
-        root: cache folder that keeps digests of local files; without one nothing is kept
+        root: cache folder that keeps digests of local files; without one no digest is kept
         progress: called with file name, bytes hashed, bytes in all
         Raises CheckpointError when a file cannot be read.
         """
         ...
 
     def held_bytes(self) -> int:
-        """The memory that reading it tensor by tensor takes at most, beyond mapped files."""
+        """The most memory in bytes that reading tensor by tensor takes, beyond mapped files."""
         ...
 
     def sidecars(self) -> dict[str, bytes]:
@@ -66,7 +66,7 @@ class Source(Protocol):
 
 
 def largest_tensor(source: Source) -> int:
-    """Bytes of the largest tensor: what a source holds that makes one at a time."""
+    """Bytes of the largest tensor: the memory of a source that computes one at a time."""
     return max(
         source.dtype(spec.name).itemsize * math.prod(spec.shape)
         for spec in source.architecture.tensors()
@@ -79,12 +79,12 @@ def files_identity(
     root: Path | None,
     progress: HashProgress | None,
 ) -> dict[str, Any]:
-    """The identity of files: of a hub's repository its name and commit, else every sha256.
+    """The identity of files: the name and commit of a hub repository, else the sha256 of each.
 
-    hub: (repository, resolved commit), if they are from there
+    hub: (repository, resolved commit), if they are from the hub
     """
     if hub is not None:
-        # The commit fixes the contents; which files were there decides what is copied.
+        # The commit fixes the contents. The list of files decides which are copied.
         sizes = {path.name: path.stat().st_size for path in files}
         return {"hub": hub[0], "revision": hub[1], "files": sizes}
     return {"files": {path.name: file_digest(path, root, progress) for path in files}}

@@ -46,7 +46,7 @@ def load_tokenizer(folder: Path, origin: Path | None = None) -> Tokenizer:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    # What goes wrong here is always the files: the parsers raise everything, even bare Exception.
+    # An error here always comes from the files. The parsers raise any type, even bare Exception.
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(

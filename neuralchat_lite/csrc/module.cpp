@@ -1,4 +1,4 @@
-// The Python face of the core: plain pointers and shapes, checked by kernels/native.py.
+// The Python bindings of the core. kernels/native.py checks the pointers and shapes they get.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>

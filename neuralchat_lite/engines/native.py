@@ -32,7 +32,7 @@ class NativeEngine:
         }
 
     def close(self) -> None:
-        """Nothing lies outside this process; the mapped files go with their last user."""
+        """Does nothing: nothing is held outside this process. Mapped files close with the model."""
 
 
 def open_native(
@@ -42,6 +42,6 @@ def open_native(
     compute_dtype: str,
     context_length: int | None,
 ) -> NativeEngine:
-    """Map weights, quantized or not."""
+    """Open the native engine over mapped weights, quantized or not."""
     decoder = load_decoder(weights, compute_dtype=compute_dtype, context_length=context_length)
     return NativeEngine(decoder, config)

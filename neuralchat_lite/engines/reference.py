@@ -56,8 +56,8 @@ class ReferenceDecoder(OneByOne):
     def forward(
         self, ids: Sequence[int] | Tensor, cache: ReferenceCache, *, all_logits: bool = False
     ) -> Tensor:
-        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab], or of
-        each, [len(ids), vocab], with `all_logits`."""
+        """Feed ids after what the cache holds. Returns the fp32 logits of the last token,
+        [vocab], or of each, [len(ids), vocab], with `all_logits`."""
         ids = torch.as_tensor(ids)
         check_ids(ids, cache.length, self.context_length, self.architecture)
         logits = self.step(ids.tolist(), cache.positions, cache.length, all_logits)
@@ -86,7 +86,7 @@ class ReferenceEngine:
         }
 
     def close(self) -> None:
-        """Nothing lies outside this process."""
+        """Does nothing: nothing is held outside this process."""
 
 
 def open_reference(request: Request) -> ReferenceEngine:
@@ -118,7 +118,7 @@ def open_reference(request: Request) -> ReferenceEngine:
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Keeps transformers' own bar off stderr."""
+    """Hide the progress bar of transformers."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped

@@ -15,8 +15,8 @@ from neuralchat_lite.families.block import Block, Norm
 
 Role = Literal["linear", "lm_head", "embedding", "norm", "bias"]
 
-# The name by which this library asks for the output head, whatever a family calls it, and also
-# where the head is the embedding. Quantized, a tied head is a matrix of its own.
+# This library's name of the output head in every family, also when the head is tied to the
+# embedding. A quantized head is always a matrix of its own.
 HEAD_MODULE = "lm_head"
 HEAD = f"{HEAD_MODULE}.weight"
 
@@ -31,8 +31,8 @@ class TensorSpec:
 
     @property
     def module(self) -> str:
-        """Its module. The head is "lm_head" in every family, and so is a tied one, though its
-        weight is the embedding's."""
+        """Its module. The module of the head is "lm_head" in every family, also when the head is
+        tied and its weight is the embedding's."""
         return HEAD_MODULE if self.role == "lm_head" else self.name.rpartition(".")[0]
 
     @property
@@ -49,7 +49,7 @@ class Names:
         without a head leaves it out
     embedding, norm: after `base`; the norm is the one before the head
     layers: after `base`; block i is "{layers}.{i}"
-    ignored: endings of tensors that checkpoints may hold and no decoder needs
+    ignored: endings of tensors that checkpoints may contain and that no decoder needs
     """
 
     base: str
@@ -111,7 +111,7 @@ class Architecture(Sizes):
 
     @property
     def default_context(self) -> int:
-        """Positions to use unless asked otherwise.
+        """The default number of positions.
 
         A sliding-window model is trained on about two windows (Mistral-7B: window 4096,
         context 8192) whatever its position limit says.
@@ -130,7 +130,7 @@ class Architecture(Sizes):
 
     @property
     def norm(self) -> Norm:
-        """The one between the last layer and the head."""
+        """The norm between the last layer and the head."""
         return Norm(f"{self.names.base}{self.names.norm}", self.hidden_size)
 
     def layer(self, index: int) -> Block:
@@ -160,12 +160,12 @@ class Architecture(Sizes):
                 if linear.bias is not None:
                     yield TensorSpec(linear.bias, (linear.rows,), "bias")
         yield TensorSpec(self.norm.weight, (self.norm.size,), "norm")
-        # A tied head is the embedding; it is still its own matrix once quantized.
+        # A tied head is the embedding, but a quantized head is a matrix of its own.
         yield TensorSpec(self.stored_name(HEAD), table, "lm_head")
 
 
 def checked_context(arch: Architecture, length: int | None) -> int:
-    """The positions to allow: `length`, or the model's default. Raises ConfigError."""
+    """The most positions: `length`, or the model's default. Raises ConfigError."""
     if length is None:
         return arch.default_context
     if type(length) is not int or not 1 <= length <= arch.max_positions:

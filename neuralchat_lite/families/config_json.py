@@ -1,6 +1,6 @@
-"""From config.json to an Architecture: every value checked, and what cannot be run refused.
+"""Reading config.json into an Architecture. Every value is checked.
 
-Where a key is missing or spelled in two ways, the model means what transformers makes of it.
+A key that is missing or spelled in two ways means the same as in transformers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from neuralchat_lite.files.json_file import read_json
 def read_architecture(folder: Path) -> Architecture:
     """Read `config.json` (and the end-of-text ids of `generation_config.json`) of a model folder.
 
-    Raises CheckpointError when a file is missing or a value impossible, UnsupportedModelError
-    when the model is of another shape than its family's description can say.
+    Raises CheckpointError when a file is missing or a value invalid, UnsupportedModelError
+    when the model is not supported.
     """
     config = read_json(folder / "config.json")
     generation_path = folder / "generation_config.json"

@@ -1,7 +1,7 @@
 """Values of config.json, each checked as it is read.
 
-A key that is missing or null has its default. Every function raises CheckpointError for a value
-that the key cannot have.
+A key that is missing or null has its default. Every function raises CheckpointError for an
+invalid value.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ LLAMA_NAMES = Names(
     layers="layers",
     norm="norm",
     head="lm_head",
-    # Left in old checkpoints by transformers; computed anew by every decoder.
+    # Old versions of transformers stored these; decoders compute them.
     ignored=("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bias_mask"),
 )
 
@@ -56,7 +56,7 @@ def llama_block(
 
 
 def gate_activation(config: Config) -> Activation:
-    """What "hidden_act" names. Raises UnsupportedModelError."""
+    """The activation that "hidden_act" names. Raises UnsupportedModelError."""
     name = config.get("hidden_act") or "silu"
     activation = ACTIVATIONS.get(name) if isinstance(name, str) else None
     if activation is None:
@@ -67,7 +67,7 @@ def gate_activation(config: Config) -> Activation:
 
 
 def block(config: Config, sizes: Sizes) -> Block:
-    """An "attention_bias" includes the output projection."""
+    """With "attention_bias", the output projection has a bias too."""
     bias = flag(config, "attention_bias")
     mlp_bias = flag(config, "mlp_bias")
     return llama_block(config, sizes, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias)

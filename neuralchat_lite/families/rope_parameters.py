@@ -19,10 +19,10 @@ def rope_parameters(config: Config, max_positions: int) -> dict[str, Any]:
     """`rope_type`, `rope_theta`, `original_max_position_embeddings` and that type's parameters.
 
     config.json has them in `rope_scaling` beside `rope_theta`, or in `rope_parameters`. The first
-    two are older, and win where both spellings are there: people add them by hand.
+    two are older. They win when both spellings are there, because users add them by hand.
 
-    Raises CheckpointError for an impossible value, UnsupportedModelError for a type that
-    `models.rope` does not know, and where layers or dimensions differ in their rotation.
+    Raises CheckpointError for an invalid value, UnsupportedModelError for a type that
+    `models.rope` does not know, or when layers or dimensions differ in their rotation.
     """
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, dict):
@@ -30,7 +30,7 @@ def rope_parameters(config: Config, max_positions: int) -> dict[str, Any]:
     nested = [key for key, value in given.items() if isinstance(value, dict)]
     if nested:
         raise UnsupportedModelError(
-            f"rope_parameters of their own for {nested} are not supported: use a model with the "
+            f"separate rope_parameters for {nested} are not supported: use a model with the "
             "same rotary embedding in all layers"
         )
     rope = {key: value for key, value in given.items() if key != "type"}

@@ -1,4 +1,4 @@
-"""The table of families: `model_type` of config.json -> where its description stands.
+"""The table of families: `model_type` of config.json -> the place of its description.
 
 A new family is one file beside `llama.py` and one row here.
 """

@@ -14,7 +14,7 @@ from neuralchat_lite.families.config_values import Config, flag, positive, wrong
 Windows = tuple[int | None, ...]
 WindowRule = Callable[[Config, int], Windows]  # config.json and the number of layers
 
-DEFAULT_WINDOW = 4096  # where a family has windows
+DEFAULT_WINDOW = 4096  # in families with windows
 DEFAULT_MAX_WINDOW_LAYERS = 28
 
 
@@ -24,7 +24,7 @@ def no_window(config: Config, layers: int) -> Windows:
 
 
 def window_in_every_layer(config: Config, layers: int) -> Windows:
-    """A "sliding_window" counts for every layer, or for those that "layer_types" names."""
+    """The "sliding_window" applies to every layer, or to those that "layer_types" names."""
     return windows_from(config, layers, lambda config: 0)
 
 
@@ -43,9 +43,9 @@ def max_window_layers(config: Config) -> int:
 
 
 def windows_from(config: Config, layers: int, first_layer: Callable[[Config], int]) -> Windows:
-    """A window where "layer_types" has one, or without that key from `first_layer` on.
+    """Windows in the layers that "layer_types" names, or without it in those from `first_layer` on.
 
-    A "sliding_window" that is null means none at all.
+    If "sliding_window" is null, no layer has a window.
     """
     if config.get("sliding_window", DEFAULT_WINDOW) is None:
         return no_window(config, layers)
@@ -58,7 +58,7 @@ def windows_from(config: Config, layers: int, first_layer: Callable[[Config], in
 
 
 def sliding_layers(kinds: Any, layers: int) -> list[bool]:
-    """What "layer_types" says of each layer. Raises CheckpointError or UnsupportedModelError."""
+    """Layers with a window by "layer_types". Raises CheckpointError or UnsupportedModelError."""
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise wrong("layer_types", f"a list of {layers}, one for each layer", kinds)
     unknown = {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}

@@ -1,6 +1,6 @@
-"""Digests of files, noted so that a file of 14 GB is hashed once.
+"""Digests of files, stored so that a file of 14 GB is hashed once.
 
-A digest is noted by path, size, times and inode of the file: whoever writes to it changes them.
+A digest is stored under the path, size, times and inode of the file. Any write changes one of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neuralchat_lite.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-DIGESTS = ".digests"  # folder of the cache with one small file per noted digest
+DIGESTS = ".digests"  # folder of the cache with one small file per stored digest
 HASH_PIECE = 1 << 22
 
 # Called with a file name, bytes done and bytes in all.
@@ -37,7 +37,7 @@ def sha256_of(path: Path, progress: HashProgress | None = None) -> str:
 
 
 def file_digest(path: Path, root: Path | None, progress: HashProgress | None = None) -> str:
-    """sha256 of a file, noted under `root` for as long as the file is not touched."""
+    """sha256 of a file. It is stored under `root` and used again until the file changes."""
     try:
         path = path.resolve()
         before = fingerprint(path)
@@ -50,7 +50,9 @@ def file_digest(path: Path, root: Path | None, progress: HashProgress | None = N
                 f"{path} changed while it was read: wait until it is complete, then try again"
             )
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check permissions"
+        ) from None
     if note is not None:
         write_note(note, found)
     return found
@@ -63,7 +65,7 @@ def fingerprint(path: Path) -> list[str | int]:
 
 
 def digest_of(value: object) -> str:
-    """sha256 of a JSON value, written in one way."""
+    """sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -77,14 +79,14 @@ def read_note(note: Path) -> str | None:
 
 
 def write_note(note: Path, text: str) -> None:
-    # Aside, then renamed: another process may note the same digest now. Failing to note costs
-    # only the time of hashing again, so it is logged and no error.
+    # Written under another name and renamed: another process may store the same digest now. A
+    # failure only costs the time of hashing again, so it is logged and not raised.
     aside = note.with_suffix(f".{os.getpid()}")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(text, encoding="ascii")
         aside.replace(note)
     except OSError as error:
-        log.info("the digest could not be noted in %s: %s", note.parent, error.strerror)
+        log.info("the digest could not be stored in %s: %s", note.parent, error.strerror)
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)

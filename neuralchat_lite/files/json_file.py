@@ -1,4 +1,4 @@
-"""JSON files of a model folder, read with an error that says what to do."""
+"""Reading JSON files of a model folder, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -24,5 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}): download it again") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+        raise CheckpointError(
+            f"{path} holds a {type(value).__name__}, expected a JSON object: download it again"
+        )
     return value

@@ -1,4 +1,4 @@
-"""How far a long operation is, for whoever shows it."""
+"""Progress reports of long operations."""
 
 from __future__ import annotations
 

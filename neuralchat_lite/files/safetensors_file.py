@@ -1,9 +1,9 @@
-"""One safetensors file: its header read and checked, its bytes streamed to disk.
+"""One safetensors file: reading and checking its header, and writing it as a stream.
 
 A file is 8 bytes of header length (little endian), the header as JSON, then the tensors. Reading
 tensors is left to the safetensors library, which maps them. Writing is done here, because a model
-must be written while it is being quantized, tensor by tensor, and because tensors must lie at
-multiples of 64 bytes to be used where they are.
+must be written while it is being quantized, tensor by tensor, and because tensors must start
+at multiples of 64 bytes to be used without a copy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neuralchat_lite.errors import CheckpointError
 
 ALIGNMENT = 64  # a cache line, and one tile of weights
 REMEDY = "download or copy the file again"
-HEADER_LIMIT = 100_000_000  # the safetensors library's own
+HEADER_LIMIT = 100_000_000  # the limit of the safetensors library
 
 DTYPE_NAMES = {
     torch.uint8: "U8",
@@ -35,7 +35,7 @@ DTYPE_NAMES = {
     torch.float32: "F32",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-# Of dtypes that occur in checkpoints but that are not read here.
+# Bytes per element of dtypes that occur in checkpoints but are not supported here.
 OTHER_SIZES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "BOOL": 1}
 
 
@@ -54,9 +54,9 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file in the order of its header, all found to lie within the file.
+    """The tensors of a file in the order of its header, checked to lie within the file.
 
-    Raises CheckpointError when the file is missing, cut short or no safetensors file.
+    Raises CheckpointError when the file is missing, cut short or not a safetensors file.
     """
     header, start, size = parse_header(path)
     tensors = {}
@@ -78,13 +78,13 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise damaged(path, error) from None
     if start + end != size:
         raise CheckpointError(
-            f"{path} has {size} bytes, its header promises {start + end}: {REMEDY}"
+            f"{path} has {size} bytes, but its header describes {start + end}: {REMEDY}"
         )
     return tensors
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What the header says of the whole file. Raises CheckpointError as `read_header` does."""
+    """The metadata of the file, from its header. Raises CheckpointError as `read_header` does."""
     metadata = parse_header(path)[0].get("__metadata__")
     return metadata if isinstance(metadata, dict) else {}
 
@@ -98,8 +98,8 @@ def parse_header(path: Path) -> tuple[dict[str, Any], int, int]:
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
                 raise CheckpointError(
-                    f"{path} is cut short or no safetensors file: {size} bytes, but a header of "
-                    f"{length}: {REMEDY}"
+                    f"{path} is cut short or not a safetensors file: it has {size} bytes, and its "
+                    f"header should have {length}: {REMEDY}"
                 )
             header = json.loads(file.read(length))
     except FileNotFoundError:
@@ -120,9 +120,9 @@ def damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def aligned_order(tensors: Iterable[StoredTensor]) -> list[StoredTensor]:
-    """Tensors of whole 64-byte lines first, then those of whole 32 bytes, and so on.
+    """Sort tensors: first those whose bytes are a multiple of 64, then of 32, and so on.
 
-    So each of the first starts on a line, and each of the others on a multiple of its elements.
+    So the first start at multiples of 64 bytes, and the others at multiples of their element size.
     """
     return sorted(tensors, key=lambda tensor: -math.gcd(tensor.nbytes, ALIGNMENT))
 
@@ -147,7 +147,7 @@ def build_header(tensors: Iterable[StoredTensor], metadata: Mapping[str, str]) -
 
 
 class SafetensorsWriter:
-    """Writes a file from front to back and hashes it meanwhile; nothing is held in memory.
+    """Writes a file from front to back and hashes it. Holds no tensor in memory.
 
     The tensors must be written in the order given, each in as many pieces as is convenient.
     """

@@ -1,8 +1,8 @@
 """A Llama-shaped decoder, top to bottom: embedding, layers, norm, head.
 
-The weights are shared and never written; what changes lies in the `KVCache` that each
-conversation brings. So several conversations may run on one decoder from several threads: the
-native operations take turns, and nothing mixes.
+The weights are shared and never written. All state is in a `KVCache`, one for each conversation.
+So several threads may run conversations on one decoder: the native operations run one after the
+other.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from neuralchat_lite.kernels.operations import (
 from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.models.rope import RotaryTable
 
-# Keys and values are kept as precisely as activations are multiplied.
+# The format of keys and values for each precision of activations.
 KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
     "bf16": KV_FORMATS["bf16"],
     "int8": KV_FORMATS["bf16"],
     "fp32": KV_FORMATS["fp32"],
 }
-PREFILL_BLOCK = 256  # positions that go through the layers together, unless told otherwise
+PREFILL_BLOCK = 256  # positions that go through the layers together, by default
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Decoder:
 
         Returns the fp32 logits of the last token, [vocab], or of each, [len(ids), vocab], with
         `all_logits`. Raises PromptError when there are no ids, when one is outside the
-        vocabulary, or when they don't fit into the context; the cache is then as before.
+        vocabulary, or when they don't fit into the context; the cache is then unchanged.
         """
         [logits] = self.forward_batch([ids], [cache], keep=None if all_logits else 1)
         return logits if all_logits else logits[0]
@@ -118,17 +118,17 @@ class Decoder:
     ) -> list[Tensor]:
         """Feed several conversations at once, so that the weights are read once for all of them.
 
-        batch: token ids for each conversation, as many as it likes; caches: one for each
-        keep: of how many last tokens the logits are wanted; of all when None
+        batch: token ids of each conversation, of any lengths; caches: one for each
+        keep: number of last tokens whose logits are returned; None: all
 
         Returns for each conversation [min(keep, len(ids)), vocab] fp32 logits. Raises PromptError
-        as `forward` does; the caches are then all as before.
+        as `forward` does; all caches are then unchanged.
         """
         assert len(batch) == len(caches) == len(set(map(id, caches)))
         fed = [torch.as_tensor(ids) for ids in batch]
         for ids, cache in zip(fed, caches, strict=True):
             check_ids(ids, cache.length, self.context_length, self.architecture)
-        fed = [ids.long() for ids in fed]  # bytes would index as a mask
+        fed = [ids.long() for ids in fed]  # uint8 would index as a mask
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
         logits: list[list[Tensor]] = [[] for _ in fed]

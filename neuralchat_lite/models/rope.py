@@ -79,7 +79,7 @@ def attention_scale(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-# Rope type -> parameters and head_dim -> frequencies [head_dim / 2], and a scale of cos and sin.
+# Rope type -> (parameters, head_dim) -> (frequencies [head_dim / 2], scale of cos and sin).
 FREQUENCIES: dict[str, Callable[[Parameters, int], tuple[Tensor, float]]] = {
     "default": default_frequencies,
     "linear": linear_frequencies,
@@ -101,7 +101,7 @@ def required(rope: Parameters, key: str) -> float:
 class RotaryTable:
     """cos and sin, [positions, head_dim / 2] fp32, computed up to the largest position so far.
 
-    Raises CheckpointError when a parameter of the rope type is missing or impossible.
+    Raises CheckpointError when a parameter of the rope type is missing or invalid.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -114,7 +114,7 @@ class RotaryTable:
         return angles.cos() * self.scale, angles.sin() * self.scale
 
     def upto(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Tables of at least so many positions. Safe to call from several threads."""
+        """Tables of at least `positions` rows. Safe to call from several threads."""
         tables = self.tables
         if len(tables[0]) < positions:
             tables = self.compute(1 << (positions - 1).bit_length())

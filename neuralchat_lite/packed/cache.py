@@ -1,8 +1,8 @@
 """The cache of quantized models: quantize once, map ever after.
 
-An entry is a quantized folder whose key is a digest of everything that decides its bytes. It gets
-its name by a rename of a finished folder, so what has the name is whole. One lock per entry keeps
-two processes from doing the same work; it is the kernel's (flock), so it dies with its process.
+An entry is a quantized folder whose key is a digest of everything that decides its bytes. A
+finished folder is renamed to the entry's name, so an entry is always complete. One lock per entry
+keeps two processes from doing the same work. It is a flock, so it ends with its process.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 log = logging.getLogger(__name__)
 
 LOCK = ".{}.lock"
-# What `entry_name` makes. Somebody may point the cache at a folder with other things in it.
+# The names that `entry_name` makes. The cache folder may contain other folders too.
 ENTRY_NAME = re.compile(r".+-(int4|int4_fullrange|int8)-(g32|g64|g128|row)-[0-9a-f]{12}")
-WAIT_SECONDS = 1.0  # between two words to somebody who waits for another process
+WAIT_SECONDS = 1.0  # between two progress reports while another process is at work
 
 
 @dataclass(frozen=True)
 class Entry:
     """A model in the cache.
 
-    name: the folder's name, by which the command line knows it
+    name: the folder's name, which the command line uses
     disk_bytes: the size of its files
-    manifest: its manifest.json, or None when that or a file of it is damaged: `problem` says how
+    manifest: its manifest.json, or None when it or another file is damaged; see `problem`
     """
 
     name: str
@@ -54,7 +54,7 @@ class Entry:
 
 
 def cache_root() -> Path:
-    """Where the cache is, by the environment.
+    """The cache folder, from environment variables.
 
     NEURALCHAT_LITE_CACHE, else $XDG_CACHE_HOME/neuralchat_lite, else ~/.cache/neuralchat_lite.
     """
@@ -72,7 +72,7 @@ def cached(
     root: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """The folder of a model in the cache, quantized now unless it is there already.
+    """The folder of a model in the cache. Quantizes the model if it is not there.
 
     root: cache folder instead of `cache_root()`
 
@@ -119,7 +119,7 @@ def found_or_made(
         raise unwritable(entry, error) from error
     try:
         if not entry.exists():  # nobody made it while we waited
-            stored = WeightOnlyQuantConfig(**config.bytes_config())  # no more than the key has
+            stored = WeightOnlyQuantConfig(**config.bytes_config())  # only what the key contains
             write_whole(source, stored, entry, source_id=source_id, key=key, progress=progress)
     finally:
         lock.release()
@@ -158,7 +158,7 @@ def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> N
 
 
 def manifest_of(entry: Path, key: str) -> dict[str, Any]:
-    """The manifest of an entry, if it is of this key: names hold only 12 digits of it."""
+    """The manifest of an entry, if it has this key: the name holds only 12 digits of it."""
     manifest = read_manifest(entry)
     if manifest["key"] != key:
         raise CacheError(f"{entry} has the key {manifest['key']}, expected {key}: {remedy(entry)}")
@@ -166,8 +166,8 @@ def manifest_of(entry: Path, key: str) -> dict[str, Any]:
 
 
 def entries(root: Path | None = None) -> list[Entry]:
-    """Every model in the cache, by name; damaged ones say what is wrong. Folders that the cache
-    did not make are none of its business."""
+    """Every model in the cache, sorted by name, damaged ones too. Folders that the cache did not
+    make are left out."""
     root = cache_root() if root is None else Path(root)
     return [read_entry(folder) for folder in folders_in(root) if is_entry(folder)]
 
@@ -188,7 +188,7 @@ def is_entry(folder: Path) -> bool:
     marks = folder.with_name(LOCK.format(folder.name)), folder / MANIFEST
     try:
         return any(mark.exists() for mark in marks)
-    except OSError:  # the folder is closed to us, and its name is one of ours
+    except OSError:  # no permission to look inside, but the name is that of an entry
         return True
 
 
@@ -211,8 +211,8 @@ def disk_bytes(folder: Path) -> int:
 
 
 def leftovers(root: Path | None = None) -> list[Path]:
-    """Unfinished folders whose processes are gone. The next run with the same key removes its own;
-    those of other keys stay until somebody asks."""
+    """Unfinished folders whose processes have ended. The next run with the same key removes its
+    folder; those of other keys stay until `remove` is called."""
     root = cache_root() if root is None else Path(root)
     return unfinished_folders(root) if folders_in(root) else []
 
@@ -223,10 +223,10 @@ def verify(entry: Entry, progress: ProgressCallback | None = None) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete an entry or a leftover. Processes that have it mapped keep it until they end."""
+    """Delete an entry or a leftover. Processes that have mapped it can still read it."""
     aside = folder.with_name(f"{TEMPORARY}removed-{folder.name.lstrip('.')}-{os.getpid()}")
     try:
-        folder.rename(aside)  # at once, so that nobody opens what is half deleted
+        folder.rename(aside)  # first, so that no process opens a half-deleted folder
         shutil.rmtree(aside)
     except OSError as error:
         raise CacheError(

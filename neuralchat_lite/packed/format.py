@@ -1,8 +1,8 @@
-"""Quantized weights on disk: one folder that stands alone, mapped where it lies.
+"""Quantized weights on disk: one self-contained folder, memory-mapped.
 
-The tensors are stored in the order in which kernels read them, so loading is opening a file: the
-header is compared with what config.json and quantization_config.json imply, byte for byte, and
-weights are views of the mapping. docs/reference/format.md specifies the folder.
+The tensors are stored in the order in which kernels read them, so loading only opens a file. The
+header is compared, byte for byte, with the one that config.json and quantization_config.json imply.
+Weights are views of the mapping. docs/reference/format.md specifies the folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
-from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
@@ -40,7 +40,7 @@ from neuralchat_lite.quantization.levels import LEVELS
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
 Verify = Literal["auto", "always", "never"]
-# Whether digests are compared, given whether the folder was verified where it lies.
+# Whether to compare digests, given whether the folder has a valid stamp.
 VERIFY: dict[str, Callable[[bool], bool]] = {
     "auto": lambda stamped: not stamped,
     "always": lambda stamped: True,
@@ -51,7 +51,7 @@ VERIFY: dict[str, Callable[[bool], bool]] = {
 def packed_tensors(
     architecture: Architecture, config: WeightOnlyQuantConfig, dtype_of: Callable[[str], str]
 ) -> list[StoredTensor]:
-    """The tensors of a quantized model, in the order in which the file has them.
+    """The tensors of a quantized model, in their order in the file.
 
     dtype_of: Hugging Face name -> dtype ("BF16", "F16", "F32") of a tensor that is not quantized
     """
@@ -76,7 +76,7 @@ def packed_tensors(
 class PackedModel:
     """A quantized folder, mapped. Make it with `open_packed`, which checks it.
 
-    config: as the folder was made; compute_dtype is only a proposal, any other may be used
+    config: the stored configuration; its compute_dtype is only a default
     manifest: the contents of manifest.json
     """
 
@@ -96,18 +96,18 @@ class PackedModel:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """What was merged before quantizing: hub names, or digests of local adapters."""
+        """The adapters merged before quantizing: hub names, or digests of local adapters."""
         return tuple(
             each.get("hub") or f"sha256 {each['files'][ADAPTER_WEIGHTS][:12]}"
             for each in self.manifest["adapters"]
         )
 
     def weight(self, name: str) -> PackedMatrix | Tensor:
-        """What is stored for a Hugging Face name, uncopied.
+        """The stored weight of a Hugging Face name, not copied.
 
-        A PackedMatrix for a quantized layer; for norms, biases, the embedding and layers that
-        were not converted a Tensor in the checkpoint's dtype. "lm_head.weight" is there for tied
-        models too.
+        A PackedMatrix for a quantized layer. For norms, biases, the embedding and layers that
+        were not converted, a Tensor in the checkpoint's dtype. Tied models have "lm_head.weight"
+        too.
         """
         module, _, kind = name.rpartition(".")
         spec = self._matrices.get(module) if kind == "weight" else None
@@ -137,13 +137,13 @@ def open_packed(
     """Map a quantized folder.
 
     manifest: the folder's, if it was read already
-    verify: whether to compare sha256 digests: "auto" does it once for a folder that was never
-        verified where it lies, "always" and "never" say it themselves. Everything else (sizes,
+    verify: whether to compare sha256 digests: "auto" (only when the files have no valid
+        stamp of an earlier comparison), "always" or "never". Everything else (sizes,
         manifest, header) is checked at every load.
     progress: called with file name, bytes hashed, bytes in all
 
     Raises CacheError when a file is missing, damaged or of another model, ConfigError for
-    another value of `verify`.
+    an unknown value of `verify`.
     """
     folder = Path(folder)
     if verify not in VERIFY:
@@ -170,13 +170,14 @@ def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig
         raise CacheError(f"{path} or the manifest is damaged ({error}): {remedy(folder)}") from None
     if config != noted:
         raise CacheError(
-            f"{path} says {config.to_dict()}, the manifest {noted.to_dict()}: {remedy(folder)}"
+            f"{path} says {config.to_dict()}, but the manifest says {noted.to_dict()}: "
+            f"{remedy(folder)}"
         )
     return config
 
 
 def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQuantConfig) -> None:
-    """Raise CacheError unless model.safetensors starts with exactly the header that is implied."""
+    """Raise CacheError unless model.safetensors has exactly the header that the configs imply."""
     path = folder / WEIGHTS
     found = read_header(path)
 
@@ -194,10 +195,10 @@ def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQua
             raise CacheError(
                 f"{path}: expected {tensor}, found {found.get(tensor.name)}: {remedy(folder)}"
             )
-    header = build_header(expected, METADATA)
+    header = build_header(expected, PACKED_METADATA)
     with path.open("rb") as file:
         if file.read(len(header)) != header:
             raise CacheError(
-                f"{path} has other tensors, or the same in another order, than config.json and "
-                f"{QUANTIZATION} imply: {remedy(folder)}"
+                f"{path} does not have the tensors that config.json and {QUANTIZATION} imply, in "
+                f"their order: {remedy(folder)}"
             )

@@ -1,7 +1,7 @@
 """The manifest of a quantized folder: what it was made from, and the digest of each of its files.
 
-Sizes are compared at every load. Digests are compared when a folder was never verified, and what
-was found good is noted in a stamp (name, size, time, inode), so that it is hashed once.
+Sizes are compared at every load. Digests are compared when a folder was not verified before. A
+stamp (name, size, time and inode of each file) records the result, so that files are hashed once.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def creator() -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, of this format version and of the right form.
+    """Read and check the manifest of a folder.
 
-    Raises CacheError otherwise.
+    Raises CacheError when it is missing, malformed or of another format version.
     """
     path = folder / MANIFEST
     try:
@@ -59,13 +59,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{remedy(folder)}"
         ) from None
     except OSError as error:
-        raise CacheError(f"{path} cannot be read: {error.strerror}") from None
+        raise CacheError(f"{path} cannot be read ({error.strerror}): check permissions") from None
     except (ValueError, RecursionError) as error:
         raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise CacheError(
-            f"{path} says format version {version!r}, this release reads {FORMAT_VERSION}: "
+            f"{path} has format version {version!r}, but this release reads {FORMAT_VERSION}: "
             f"{remedy(folder)}, or use the release that wrote it"
         )
     for key, kind in SCHEMA.items():
@@ -86,7 +86,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise CacheError unless the folder has the manifest's files, all of them whole."""
+    """Raise CacheError unless each file of the manifest is there and has its size."""
     for name, entry in manifest["files"].items():
         path = folder / name
         try:
@@ -99,7 +99,7 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise CacheError(
                 f"{path} has {size} bytes, the manifest says {entry['size']}: {remedy(folder)}"
             )
-    # A tokenizer that came from elsewhere would be used without a word.
+    # Otherwise another model's tokenizer would be used without a warning.
     strangers = [
         name for name in SIDECARS if name not in manifest["files"] and (folder / name).exists()
     ]
@@ -111,8 +111,8 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def released(manifest: Mapping[str, Any], config: WeightOnlyQuantConfig) -> dict[str, Any]:
-    """The manifest of a copy that is its owner's: it vouches for weights and configuration, and
-    leaves tokenizer files to `tokenizer.save_pretrained` and the like.
+    """The manifest of a saved copy. It lists only weights and configuration, so that users may
+    replace tokenizer files, for example with `tokenizer.save_pretrained`.
 
     config: what quantization_config.json of the copy says
     """
@@ -132,7 +132,7 @@ def is_released(manifest: Mapping[str, Any]) -> bool:
 def check_digests(
     folder: Path, manifest: Mapping[str, Any], progress: HashProgress | None = None
 ) -> None:
-    """Raise CacheError unless every file has the manifest's sha256; leave a stamp if they do."""
+    """Raise CacheError unless every file has the manifest's sha256. Writes a stamp if they do."""
     before = stamp_of(folder, manifest)
     for name, entry in manifest["files"].items():
         try:
@@ -151,7 +151,7 @@ def check_digests(
 
 
 def is_stamped(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether these very files, unchanged since, were found good."""
+    """Whether these files were verified and have not changed since."""
     try:
         noted = json.loads((folder / STAMP).read_bytes())
     except (OSError, ValueError):
@@ -165,8 +165,8 @@ def stamp_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def write_stamp(folder: Path, stamp: Mapping[str, list[int]]) -> None:
-    # Written aside and renamed, as two processes may verify at once. In a read-only folder the
-    # next load hashes again: slower, and as safe.
+    # Written under another name and renamed, as two processes may verify at once. In a read-only
+    # folder there is no stamp, and each load hashes again.
     aside = folder / f"{STAMP}.{os.getpid()}"
     try:
         aside.write_text(json.dumps(stamp))

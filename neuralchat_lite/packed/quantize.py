@@ -1,4 +1,4 @@
-"""From a source to a quantized folder, tensor by tensor: source, quantizer, writer.
+"""Quantizing a source into a folder, tensor by tensor.
 
 Memory holds a few row tiles of one matrix and the scales, however large the model is.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.finite import finite_pieces
-from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import TensorSpec
@@ -64,11 +64,11 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
 def estimate(
     source: Source, tensors: Sequence[StoredTensor], sidecars: Mapping[str, bytes]
 ) -> Estimate:
-    """What writing a quantized folder of these tensors and files takes."""
-    disk = len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
+    """Disk space and memory for writing a quantized folder of these tensors and files."""
+    disk = len(build_header(tensors, PACKED_METADATA)) + sum(tensor.nbytes for tensor in tensors)
     disk += sum(map(len, sidecars.values()))
     disk += 1 << 16  # manifest and quantization config
-    # Scales and zeros wait until the codes before them are written, and are put together once.
+    # Scales and zeros stay in memory until the codes before them in the file are written.
     scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith((".scales", ".zeros"))]
     waiting = sum(count for count in scales if count % ALIGNMENT)  # for the end of the file
     memory = WORKING_MEMORY + source.held_bytes() + waiting + 4 * max(scales, default=0)
@@ -84,9 +84,9 @@ def quantize_checkpoint(
 ) -> Path:
     """Quantize a source into the folder `out`, which must be new or empty; returns it.
 
-    Raises CacheError when the folder cannot be written or memory or disk do not suffice,
+    Raises CacheError when the folder cannot be written or there is too little memory or disk,
     CheckpointError for weights that are not finite, ConfigError for a config that does not fit
-    the model. In each case, and when interrupted, `out` is as it was before.
+    the model. In each case, and when interrupted, `out` is left unchanged.
     """
     out = Path(out)
     require_empty(out)
@@ -107,14 +107,14 @@ def write_whole(
     """Write the folder `out`, whole or not at all.
 
     source_id: the identity of the source
-    key: of the cache; the temporary folder is called after it
+    key: the cache key, which names the temporary folder; None outside the cache
     """
     tensors, sidecars = plan(source, config), source.sidecars()
     with whole_folder(out, estimate(source, tensors, sidecars), called=key) as folder:
         files = {name: write_entry(folder / name, data) for name, data in sidecars.items()}
         files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())
         quantizer = open_quantizer(config)
-        with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
+        with SafetensorsWriter(folder / WEIGHTS, tensors, PACKED_METADATA) as writer:
             underflows = write_tensors(source, config, quantizer, writer, progress)
             digest, size = writer.finish()
         files[WEIGHTS] = {"sha256": digest, "size": size}
@@ -131,12 +131,12 @@ def write_whole(
             "files": files,
         }
         write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-        # The digests are those of the bytes as they were written: the folder counts as verified.
+        # The digests are of the bytes as they were written, so the folder counts as verified.
         write_stamp(folder, stamp_of(folder, manifest))
 
 
 def write_entry(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a file; its entry in the manifest."""
+    """Write a file. Returns its entry for the manifest."""
     write_flushed(path, data)
     return file_entry(data)
 
@@ -148,7 +148,7 @@ def write_tensors(
     writer: SafetensorsWriter,
     progress: ProgressCallback | None,
 ) -> dict[str, int]:
-    """Write every tensor in the file's order; the number of scale underflows by module."""
+    """Write every tensor in the file's order. Returns scale underflows by module."""
     specs = {spec.module: spec for spec in source.architecture.tensors() if spec.is_matrix}
     total = sum(tensor.nbytes for tensor in writer.tensors)
     ready: dict[str, list[Tensor]] = {}  # scales and zeros whose codes are written
@@ -198,8 +198,8 @@ def refuse_other_codes(
     for option, (stored, asked) in pairs.items():
         if stored != asked:
             raise ConfigError(
-                f"{spec.name} is stored with {option} {stored}, and {asked} is asked for: codes "
-                "are taken over as they are, so ask for what is stored, or give the original "
+                f"{spec.name} is stored with {option} {stored}, but {asked} was asked for: stored "
+                "codes are not converted; ask for the stored setting, or give the original "
                 "checkpoint"
             )
 

@@ -1,4 +1,4 @@
-"""A quantized folder copied to where its owner wants it."""
+"""Saving a copy of a quantized folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEPT = tuple(name for name in SIDECARS if name != "config.json")
 
 
 def save_copy(source: Path, config: WeightOnlyQuantConfig, target: Path) -> Path:
-    """Copy a quantized folder whole or not at all, to be its owner's: see `manifest.released`.
+    """Copy a quantized folder whole or not at all. `manifest.released` gives its manifest.
 
-    config: how the copy is to be run, unless the next `load` says otherwise
-    A tokenizer that was saved to `target` before stays. Raises CacheError when `target` has other
+    config: the configuration to store in the copy
+    Tokenizer files that are already in `target` are kept. Raises CacheError when `target` has other
     files or cannot be written.
     """
     if target.exists() and not target.is_dir():

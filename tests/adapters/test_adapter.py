@@ -227,7 +227,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is no JSON": (lambda a: (a / CONFIG).write_text("{"), "is not JSON"),
     "no weights": (lambda a: (a / WEIGHTS).unlink(), "has no adapter_model.*download"),
     "pickled weights": (pickled, "only pickled weights, which can run any code.*peft's save_pre"),
-    "weights cut short": (cut, "its header promises"),
+    "weights cut short": (cut, "its header describes"),
     "rank no integer": (with_config(r="8"), "r must be a positive integer, got '8'"),
     "no rank": (with_config(r=0), "r must be a positive integer, got 0"),
     "no alpha": (with_config(lora_alpha=None), "lora_alpha must be a number, got None"),
@@ -330,7 +330,7 @@ def test_what_is_more_than_lora_on_matrices_is_refused_by_name(
     ("other", "message"),
     [
         ({"num_hidden_layers": 1}, "changes model.layers.1.self_attn.q_proj, which the base does"),
-        ({"num_hidden_layers": 3}, "lacks model.layers.2.self_attn.q_proj.*or of a smaller base"),
+        ({"num_hidden_layers": 3}, "lacks model.layers.2.self_attn.q_proj.*or for a smaller base"),
         ({"num_attention_heads": 8}, r"lora_B.weight has the shape \[64, 4\], expected \[128, 4\]"),
         ({"hidden_size": 32}, r"lora_A.weight has the shape \[4, 64\], expected \[4, 32\]"),
     ],

@@ -56,7 +56,7 @@ def test_a_stored_head_counts_as_tied_only_when_it_is_the_embedding(write_checkp
         weights["lm_head.weight"][-1, -1] += 1
 
     assert open_checkpoint(write_checkpoint(tensors=same, tie_word_embeddings=True))
-    with pytest.raises(CheckpointError, match=r'differs.*say "tie_word_embeddings": false'):
+    with pytest.raises(CheckpointError, match=r'differs.*set "tie_word_embeddings": false'):
         open_checkpoint(write_checkpoint(tensors=other, tie_word_embeddings=True))
 
 
@@ -84,7 +84,7 @@ def with_head(weights):
         (
             lambda w: w.update({DOWN: torch.ones(172, 64, dtype=torch.bfloat16)}),
             CheckpointError,
-            rf"{DOWN} has the shape \[172, 64\].*promises \[64, 172\]",
+            rf"{DOWN} has the shape \[172, 64\].*implies \[64, 172\]",
         ),
         (
             lambda w: w.update({DOWN: torch.ones(64, 172, dtype=torch.int8)}),
@@ -153,7 +153,7 @@ def test_tensors_that_overlap_are_refused(write_checkpoint):
         open_checkpoint(folder)
 
 
-def test_an_index_that_promises_what_a_shard_lacks_is_refused(write_checkpoint):
+def test_an_index_that_lists_what_a_shard_lacks_is_refused(write_checkpoint):
     folder = write_checkpoint(2)
     index = folder / "model.safetensors.index.json"
     table = json.loads(index.read_text())

@@ -124,7 +124,7 @@ def test_every_spelling_of_rope_gives_the_angles_of_transformers(keys, tmp_path)
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
             UnsupportedModelError,
-            "of their own for .'full_attention'.",
+            "separate rope_parameters for .'full_attention'.",
         ),
         ({"partial_rotary_factor": 0.5}, UnsupportedModelError, "partial_rotary_factor 0.5"),
         (

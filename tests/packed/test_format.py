@@ -193,12 +193,12 @@ def test_a_missing_file_is_named(packed, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2, this release reads 1"),
+        ({"format_version": 2}, "format version 2, but this release reads 1"),
         ({"files": {}}, "does not list config.json"),
         ({"files": {"../config.json": {"size": 1, "sha256": ""}}}, "malformed"),
         ({"files": {"config.json": {"size": "1", "sha256": ""}}}, "malformed"),
         ({"source": 3}, "'source' is missing or of the wrong type"),
-        ({"quantization": {"weight_dtype": "int8"}}, "the manifest {"),
+        ({"quantization": {"weight_dtype": "int8"}}, "the manifest says {"),
         ({"quantization": {"weight_dtype": "int3"}}, "damaged .*int3"),
     ],
 )
