@@ -22,10 +22,13 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.files.regular import open_regular, remedy_of
 
 ALIGNMENT = 64  # a cache line, and one tile of weights
 REMEDY = "download or copy the file again"
-HEADER_LIMIT = 100_000_000  # the safetensors library's own
+# A thousand layers of 32 tensors, each described in 256 bytes; the deepest model has 126 layers.
+# The safetensors library reads up to 100 MB, which takes Python 8 s.
+HEADER_LIMIT = 1000 * 32 * 256
 
 DTYPE_NAMES = {
     torch.uint8: "U8",
@@ -53,12 +56,13 @@ class StoredTensor:
         return size * math.prod(self.shape)
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
+def read_header(path: Path, descriptor: int | None = None) -> dict[str, StoredTensor]:
     """The tensors of a file in the order of its header, all found to lie within the file.
 
+    descriptor: of the file, where it is open already
     Raises CheckpointError when the file is missing, cut short or no safetensors file.
     """
-    header, start, size = parse_header(path)
+    header, start, size = parse_header(path, descriptor)
     tensors = {}
     end = 0
     try:
@@ -89,23 +93,36 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def parse_header(path: Path) -> tuple[dict[str, Any], int, int]:
+def parse_header(path: Path, descriptor: int | None = None) -> tuple[dict[str, Any], int, int]:
     """The header as it stands, the byte at which tensors begin, and the size of the file."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
+        opened = open_regular(path) if descriptor is None else descriptor
+        try:
+            size = os.fstat(opened).st_size
+            start = os.pread(opened, 8, 0)
             length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
+            if len(start) < 8 or length > size - 8:
                 raise CheckpointError(
                     f"{path} is cut short or no safetensors file: {size} bytes, but a header of "
                     f"{length}: {REMEDY}"
                 )
-            header = json.loads(file.read(length))
+            if length > HEADER_LIMIT:
+                raise CheckpointError(
+                    f"{path} has a header of {length} bytes, at most {HEADER_LIMIT} are read: "
+                    "save the model with fewer tensors in a file, or with less metadata"
+                )
+            text = os.pread(opened, length, 8)
+        finally:
+            if descriptor is None:
+                os.close(opened)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: {REMEDY}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from None
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): {remedy_of(error)}"
+        ) from None
+    try:
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     if not isinstance(header, dict):

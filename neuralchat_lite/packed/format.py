@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
+from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
 from neuralchat_lite.checkpoints.kinds import METADATA
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
+from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.names import ADAPTER_WEIGHTS, QUANTIZATION, WEIGHTS
 from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
@@ -97,7 +98,7 @@ class PackedModel:
             for spec in architecture.tensors()
             if spec.role in ("linear", "lm_head")
         }
-        self._file = map_file(folder / WEIGHTS)
+        self._file = MappedFile(folder / WEIGHTS)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -118,17 +119,16 @@ class PackedModel:
         spec = self._matrices.get(module) if kind == "weight" else None
         weight_dtype = None if spec is None else self.config.dtype_of(module)
         if spec is None or weight_dtype is None:
-            tensor: Tensor = self._file.get_tensor(self.architecture.stored_name(name))
-            return tensor
+            return self._file.tensor(self.architecture.stored_name(name))
         asymmetric = self.config.scheme == "asym"
         return PackedMatrix(
             weight_dtype=LEVELS[weight_dtype].stored,
             rows=spec.shape[0],
             cols=spec.shape[1],
             group_size=self.config.group_size,
-            codes=self._file.get_tensor(f"{module}.codes"),
-            scales=self._file.get_tensor(f"{module}.scales"),
-            zeros=self._file.get_tensor(f"{module}.zeros") if asymmetric else None,
+            codes=self._file.tensor(f"{module}.codes"),
+            scales=self._file.tensor(f"{module}.scales"),
+            zeros=self._file.tensor(f"{module}.zeros") if asymmetric else None,
         )
 
 
