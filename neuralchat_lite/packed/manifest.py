@@ -1,7 +1,7 @@
 """The manifest of a quantized folder: what it was made from, and the digest of each of its files.
 
 Sizes are compared at every load. Digests are compared when a folder was never verified, and what
-was found good is noted in a stamp (name, size, time, inode), so that it is hashed once.
+was found good is noted in a stamp (name, size, times, inode), so that it is hashed once.
 """
 
 from __future__ import annotations
@@ -132,19 +132,22 @@ def is_released(manifest: Mapping[str, Any]) -> bool:
 def check_digests(
     folder: Path, manifest: Mapping[str, Any], progress: HashProgress | None = None
 ) -> None:
-    """Raise CacheError unless every file has the manifest's sha256; leave a stamp if they do."""
+    """Raise CacheError unless every file has the manifest's sha256; leave a stamp if they do, and
+    remove it if they do not, so that the next load looks at the digests again."""
     before = stamp_of(folder, manifest)
     for name, entry in manifest["files"].items():
         try:
             found = sha256_of(folder / name, progress)
         except OSError as error:
+            kept = remove_stamp(folder)
             raise CacheError(
-                f"{folder / name} cannot be read ({error.strerror}): {remedy(folder)}"
+                f"{folder / name} cannot be read ({error.strerror}){kept}: {remedy(folder)}"
             ) from None
         if found != entry["sha256"]:
+            kept = remove_stamp(folder)
             raise CacheError(
                 f"{folder / name} is damaged: its sha256 is {found[:12]}…, the manifest says "
-                f"{entry['sha256'][:12]}…: {remedy(folder)}"
+                f"{entry['sha256'][:12]}…{kept}: {remedy(folder)}"
             )
     if stamp_of(folder, manifest) == before:
         write_stamp(folder, before)
@@ -161,7 +164,8 @@ def is_stamped(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 def stamp_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
     stats = {name: (folder / name).stat() for name in (MANIFEST, *manifest["files"])}
-    return {name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()}
+    # ctime too: no program can set it back.
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats.items()}
 
 
 def write_stamp(folder: Path, stamp: Mapping[str, list[int]]) -> None:
@@ -174,6 +178,18 @@ def write_stamp(folder: Path, stamp: Mapping[str, list[int]]) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def remove_stamp(folder: Path) -> str:
+    """Forget that the files were found good; what the error must say where that is impossible."""
+    try:
+        (folder / STAMP).unlink(missing_ok=True)
+    except OSError as error:
+        return (
+            f" (and it is noted in {STAMP} that the files were good, which cannot be removed: "
+            f"{error.strerror}; until the folder is deleted, loading does not look again)"
+        )
+    return ""
 
 
 def remedy(folder: Path) -> str:

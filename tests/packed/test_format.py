@@ -162,8 +162,8 @@ def test_a_flipped_bit_is_found_and_its_file_named(packed, name):
         open_packed(packed)
 
 
-def test_a_bit_flipped_behind_the_stamp_is_found_by_verify_always(packed):
-    path = packed / "model.safetensors"
+def flip_last_bit(path):
+    """In place, with the time of the change set back."""
     times = path.stat()
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
@@ -171,8 +171,40 @@ def test_a_bit_flipped_behind_the_stamp_is_found_by_verify_always(packed):
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last[0] ^ 1]))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    open_packed(packed)  # the stamp still fits: this is what verify="always" is for
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_bit_flipped_behind_the_stamp_is_found_by_the_next_load(packed, name):
+    # mtime can be set back by any program, ctime by none.
+    open_packed(packed)
+    flip_last_bit(packed / name)
+    for _ in range(2):
+        with pytest.raises(CacheError, match=rf"{name} is damaged"):
+            open_packed(packed)
+
+
+def damage_as_a_disk_does(packed):
+    """A bit that changes without a write: size, times and inode say nothing."""
+    flip_last_bit(packed / "model.safetensors")
+    manifest = manifest_module.read_manifest(packed)
+    manifest_module.write_stamp(packed, manifest_module.stamp_of(packed, manifest))
+
+
+def test_what_was_found_damaged_is_not_served_again(packed):
+    damage_as_a_disk_does(packed)
+    open_packed(packed)  # the stamp fits: this is what verify="always" is for
     with pytest.raises(CacheError, match=r"model\.safetensors is damaged"):
+        open_packed(packed, verify="always")
+    for _ in range(2):
+        with pytest.raises(CacheError, match=r"model\.safetensors is damaged.*cache remove packed"):
+            open_packed(packed)
+
+
+def test_a_stamp_that_cannot_be_removed_is_told(packed):
+    flip_last_bit(packed / "model.safetensors")
+    (packed / ".verified").unlink()
+    (packed / ".verified").mkdir()  # in place of a read-only folder, which root may write to
+    with pytest.raises(CacheError, match=r"is damaged.*\.verified.*cannot be removed"):
         open_packed(packed, verify="always")
 
 
