@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from neuralchat_lite.adapters.config import REMEDY, AdapterConfig, read_adapter_config
 from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
 from neuralchat_lite.checkpoints.finite import all_finite
-from neuralchat_lite.checkpoints.sidecars import sidecars_in
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.files.mapped import MappedFile
@@ -24,7 +25,7 @@ from neuralchat_lite.files.names import (
     VOCABULARIES,
 )
 from neuralchat_lite.files.safetensors_file import StoredTensor
-from neuralchat_lite.files.unchanged import UnchangedFile, open_unchanged
+from neuralchat_lite.files.unchanged import UnchangedFile
 
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
 # Whole layers: PEFT stores a copy of the head and the embedding when one of them is a target.
@@ -78,10 +79,10 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
     Raises CheckpointError when a file or tensor is missing, damaged, not finite, or of another
     model; UnsupportedModelError when it is whole but more than LoRA on matrices.
     """
-    beside = open_unchanged(sidecars_in(folder, (ADAPTER_CONFIG, *TOKENIZER)))
+    beside = open_sidecars(folder, (ADAPTER_CONFIG, *TOKENIZER))
     config = read_adapter_config(folder)
     path = folder / ADAPTER_WEIGHTS
-    if not path.exists():
+    if not os.path.lexists(path):
         pickled = (folder / "adapter_model.bin").exists()
         raise CheckpointError(
             f"{folder} has no {ADAPTER_WEIGHTS}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.kinds import is_packed
-from neuralchat_lite.checkpoints.sidecars import sidecars_in
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import Source, files_identity, read_files
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.families.architecture import HEAD, Architecture
@@ -18,9 +19,9 @@ from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.mapped import MappedFile
-from neuralchat_lite.files.names import INDEX, SIDECARS, WEIGHTS
+from neuralchat_lite.files.names import INDEX, LONGEST_NAME, SIDECARS, WEIGHTS, is_file_name
 from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor
-from neuralchat_lite.files.unchanged import UnchangedFile, open_unchanged
+from neuralchat_lite.files.unchanged import UnchangedFile
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -110,7 +111,7 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
         raise CheckpointError(
             f"{folder} is quantized already: load it as it is, or quantize the original checkpoint"
         )
-    beside = open_unchanged(sidecars_in(folder, SIDECARS))
+    beside = open_sidecars(folder, SIDECARS)
     architecture = read_architecture(folder)
     paths, promised = find_files(folder)
     files = tuple(map(MappedFile, paths))
@@ -144,9 +145,10 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     """The safetensors files of a folder, and the index's promise: tensor name -> file name."""
     index = folder / INDEX
     single = folder / WEIGHTS
-    if single.exists():
-        return (single,), {}
-    if not index.exists():
+    has_single = os.path.lexists(single)
+    if not os.path.lexists(index):
+        if has_single:
+            return (single,), {}
         pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
         if pickles:
             raise CheckpointError(
@@ -158,19 +160,36 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
             f"{folder} has neither model.safetensors nor model.safetensors.index.json: "
             "download the weights too"
         )
-    promised = read_json(index).get("weight_map")
-    if not isinstance(promised, dict) or not promised:
-        raise CheckpointError(f"{index} has no weight_map: download it again")
-    names = sorted(set(map(str, promised.values())))
+    promised = read_index(index)
+    names = sorted(set(promised.values()))
+    if has_single and WEIGHTS not in names:
+        # One of them is left over from another model or version, and nothing says which.
+        raise CheckpointError(
+            f"{folder} has both {WEIGHTS} and {INDEX}, which names {len(names)} other files: "
+            f"remove {WEIGHTS} to use the shards, or {INDEX} and the shards to use {WEIGHTS}"
+        )
     for name in names:
-        if Path(name).name != name:  # an index may not point out of its folder
-            raise CheckpointError(f"{index} names {name!r}: expected a file name without folders")
-        if not (folder / name).exists():
+        if not os.path.lexists(folder / name):
             raise CheckpointError(
                 f"{folder / name} is missing, one of the {len(names)} shards that {index.name} "
                 "names: download it"
             )
     return tuple(folder / name for name in names), promised
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """What an index promises: tensor name -> file name. Raises CheckpointError."""
+    promised = read_json(index).get("weight_map")
+    if not isinstance(promised, dict) or not promised:
+        raise CheckpointError(f"{index} has no weight_map: download it again")
+    for name in promised.values():
+        if not isinstance(name, str) or not is_file_name(name):
+            shown = repr(name)
+            raise CheckpointError(
+                f"{index} names {shown[:LONGEST_NAME]}{'…' * (len(shown) > LONGEST_NAME)}: "
+                "expected a file name without folders, of at most 255 bytes; download it again"
+            )
+    return promised
 
 
 def match(

@@ -46,8 +46,12 @@ def remedy_of(error: OSError) -> str:
     return REMEDIES.get(error.errno or 0, "check permissions")
 
 
-def open_regular(path: Path) -> int:
-    """A descriptor of a regular file, to be closed by the caller. Raises OSError."""
+def open_regular(path: Path, limit: int | None = None) -> int:
+    """A descriptor of a regular file, to be closed by the caller.
+
+    limit: the most bytes that it may have
+    Raises OSError.
+    """
     try:
         before = path.stat()  # opening may act on a device
         if not stat.S_ISREG(before.st_mode):
@@ -69,6 +73,9 @@ def open_regular(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode):  # exchanged meanwhile
         os.close(descriptor)
         raise not_regular(found)
+    if limit is not None and found.st_size > limit:
+        os.close(descriptor)
+        raise too_large(found.st_size, limit)
     return descriptor
 
 
@@ -81,15 +88,19 @@ def not_regular(found: os.stat_result) -> UnfitFileError:
     )
 
 
+def too_large(size: int, limit: int) -> UnfitFileError:
+    return UnfitFileError(
+        errno.EFBIG,
+        f"it has {size / 1e6:.4g} MB, at most {limit / 1e6:.4g} MB are read",
+        "such files are small: download it again",
+    )
+
+
 def read_whole(descriptor: int, limit: int) -> bytes:
     """All bytes of an open file. Raises OSError when they are more than `limit`."""
     size = os.fstat(descriptor).st_size
     if size > limit:
-        raise UnfitFileError(
-            errno.EFBIG,
-            f"it has {size / 1e6:.3g} MB, at most {limit / 1e6:.3g} MB are read",
-            "such files are small: download it again",
-        )
+        raise too_large(size, limit)
     data = b""
     while len(data) < size and (piece := os.pread(descriptor, size - len(data), len(data))):
         data += piece

@@ -41,13 +41,14 @@ class Fingerprint:
 class UnchangedFile:
     """A regular file that stays open, and its fingerprint.
 
-    Raises CheckpointError when it cannot be opened, or is being written.
+    limit: the most bytes that it may have
+    Raises CheckpointError when it cannot be opened, is larger, or is being written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limit: int | None = None) -> None:
         self.path = path
         try:
-            self.descriptor = open_regular(path)
+            self.descriptor = open_regular(path, limit)
         except OSError as error:
             raise unreadable(path, error) from None
         weakref.finalize(self, os.close, self.descriptor)
@@ -94,10 +95,6 @@ class UnchangedFile:
         raise CheckpointError(
             f"{self.path} is being written: wait until it is complete, then try again"
         )
-
-
-def open_unchanged(paths: list[Path]) -> tuple[UnchangedFile, ...]:
-    return tuple(UnchangedFile(path) for path in paths)
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:

@@ -110,6 +110,39 @@ def test_a_missing_shard_is_named(write_checkpoint):
         open_checkpoint(folder)
 
 
+def test_a_single_file_beside_shards_is_refused_with_both_remedies(write_checkpoint):
+    folder, stale = write_checkpoint(3), write_checkpoint(seed=1)
+    (stale / "model.safetensors").rename(folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError,
+        match=r"both model\.safetensors and model\.safetensors\.index\.json.*"
+        r"remove model\.safetensors to use the shards, or model\.safetensors\.index\.json and",
+    ):
+        open_checkpoint(folder)
+
+
+def test_an_index_of_the_single_file_alone_is_valid(write_checkpoint):
+    folder = write_checkpoint()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {DOWN: "model.safetensors"}}))
+    assert open_checkpoint(folder).weight(DOWN).shape == (64, 172)
+    index.write_text(json.dumps({"weight_map": {"model.other": "model.safetensors"}}))
+    with pytest.raises(CheckpointError, match=r"lacks model\.other, which"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a\0b", "x" * 5000, "é" * 200, 3, None, ["a"], {}])
+def test_an_index_names_files_that_can_be(write_checkpoint, name):
+    folder = write_checkpoint(2)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {DOWN: name}}))
+    with pytest.raises(
+        CheckpointError, match=r"index\.json names .*expected a file name"
+    ) as caught:
+        open_checkpoint(folder)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])
 def test_a_shard_that_is_cut_short_is_named(write_checkpoint, keep):
     folder = write_checkpoint(3)
