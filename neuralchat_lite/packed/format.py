@@ -19,8 +19,10 @@ from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
+from neuralchat_lite.files.json_file import JSON_LIMIT
 from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.names import ADAPTER_WEIGHTS, QUANTIZATION, WEIGHTS
+from neuralchat_lite.files.regular import read_regular, remedy_of
 from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
     aligned_order,
@@ -164,8 +166,13 @@ def open_packed(
 def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:
     path = folder / QUANTIZATION
     try:
-        config = WeightOnlyQuantConfig.from_json(path.read_text(encoding="utf-8"))
+        text = read_regular(path, JSON_LIMIT).decode("utf-8")
+        config = WeightOnlyQuantConfig.from_json(text)
         noted = WeightOnlyQuantConfig.from_dict(manifest["quantization"])
+    except OSError as error:
+        raise CacheError(
+            f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"
+        ) from None
     except (ConfigError, UnicodeDecodeError) as error:
         raise CacheError(f"{path} or the manifest is damaged ({error}): {remedy(folder)}") from None
     if config != noted:

@@ -17,7 +17,16 @@ from typing import Any
 
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.digests import HashProgress, sha256_of
-from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS, WEIGHTS
+from neuralchat_lite.files.json_file import JSON_LIMIT, parse_json
+from neuralchat_lite.files.names import (
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    QUANTIZATION,
+    SIDECARS,
+    WEIGHTS,
+    is_file_name,
+)
+from neuralchat_lite.files.regular import read_regular, remedy_of
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 FORMAT_VERSION = 1
@@ -52,37 +61,53 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(read_regular(path, JSON_LIMIT))
     except FileNotFoundError:
         raise CacheError(
             f"{path} is missing: {folder} is not a quantized model, or was copied in part; "
             f"{remedy(folder)}"
         ) from None
     except OSError as error:
-        raise CacheError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
         raise CacheError(
-            f"{path} says format version {version!r}, this release reads {FORMAT_VERSION}: "
-            f"{remedy(folder)}, or use the release that wrote it"
+            f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"
+        ) from None
+    except ValueError as error:
+        raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
+    version = manifest.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CacheError(
+            f"{path} says format version {repr(version)[:40]}, this release reads "
+            f"{FORMAT_VERSION}: {remedy(folder)}, or use the release that wrote it"
         )
     for key, kind in SCHEMA.items():
         if not isinstance(manifest.get(key, ...), kind):
             raise CacheError(f"{path}: {key!r} is missing or of the wrong type: {remedy(folder)}")
     for name, entry in manifest["files"].items():
-        if (
-            Path(name).name != name
-            or not isinstance(entry, dict)
-            or not isinstance(entry.get("size"), int)
-            or not isinstance(entry.get("sha256"), str)
-        ):
-            raise CacheError(f"{path}: files[{name!r}] is malformed: {remedy(folder)}")
+        if not is_file_name(name) or not is_file_entry(entry):
+            raise CacheError(f"{path}: files[{name[:100]!r}] is malformed: {remedy(folder)}")
+    for number, adapter in enumerate(manifest["adapters"]):
+        if not is_adapter(adapter):
+            raise CacheError(f"{path}: adapters[{number}] is malformed: {remedy(folder)}")
     lacking = [name for name in REQUIRED_FILES if name not in manifest["files"]]
     if lacking:
         raise CacheError(f"{path} does not list {lacking[0]}: {remedy(folder)}")
     return dict(manifest)
+
+
+def is_file_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("size")) is int
+        and isinstance(entry.get("sha256"), str)
+    )
+
+
+def is_adapter(entry: Any) -> bool:
+    """Whether an adapter is named: by the hub's name, or by the digest of its weights."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+        return False
+    hub, weights = entry.get("hub"), entry["files"].get(ADAPTER_WEIGHTS)
+    return isinstance(hub if hub is not None else weights, str)
 
 
 def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -156,7 +181,7 @@ def check_digests(
 def is_stamped(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether these very files, unchanged since, were found good."""
     try:
-        noted = json.loads((folder / STAMP).read_bytes())
+        noted = parse_json(read_regular(folder / STAMP, JSON_LIMIT))
     except (OSError, ValueError):
         return False
     return bool(noted == stamp_of(folder, manifest))

@@ -229,6 +229,25 @@ def test_a_missing_file_is_named(packed, name):
         ({"files": {}}, "does not list config.json"),
         ({"files": {"../config.json": {"size": 1, "sha256": ""}}}, "malformed"),
         ({"files": {"config.json": {"size": "1", "sha256": ""}}}, "malformed"),
+        ({"files": {"a\0b": {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"a" * 5000: {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"": {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"..": {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"config.json": {"size": True, "sha256": ""}}}, "malformed"),
+        ({"files": {"config.json": ["size", "sha256"]}}, "malformed"),
+        ({"files": []}, "'files' is missing or of the wrong type"),
+        ({"format_version": True}, "format version True, this"),
+        ({"format_version": [1] * 10_000}, "format version .1, 1"),
+        ({"adapters": ["a"]}, r"adapters\[0\] is malformed"),
+        ({"adapters": [{"hub": "a/b", "files": {}}, None]}, r"adapters\[1\] is malformed"),
+        ({"adapters": [{"hub": 3, "files": {}}]}, r"adapters\[0\] is malformed"),
+        ({"adapters": [{"files": {"adapter_model.safetensors": 3}}]}, "is malformed"),
+        ({"adapters": [{}]}, "is malformed"),
+        ({"quantization": {"group_size": 10**400}}, "integer of 401 digits"),
+        ({"quantization": {"modules_to_not_convert": [["a"]]}}, "must be a list of module names"),
+        ({"quantization": {"nonsense": 1}}, "damaged .*nonsense"),
+        ({"quantization": {"self": 1}}, "damaged .*self"),
+        ({"quantization": {"weight_dtype": {"a": 1}}}, "damaged .*weight_dtype"),
         ({"source": 3}, "'source' is missing or of the wrong type"),
         ({"quantization": {"weight_dtype": "int8"}}, "the manifest {"),
         ({"quantization": {"weight_dtype": "int3"}}, "damaged .*int3"),
@@ -239,6 +258,54 @@ def test_a_manifest_of_another_form_is_refused(packed, change, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CacheError, match=message):
         open_packed(packed)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "quantization_config.json", "config.json"])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"a": NaN}', '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}"]
+)
+def test_what_is_no_json_of_a_model_is_refused(packed, name, text):
+    path = packed / name
+    path.write_text(text)
+    if name != "manifest.json":
+        sealed(packed)
+    with pytest.raises(CacheError, match=rf"{name}.*(JSON|format version)"):
+        open_packed(packed)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "quantization_config.json", "config.json", "model.safetensors"]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("lost"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused(packed, name, make):
+    (packed / name).unlink()
+    make(packed / name)
+    with pytest.raises(CacheError, match=rf"{name} (cannot be read|has \d+ bytes)"):
+        open_packed(packed)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("lost"),
+    ],
+)
+def test_a_stamp_that_is_no_file_is_none(packed, make, hashed):
+    (packed / ".verified").unlink()
+    make(packed / ".verified")
+    assert open_packed(packed)
+    assert "model.safetensors" in hashed
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", "\udcff"])
