@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.adapters.config import REMEDY, AdapterConfig, read_adapter_config
-from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
+from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
 from neuralchat_lite.checkpoints.finite import all_finite
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.names import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -21,7 +24,8 @@ from neuralchat_lite.files.names import (
     TOKENIZER,
     VOCABULARIES,
 )
-from neuralchat_lite.files.safetensors_file import StoredTensor, read_header
+from neuralchat_lite.files.safetensors_file import StoredTensor
+from neuralchat_lite.files.unchanged import UnchangedFile
 
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
 # Whole layers: PEFT stores a copy of the head and the embedding when one of them is a target.
@@ -42,6 +46,8 @@ class Adapter:
         folder: Path,
         config: AdapterConfig,
         stored: Mapping[str, Mapping[str, StoredTensor]],
+        file: MappedFile,
+        beside: tuple[UnchangedFile, ...],
         hub: tuple[str, str] | None,
     ) -> None:
         self.folder = folder
@@ -50,20 +56,21 @@ class Adapter:
         self.name = hub[0].rpartition("/")[2] if hub else folder.resolve().name
         self.modules = frozenset(stored)
         self._stored = stored  # module -> "A" or "B" -> tensor
-        self._file = map_file(folder / ADAPTER_WEIGHTS)
+        self._file = file
+        self._beside = beside
 
     def factors(self, module: str) -> tuple[Tensor, Tensor, float]:
         """A [rank, columns] and B [rows, rank] of a module in fp32, and the scale of B @ A."""
-        a, b = (self._file.get_tensor(self._stored[module][half].name).float() for half in "AB")
+        a, b = (self._file.tensor(self._stored[module][half].name).float() for half in "AB")
         return a, b, self.config.scale_of(module)
 
-    def tokenizer_files(self) -> list[Path]:
-        return [self.folder / name for name in TOKENIZER if (self.folder / name).exists()]
+    def tokenizer_files(self) -> list[UnchangedFile]:
+        return [file for file in self._beside if file.name in TOKENIZER]
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[UnchangedFile]:
         """The files that decide the merged weights and the tokenization."""
-        names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-        return [*(self.folder / name for name in names), *self.tokenizer_files()]
+        config = [file for file in self._beside if file.name == ADAPTER_CONFIG]
+        return [*config, self._file, *self.tokenizer_files()]
 
 
 def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None) -> Adapter:
@@ -72,9 +79,10 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
     Raises CheckpointError when a file or tensor is missing, damaged, not finite, or of another
     model; UnsupportedModelError when it is complete but not plain LoRA on matrices.
     """
+    beside = open_sidecars(folder, (ADAPTER_CONFIG, *TOKENIZER))
     config = read_adapter_config(folder)
     path = folder / ADAPTER_WEIGHTS
-    if not path.exists():
+    if not os.path.lexists(path):
         pickled = (folder / "adapter_model.bin").exists()
         raise CheckpointError(
             f"{folder} has no {ADAPTER_WEIGHTS}"
@@ -85,8 +93,8 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
                 else ": download the adapter again"
             )
         )
-    header = read_header(path)
-    stored = pair(path, header)
+    file = MappedFile(path)
+    stored = pair(path, file.header)
     shapes = {
         spec.module: (spec.shape[0], spec.shape[1])
         for spec in base.architecture.tensors()
@@ -101,8 +109,8 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
         )
     for module, halves in stored.items():
         check_shapes(path, module, halves, config.rank_of(module), shapes[module])
-    check_copies(path, [name for name in header if not FACTOR.fullmatch(name)], base)
-    adapter = Adapter(folder, config, stored, hub)
+    check_copies(file, [name for name in file.header if not FACTOR.fullmatch(name)], base)
+    adapter = Adapter(folder, config, stored, file, beside, hub)
     check_finite(path, adapter)
     check_tokenizer(adapter)
     return adapter
@@ -181,16 +189,15 @@ def check_shapes(
             )
 
 
-def check_copies(path: Path, names: Sequence[str], base: Source) -> None:
+def check_copies(file: MappedFile, names: Sequence[str], base: Source) -> None:
     """Raise UnsupportedModelError unless these tensors are copies of the base's."""
     known = {spec.name for spec in base.architecture.tensors()}
-    file = map_file(path)
     for name in names:
         found = COPY.fullmatch(name)
         original = f"{found['module']}.weight" if found else ""
-        if original not in known or not is_copy(file.get_tensor(name), base.weight(original)):
+        if original not in known or not is_copy(file.tensor(name), base.weight(original)):
             raise UnsupportedModelError(
-                f"{path}: {name} is neither a LoRA matrix nor a copy of the base's weights "
+                f"{file.path}: {name} is neither a LoRA matrix nor a copy of the base's weights "
                 "(embeddings that were trained or resized, or modules_to_save, look like this): "
                 f"{REMEDY}"
             )

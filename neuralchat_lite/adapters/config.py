@@ -7,6 +7,7 @@ implemented is refused by name. So a merge has the same weights as in PEFT, or i
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     merge needs more than W + scale * B @ A.
     """
     path = folder / ADAPTER_CONFIG
-    if not path.exists():
+    if not os.path.lexists(path):
         raise CheckpointError(
             f"{folder} has no {ADAPTER_CONFIG}, so it is not a PEFT adapter: give the folder that "
             "peft's save_pretrained wrote, or pass a whole model as the model"

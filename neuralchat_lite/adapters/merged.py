@@ -103,12 +103,18 @@ class MergedCheckpoint(Source):
             chosen = own
         return others | {name: chosen[name] for name in TOKENIZER if name in chosen}
 
+    def require_unchanged(self) -> None:
+        self.base.require_unchanged()
+        for adapter in self.merged:
+            for file in adapter.files():
+                file.require_unchanged()
+
     @property
     def tokenizer_origin(self) -> Path | None:
         """The folder of the last adapter that has a tokenizer; None when it is the base's."""
         bringing = [
             adapter
             for adapter in self.merged
-            if not {path.name for path in adapter.tokenizer_files()} <= set(CHAT_TEMPLATES)
+            if not {file.name for file in adapter.tokenizer_files()} <= set(CHAT_TEMPLATES)
         ]
         return bringing[-1].folder if bringing else None

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.kinds import is_packed
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import Source, files_identity, read_files
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.families.architecture import HEAD, Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.files.json_file import read_json
-from neuralchat_lite.files.names import INDEX, SIDECARS, WEIGHTS
-from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor, read_header
+from neuralchat_lite.files.mapped import MappedFile
+from neuralchat_lite.files.names import INDEX, LONGEST_NAME, SIDECARS, WEIGHTS, is_file_name
+from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor
+from neuralchat_lite.files.unchanged import UnchangedFile
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -29,6 +32,7 @@ class Checkpoint(Source):
 
     folder: its path
     files: its safetensors files, sorted by name
+    beside: its other files, opened before anything was read from them
     hub: (repository, resolved commit), if it is from the hub
     """
 
@@ -36,66 +40,57 @@ class Checkpoint(Source):
         self,
         folder: Path,
         architecture: Architecture,
-        files: tuple[Path, ...],
-        stored: Mapping[str, tuple[Path, StoredTensor]],
+        files: tuple[MappedFile, ...],
+        stored: Mapping[str, tuple[MappedFile, StoredTensor]],
+        beside: tuple[UnchangedFile, ...],
         hub: tuple[str, str] | None = None,
     ) -> None:
         self.folder: Path = folder
         self.architecture = architecture
         self.files = files
+        self.beside = beside
         self.hub = hub
         self.name = hub[0].rpartition("/")[2] if hub else folder.resolve().name
         self._stored = stored  # by the names of `Architecture.tensors`
-        self._mapped = {path: map_file(path) for path in files}
 
     def weight(self, name: str) -> Tensor:
         """The tensor of this Hugging Face name, a view of the mapped file in the file's dtype.
 
         "lm_head.weight" is the head in every family. In a tied model it is the embedding.
         """
-        path, stored = self._find(name)
-        tensor: Tensor = self._mapped[path].get_tensor(stored.name)
-        return tensor
+        file, stored = self._find(name)
+        return file.tensor(stored.name)
 
     def dtype(self, name: str) -> torch.dtype:
         return DTYPES[self._find(name)[1].dtype]
 
-    def sidecar_files(self) -> list[Path]:
-        return [self.folder / name for name in SIDECARS if (self.folder / name).exists()]
-
     def sidecars(self) -> dict[str, bytes]:
-        return read_files(self.sidecar_files())
+        return read_files(self.beside)
+
+    def require_unchanged(self) -> None:
+        for file in (*self.beside, *self.files):
+            file.require_unchanged()
 
     def identity(
         self, root: Path | None = None, progress: HashProgress | None = None
     ) -> dict[str, Any]:
         # The files that decide the bytes that are written: configuration, tokenizer, weights.
-        return files_identity([*self.sidecar_files(), *self.files], self.hub, root, progress)
+        return files_identity([*self.beside, *self.files], self.hub, root, progress)
 
     def held_bytes(self) -> int:
         return 0  # all of it is mapped
 
-    def holds_twice(self, place: tuple[Path, StoredTensor], name: str) -> bool:
+    def holds_twice(self, place: tuple[MappedFile, StoredTensor], name: str) -> bool:
         """Whether the tensor stored at `place` equals the tensor `name`."""
-        path, stored = place
-        other, mine = self._mapped[path].get_tensor(stored.name), self.weight(name)
+        file, stored = place
+        other, mine = file.tensor(stored.name), self.weight(name)
         return other.shape == mine.shape and all(
             torch.equal(*pair)
             for pair in zip(torch.split(other, 1024), torch.split(mine, 1024), strict=True)
         )
 
-    def _find(self, name: str) -> tuple[Path, StoredTensor]:
+    def _find(self, name: str) -> tuple[MappedFile, StoredTensor]:
         return self._stored[self.architecture.stored_name(name)]
-
-
-def map_file(path: Path) -> Any:
-    """Map a file with the safetensors library. Its tensors are views of the file, not copies."""
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}): download or copy the file again"
-        ) from None
 
 
 def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> Checkpoint:
@@ -116,25 +111,27 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
         raise CheckpointError(
             f"{folder} is quantized already: load it as it is, or quantize the original checkpoint"
         )
+    beside = open_sidecars(folder, SIDECARS)
     architecture = read_architecture(folder)
-    files, promised = find_files(folder)
-    found: dict[str, tuple[Path, StoredTensor]] = {}
-    for path in files:
-        for name, tensor in read_header(path).items():
+    paths, promised = find_files(folder)
+    files = tuple(map(MappedFile, paths))
+    found: dict[str, tuple[MappedFile, StoredTensor]] = {}
+    for file in files:
+        for name, tensor in file.header.items():
             if name in found:
                 raise CheckpointError(
-                    f"{name} is in both {found[name][0].name} and {path.name} of {folder}: "
+                    f"{name} is in both {found[name][0].name} and {file.name} of {folder}: "
                     "remove the files that are not part of the model"
                 )
-            found[name] = (path, tensor)
-    for name, file in promised.items():
-        if name not in found or found[name][0].name != file:
+            found[name] = (file, tensor)
+    for name, place in promised.items():
+        if name not in found or found[name][0].name != place:
             raise CheckpointError(
-                f"{folder / file} lacks {name}, which model.safetensors.index.json lists: "
+                f"{folder / place} lacks {name}, which model.safetensors.index.json lists: "
                 "download the checkpoint again"
             )
     matched = match(architecture, found, folder)
-    checkpoint = Checkpoint(folder, architecture, files, matched, hub)
+    checkpoint = Checkpoint(folder, architecture, files, matched, beside, hub)
     head = architecture.untied_head_name
     if architecture.tied and head in found and not checkpoint.holds_twice(found[head], HEAD):
         raise CheckpointError(
@@ -148,9 +145,10 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     """The safetensors files of a folder, and the index's map: tensor name -> file name."""
     index = folder / INDEX
     single = folder / WEIGHTS
-    if single.exists():
-        return (single,), {}
-    if not index.exists():
+    has_single = os.path.lexists(single)
+    if not os.path.lexists(index):
+        if has_single:
+            return (single,), {}
         pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
         if pickles:
             raise CheckpointError(
@@ -162,16 +160,16 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
             f"{folder} has neither model.safetensors nor model.safetensors.index.json: "
             "download the weights too"
         )
-    promised = read_json(index).get("weight_map")
-    if not isinstance(promised, dict) or not promised:
-        raise CheckpointError(f"{index} has no weight_map: download it again")
-    names = sorted(set(map(str, promised.values())))
+    promised = read_index(index)
+    names = sorted(set(promised.values()))
+    if has_single and WEIGHTS not in names:
+        # One of them is left over from another model or version, and nothing says which.
+        raise CheckpointError(
+            f"{folder} has both {WEIGHTS} and {INDEX}, which names {len(names)} other files: "
+            f"remove {WEIGHTS} to use the shards, or {INDEX} and the shards to use {WEIGHTS}"
+        )
     for name in names:
-        if Path(name).name != name:  # an index must not name files outside its folder
-            raise CheckpointError(
-                f"{index} names {name!r}: expected a file name without folders: download it again"
-            )
-        if not (folder / name).exists():
+        if not os.path.lexists(folder / name):
             raise CheckpointError(
                 f"{folder / name} is missing, one of the {len(names)} shards that {index.name} "
                 "names: download it"
@@ -179,9 +177,24 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     return tuple(folder / name for name in names), promised
 
 
+def read_index(index: Path) -> dict[str, str]:
+    """The map of an index: tensor name -> file name. Raises CheckpointError."""
+    promised = read_json(index).get("weight_map")
+    if not isinstance(promised, dict) or not promised:
+        raise CheckpointError(f"{index} has no weight_map: download it again")
+    for name in promised.values():
+        if not isinstance(name, str) or not is_file_name(name):
+            shown = repr(name)
+            raise CheckpointError(
+                f"{index} names {shown[:LONGEST_NAME]}{'…' * (len(shown) > LONGEST_NAME)}: "
+                "expected a file name without folders, of at most 255 bytes; download it again"
+            )
+    return promised
+
+
 def match(
-    architecture: Architecture, found: Mapping[str, tuple[Path, StoredTensor]], folder: Path
-) -> dict[str, tuple[Path, StoredTensor]]:
+    architecture: Architecture, found: Mapping[str, tuple[MappedFile, StoredTensor]], folder: Path
+) -> dict[str, tuple[MappedFile, StoredTensor]]:
     """Find each tensor that the architecture needs, and check its shape and dtype. A model that was
     saved without a head stores the tensors without the prefix of their names."""
     names = architecture.names
@@ -197,15 +210,15 @@ def match(
                 f"{folder} lacks the tensor {spec.name} {list(spec.shape)} ({spec.role}): "
                 "config.json is of another model, or a file is missing; download the model again"
             )
-        path, stored = matched[spec.name] = found[spec.name]
+        file, stored = matched[spec.name] = found[spec.name]
         if stored.shape != spec.shape:
             raise CheckpointError(
-                f"{path}: {spec.name} has the shape {list(stored.shape)}, but config.json "
+                f"{file.path}: {spec.name} has the shape {list(stored.shape)}, but config.json "
                 f"implies {list(spec.shape)}: config.json is of another model; download both again"
             )
         if stored.dtype not in WEIGHT_DTYPES:
             raise UnsupportedModelError(
-                f"{path}: {spec.name} is {stored.dtype}, expected one of {WEIGHT_DTYPES}: "
+                f"{file.path}: {spec.name} is {stored.dtype}, expected one of {WEIGHT_DTYPES}: "
                 "use the original bf16, fp16 or fp32 checkpoint"
             )
     extra = sorted(

@@ -7,15 +7,16 @@ A tensor goes from its source through a quantizer into the packed file.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.digests import HashProgress, file_digest
+from neuralchat_lite.files.unchanged import UnchangedFile
 from neuralchat_lite.kernels.layout import PackedMatrix
 
 
@@ -64,6 +65,11 @@ class Source(Protocol):
         """The files beside the weights, by name: configuration and tokenizer."""
         ...
 
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError when a file has changed since it was opened. Asked when all has
+        been read, before what was made of it gets its name."""
+        return None  # a source without files
+
 
 def largest_tensor(source: Source) -> int:
     """Bytes of the largest tensor: the memory of a source that computes one at a time."""
@@ -74,7 +80,7 @@ def largest_tensor(source: Source) -> int:
 
 
 def files_identity(
-    files: list[Path],
+    files: Sequence[UnchangedFile],
     hub: tuple[str, str] | None,
     root: Path | None,
     progress: HashProgress | None,
@@ -82,22 +88,15 @@ def files_identity(
     """The identity of files: the name and commit of a hub repository, else the sha256 of each.
 
     hub: (repository, resolved commit), if they are from the hub
+    Raises CheckpointError when one has changed since it was opened.
     """
     if hub is not None:
         # The commit fixes the contents. The list of files decides which are copied.
-        sizes = {path.name: path.stat().st_size for path in files}
+        sizes = {file.name: file.size for file in files}
         return {"hub": hub[0], "revision": hub[1], "files": sizes}
-    return {"files": {path.name: file_digest(path, root, progress) for path in files}}
+    return {"files": {file.name: file_digest(file, root, progress) for file in files}}
 
 
-def read_files(paths: list[Path]) -> dict[str, bytes]:
-    """Small files by name. Raises CheckpointError when one cannot be read."""
-    found = {}
-    for path in paths:
-        try:
-            found[path.name] = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be read ({error.strerror}): check permissions"
-            ) from None
-    return found
+def read_files(files: Sequence[UnchangedFile]) -> dict[str, bytes]:
+    """Small files by name. Raises CheckpointError when one cannot be read or has changed."""
+    return {file.name: file.read() for file in files}

@@ -7,8 +7,9 @@ from typing import Any, Protocol, cast
 
 from transformers import AutoTokenizer
 
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.errors import CheckpointError
-from neuralchat_lite.files.names import VOCABULARIES
+from neuralchat_lite.files.names import SIDECARS, VOCABULARIES
 
 
 class Tokenizer(Protocol):
@@ -42,6 +43,7 @@ def load_tokenizer(folder: Path, origin: Path | None = None) -> Tokenizer:
     origin: the folder to name in errors, when this one is temporary
     """
     require_tokenizer(folder, origin)
+    open_sidecars(folder, SIDECARS)  # the parsers would wait for a pipe, and read a device for ever
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

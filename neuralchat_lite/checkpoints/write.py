@@ -62,6 +62,7 @@ def write_checkpoint(
                         if progress is not None:
                             progress(Progress("merge", tensor.name, done, total))
                 writer.finish()
+        source.require_unchanged()
     return out
 
 

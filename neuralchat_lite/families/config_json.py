@@ -16,11 +16,14 @@ from neuralchat_lite.families.config_values import (
     positive,
     token_id,
     token_ids,
+    wrong,
 )
 from neuralchat_lite.families.family import Family
 from neuralchat_lite.families.rope_parameters import rope_parameters
 from neuralchat_lite.families.table import family_of
-from neuralchat_lite.files.json_file import read_json
+from neuralchat_lite.files.json_file import read_json, read_optional_json
+
+MOST_LAYERS = 1000  # as many as the header of a safetensors file has room for; models have 126
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -30,8 +33,7 @@ def read_architecture(folder: Path) -> Architecture:
     when the model is not supported.
     """
     config = read_json(folder / "config.json")
-    generation_path = folder / "generation_config.json"
-    generation = read_json(generation_path) if generation_path.exists() else {}
+    generation = read_optional_json(folder / "generation_config.json")
     return parse_architecture(config, generation)
 
 
@@ -72,6 +74,8 @@ def refuse_quantized(config: Config) -> None:
 
 def read_sizes(config: Config, family: Family) -> Sizes:
     layers = positive(config, "num_hidden_layers")
+    if layers > MOST_LAYERS:  # before anything has an entry for each of them
+        raise wrong("num_hidden_layers", f"at most {MOST_LAYERS}", layers)
     heads = positive(config, "num_attention_heads")
     hidden = positive(config, "hidden_size")
     kv_heads = positive(config, "num_key_value_heads", family.kv_heads or heads)

@@ -23,3 +23,14 @@ TOKENIZER = (
 )
 # Beside the weights of a checkpoint; copied as they are, where they exist.
 SIDECARS = (*CONFIGURATION, *TOKENIZER)
+
+LONGEST_NAME = 255  # bytes that a file system allows
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a text can be the name of a file, without a folder."""
+    return (
+        name not in ("", ".", "..")
+        and not {"/", "\0"} & set(name)
+        and len(name.encode(errors="replace")) <= LONGEST_NAME
+    )

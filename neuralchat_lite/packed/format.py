@@ -13,13 +13,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
+from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
 from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
+from neuralchat_lite.files.json_file import JSON_LIMIT
+from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.names import ADAPTER_WEIGHTS, QUANTIZATION, WEIGHTS
+from neuralchat_lite.files.regular import read_regular, remedy_of
 from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
     aligned_order,
@@ -92,7 +95,7 @@ class PackedModel:
         self.config = config
         self.manifest = manifest
         self._matrices = {spec.module: spec for spec in architecture.tensors() if spec.is_matrix}
-        self._file = map_file(folder / WEIGHTS)
+        self._file = MappedFile(folder / WEIGHTS)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -113,17 +116,16 @@ class PackedModel:
         spec = self._matrices.get(module) if kind == "weight" else None
         weight_dtype = None if spec is None else self.config.dtype_of(module)
         if spec is None or weight_dtype is None:
-            tensor: Tensor = self._file.get_tensor(self.architecture.stored_name(name))
-            return tensor
+            return self._file.tensor(self.architecture.stored_name(name))
         asymmetric = self.config.scheme == "asym"
         return PackedMatrix(
             weight_dtype=LEVELS[weight_dtype].stored,
             rows=spec.shape[0],
             cols=spec.shape[1],
             group_size=self.config.group_size,
-            codes=self._file.get_tensor(f"{module}.codes"),
-            scales=self._file.get_tensor(f"{module}.scales"),
-            zeros=self._file.get_tensor(f"{module}.zeros") if asymmetric else None,
+            codes=self._file.tensor(f"{module}.codes"),
+            scales=self._file.tensor(f"{module}.scales"),
+            zeros=self._file.tensor(f"{module}.zeros") if asymmetric else None,
         )
 
 
@@ -164,8 +166,13 @@ def open_packed(
 def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:
     path = folder / QUANTIZATION
     try:
-        config = WeightOnlyQuantConfig.from_json(path.read_text(encoding="utf-8"))
+        text = read_regular(path, JSON_LIMIT).decode("utf-8")
+        config = WeightOnlyQuantConfig.from_json(text)
         noted = WeightOnlyQuantConfig.from_dict(manifest["quantization"])
+    except OSError as error:
+        raise CacheError(
+            f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"
+        ) from None
     except (ConfigError, UnicodeDecodeError) as error:
         raise CacheError(f"{path} or the manifest is damaged ({error}): {remedy(folder)}") from None
     if config != noted:

@@ -117,6 +117,7 @@ def write_whole(
         with SafetensorsWriter(folder / WEIGHTS, tensors, PACKED_METADATA) as writer:
             underflows = write_tensors(source, config, quantizer, writer, progress)
             digest, size = writer.finish()
+        source.require_unchanged()  # all of it has been read: what was hashed is what is written
         files[WEIGHTS] = {"sha256": digest, "size": size}
         manifest = {
             "format_version": FORMAT_VERSION,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from pathlib import Path
 
+from neuralchat_lite.checkpoints.sidecars import require_inside
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.folder import copy_flushed, whole_folder, write_flushed
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS
+from neuralchat_lite.files.unchanged import UnchangedFile
 from neuralchat_lite.packed.manifest import read_manifest, released
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
@@ -30,11 +33,28 @@ def save_copy(source: Path, config: WeightOnlyQuantConfig, target: Path) -> Path
         QUANTIZATION: config.to_json(),
         MANIFEST: json.dumps(released(read_manifest(source), config), indent=2) + "\n",
     }
+    files = to_copy(source, {*own, *theirs})
     with whole_folder(target, keep=KEPT) as folder:
-        for file in sorted(source.iterdir()):
-            named = file.name in own or file.name in theirs or file.name.startswith(".")
-            if file.is_file() and not named:
-                copy_flushed(file, folder / file.name)
+        for file in files:
+            copy_flushed(file, folder / file.name)
         for name, text in own.items():
             write_flushed(folder / name, text.encode())
     return target
+
+
+def to_copy(source: Path, but: Set[str]) -> list[Path]:
+    """The files of a quantized folder, except for some names and hidden ones.
+
+    Raises CheckpointError for a link that leads nowhere or out of the folder, and for what has the
+    name of a file and is none.
+    """
+    found = []
+    for file in sorted(source.iterdir()):
+        if file.name in but or file.name.startswith("."):
+            continue
+        if file.is_symlink() or file.name in SIDECARS:
+            require_inside(file)
+            UnchangedFile(file)
+        if file.is_file():
+            found.append(file)
+    return found

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class WeightOnlyQuantConfig:
 
     def __init__(
         self,
+        /,  # an option of that name is refused like other unknown ones
         weight_dtype: str | torch.dtype | None = None,
         compute_dtype: str | torch.dtype | None = None,
         group_size: int = 32,
@@ -241,15 +243,11 @@ class WeightOnlyQuantConfig:
     def from_json(cls, text: str) -> WeightOnlyQuantConfig:
         """The inverse of `to_json`. Raises ConfigError for text that is not a JSON object."""
         try:
-            options = json.loads(text)
-        except json.JSONDecodeError as error:
+            options = parse_json(text)
+        except ValueError as error:
             raise ConfigError(
                 f"the quantization config is not JSON ({error}): write it with to_json"
             ) from None
-        if not isinstance(options, dict):
-            raise ConfigError(
-                f"the quantization config is a {type(options).__name__}: expected a JSON object"
-            )
         return cls.from_dict(options)
 
 

@@ -103,7 +103,7 @@ def test_weights_changed_in_place_get_another_entry(write_checkpoint, root):
 
 
 def test_a_hub_model_is_its_revision_and_no_weights_are_hashed(checkpoint, root, monkeypatch):
-    monkeypatch.setattr(digests, "sha256_of", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr(digests, "sha256_of_open", lambda *_: pytest.fail("hashed"))
     names = (("Intel/neural-chat", "a"), ("Intel/neural-chat", "b"), ("Other/neural-chat", "a"))
     one, other, third = (
         cached(open_checkpoint(checkpoint.folder, (name, commit * 40)), INT4, root=root)
@@ -307,7 +307,7 @@ def test_random_checkpoints_are_told_apart_by_seed_and_shape(tiny_config, root):
 
 def test_a_second_look_at_a_large_checkpoint_does_not_hash_it(checkpoint, root, monkeypatch):
     cached(checkpoint, INT4, root=root)
-    monkeypatch.setattr(digests, "sha256_of", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr(digests, "sha256_of_open", lambda *_: pytest.fail("hashed"))
     start = time.perf_counter()
     cached(checkpoint, INT4, root=root)
     assert time.perf_counter() - start < patience(1)
