@@ -8,6 +8,7 @@ from pathlib import Path
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.folder import copy_flushed, whole_folder, write_flushed
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS
+from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.manifest import read_manifest, released
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
@@ -26,15 +27,19 @@ def save_copy(source: Path, config: WeightOnlyQuantConfig, target: Path) -> Path
     theirs = {path.name for path in target.iterdir()} if target.exists() else set()
     if not theirs <= set(KEPT):
         raise CacheError(f"{target} exists and is not empty: choose another folder, or remove it")
+    # An older release has not marked it.
+    shapes = marked((source / "config.json").read_bytes())
+    manifest = released(read_manifest(source), config, shapes)
     own = {
-        QUANTIZATION: config.to_json(),
-        MANIFEST: json.dumps(released(read_manifest(source), config), indent=2) + "\n",
+        "config.json": shapes,
+        QUANTIZATION: config.to_json().encode(),
+        MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode(),
     }
     with whole_folder(target, keep=KEPT) as folder:
         for file in sorted(source.iterdir()):
             named = file.name in own or file.name in theirs or file.name.startswith(".")
             if file.is_file() and not named:
                 copy_flushed(file, folder / file.name)
-        for name, text in own.items():
-            write_flushed(folder / name, text.encode())
+        for name, data in own.items():
+            write_flushed(folder / name, data)
     return target
