@@ -135,13 +135,17 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def released(manifest: Mapping[str, Any], config: WeightOnlyQuantConfig) -> dict[str, Any]:
+def released(
+    manifest: Mapping[str, Any], config: WeightOnlyQuantConfig, shapes: bytes
+) -> dict[str, Any]:
     """The manifest of a saved copy. It lists only weights and configuration, so that users may
     replace tokenizer files, for example with `tokenizer.save_pretrained`.
 
     config: what quantization_config.json of the copy says
+    shapes: its config.json
     """
     files = {name: manifest["files"][name] for name in REQUIRED_FILES}
+    files["config.json"] = file_entry(shapes)
     files[QUANTIZATION] = file_entry(config.to_json().encode())
     return {**manifest, "key": None, "quantization": config.to_dict(), "files": files}
 

@@ -28,6 +28,7 @@ from neuralchat_lite.files.safetensors_file import (
     build_header,
 )
 from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
+from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.format import packed_tensors
 from neuralchat_lite.packed.manifest import (
     FORMAT_VERSION,
@@ -110,6 +111,7 @@ def write_whole(
     key: the cache key, which names the temporary folder; None outside the cache
     """
     tensors, sidecars = plan(source, config), source.sidecars()
+    sidecars = {**sidecars, "config.json": marked(sidecars["config.json"])}
     with whole_folder(out, estimate(source, tensors, sidecars), called=key) as folder:
         files = {name: write_entry(folder / name, data) for name, data in sidecars.items()}
         files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())

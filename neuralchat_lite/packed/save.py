@@ -11,6 +11,7 @@ from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.folder import copy_flushed, whole_folder, write_flushed
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS
 from neuralchat_lite.files.unchanged import UnchangedFile
+from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.manifest import read_manifest, released
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
@@ -29,16 +30,20 @@ def save_copy(source: Path, config: WeightOnlyQuantConfig, target: Path) -> Path
     theirs = {path.name for path in target.iterdir()} if target.exists() else set()
     if not theirs <= set(KEPT):
         raise CacheError(f"{target} exists and is not empty: choose another folder, or remove it")
+    # An older release has not marked it.
+    shapes = marked((source / "config.json").read_bytes())
+    manifest = released(read_manifest(source), config, shapes)
     own = {
-        QUANTIZATION: config.to_json(),
-        MANIFEST: json.dumps(released(read_manifest(source), config), indent=2) + "\n",
+        "config.json": shapes,
+        QUANTIZATION: config.to_json().encode(),
+        MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode(),
     }
     files = to_copy(source, {*own, *theirs})
     with whole_folder(target, keep=KEPT) as folder:
         for file in files:
             copy_flushed(file, folder / file.name)
-        for name, text in own.items():
-            write_flushed(folder / name, text.encode())
+        for name, data in own.items():
+            write_flushed(folder / name, data)
     return target
 
 

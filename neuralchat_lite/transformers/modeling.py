@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from neuralchat_lite.api import Model
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.models.decoder import Decoder
+from neuralchat_lite.packed.foreign import KEY as MARK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.cache import NativeCache
 from neuralchat_lite.transformers.feeding import feed
@@ -62,6 +63,8 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
 
     def __init__(self, native: Model) -> None:
         config = AutoConfig.from_pretrained(native.folder, local_files_only=True)
+        if hasattr(config, MARK):
+            delattr(config, MARK)  # it is for the class of transformers, see packed.foreign
         super().__init__(config)
         self.native = native
         assert isinstance(native.decoder, Decoder)
