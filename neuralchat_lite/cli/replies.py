@@ -13,6 +13,13 @@ from neuralchat_lite.cli.terminal import size_text, warn, write
 if TYPE_CHECKING:
     from neuralchat_lite import Model, Piece, Timings
 
+# finish_reason -> what is said of an answer that could have gone on
+CUT = {
+    "length": "(The answer was cut after {new} tokens: --max-new-tokens allows more.)",
+    "context": "(The answer was cut, since the context is full after {all} tokens: "
+    "--context-length may allow more.)",
+}
+
 
 def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Model:
     from neuralchat_lite.api import load
@@ -29,16 +36,26 @@ def warn_without_template(model: Model) -> None:
 
 
 def show(pieces: Iterator[Piece]) -> Timings | None:
-    """Write the text as it comes. Returns the timings of the last piece, if there was one."""
-    timings, text = None, ""
+    """Write the text as it comes, and say it on stderr when a limit has cut it. Returns the
+    timings of the last piece, if there was one."""
+    last, text = None, ""
     try:
-        for piece in pieces:
-            write(piece.text)
-            text, timings = piece.text or text, piece.timings
+        for last in pieces:
+            write(last.text)
+            text = last.text or text
     finally:
         if not text.endswith("\n"):
             write("\n")
-    return timings
+    if last is None:
+        return None
+    if last.finish_reason in CUT and last.timings:
+        made = last.timings
+        warn(
+            CUT[last.finish_reason].format(
+                new=made.new_tokens, all=made.prompt_tokens + made.new_tokens
+            )
+        )
+    return last.timings
 
 
 def timings_text(timings: Timings) -> str:
