@@ -18,7 +18,7 @@ from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.checkpoints.write import write_checkpoint
 from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, Engine
-from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import require_empty
 from neuralchat_lite.files.progress import ProgressCallback
@@ -73,8 +73,8 @@ class Model:
         runs = self.engine.describe()
         weights = "unquantized" if self.config is None else self.config.short_name
         return (
-            f"<Model {self.folder.name}: {weights} weights, {runs['compute_dtype']} compute, "
-            f"engine {runs['engine']}>"
+            f"<Model {visible(self.folder.name)}: {weights} weights, "
+            f"{runs['compute_dtype']} compute, engine {runs['engine']}>"
         )
 
     @property

@@ -14,7 +14,14 @@ import typer
 
 from neuralchat_lite import installed_version
 from neuralchat_lite.cli import cache, chat, doctor, engines, generate, quantize
-from neuralchat_lite.cli.terminal import discard_output, open_missing_streams, warn
+from neuralchat_lite.cli.terminal import (
+    discard_output,
+    open_missing_streams,
+    say,
+    show_traceback,
+    show_warnings,
+    warn,
+)
 from neuralchat_lite.errors import NeuralchatError
 
 DEBUG_VARIABLE = "NEURALCHAT_LITE_DEBUG"
@@ -45,7 +52,7 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 def show_version(wanted: bool) -> None:
     if wanted:
-        print(f"neuralchat-lite {installed_version()}")
+        say(f"neuralchat-lite {installed_version()}")
         raise typer.Exit
 
 
@@ -70,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     130: interrupted; 141: the reader of our output has left
     """
     open_missing_streams()
+    show_warnings()
     if sys.stdout is None:
         warn("neuralchat-lite: stdout is closed: send it to a file or a pipe, or to /dev/null")
         sys.exit(INPUT_ERROR)
@@ -89,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = CLOSED_PIPE
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
+            sys.excepthook = show_traceback
             raise
         code = complain(error)
         if isinstance(error, OSError):

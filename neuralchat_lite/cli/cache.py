@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuralchat_lite.cli.progress import QuantizingProgress
-from neuralchat_lite.cli.terminal import size_text, warn
+from neuralchat_lite.cli.terminal import say, size_text, warn
 from neuralchat_lite.errors import CacheError, ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def cache_list() -> None:
 
     found = entries()
     for entry in found:
-        print(f"{entry.name}\t{size_text(entry.disk_bytes)}\t{entry.problem or 'whole'}")
+        say(f"{entry.name}\t{size_text(entry.disk_bytes)}\t{entry.problem or 'whole'}")
     total = size_text(sum(entry.disk_bytes for entry in found))
     warn(f"{len(found)} model{'s' * (len(found) != 1)}, {total}, in {cache_root()}")
     if unfinished := leftovers():
@@ -46,10 +46,10 @@ def cache_verify(names: EntryNames = None) -> None:
         try:
             with QuantizingProgress() as progress:
                 verify(entry, progress.update)
-            print(f"{entry.name}\twhole")
+            say(f"{entry.name}\twhole")
         except CacheError as error:
             damaged.append(entry.name)
-            print(f"{entry.name}\tdamaged: {error}")
+            say(f"{entry.name}\tdamaged: {error}")
     if damaged:
         raise CacheError(
             f"{len(damaged)} damaged: remove with `neuralchat-lite cache remove "
@@ -67,7 +67,7 @@ def cache_remove(names: EntryNames = None, all: RemoveAll = False) -> None:
     folders = [entry.path for entry in chosen_entries(names)]
     for folder in [*folders, *(leftovers() if all else ())]:
         remove(folder)
-        print(f"{folder.name}\tremoved")
+        say(f"{folder.name}\tremoved")
 
 
 def chosen_entries(names: list[str] | None) -> list[Entry]:

@@ -17,6 +17,7 @@ from neuralchat_lite.cli.options import (
     with_groups,
 )
 from neuralchat_lite.cli.progress import QuantizingProgress
+from neuralchat_lite.cli.terminal import say
 from neuralchat_lite.errors import ConfigError
 
 QUANTIZE_EXAMPLE = (
@@ -59,7 +60,7 @@ def quantize(
             revision=revision,
             progress=progress.update,
         )
-    print(folder)
+    say(str(folder))
 
 
 def merge(
@@ -79,4 +80,4 @@ def merge(
         folder = merge_adapters(
             model, adapters, output, revision=revision, progress=progress.update
         )
-    print(folder)
+    say(str(folder))

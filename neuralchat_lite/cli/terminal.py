@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
+from types import TracebackType
 
-from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.errors import ConfigError, PromptError, visible
 
 BYTE_ORDER_MARK = "\ufeff"
 FINAL_NEWLINE = re.compile(r"\r?\n\Z")
@@ -15,15 +19,41 @@ ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
 def write(text: str) -> None:
-    sys.stdout.write(text)
+    """Results. A file or a pipe gets them as they are, a terminal as text that cannot steer it."""
+    # Each character is judged alone, so it does not matter how an escape sequence is cut.
+    sys.stdout.write(visible(text.replace("\r", "")) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
+def say(line: str) -> None:
+    write(f"{line}\n")
+
+
 def warn(text: str) -> None:
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:  # nobody reads stderr, and the result does not depend on it
-        pass
+    """All that is not a result. Names and messages in it may come from a model's folder."""
+    # When nobody reads stderr, the result does not suffer.
+    with contextlib.suppress(OSError):
+        print(visible(text), file=sys.stderr, flush=True)
+
+
+class Warnings(logging.Handler):
+    """What the library logs, as a line on stderr like every other."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+def show_warnings() -> None:
+    log = logging.getLogger("neuralchat_lite")
+    if not any(isinstance(handler, Warnings) for handler in log.handlers):
+        log.addHandler(Warnings(logging.WARNING))
+
+
+def show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """For `sys.excepthook`: the messages of other packages' errors may quote a model's files."""
+    warn("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 def open_missing_streams() -> None:
@@ -43,10 +73,8 @@ def open_missing_streams() -> None:
 
 def discard_output() -> None:
     """Let go of what stdout could not take, or Python would complain about it when it ends."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # not a file
-        pass
 
 
 def require_stdin() -> None:
