@@ -233,7 +233,8 @@ def quantize(
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     source, _ = open_speaking(found, tuned)
     if output is None:
-        return cached(source, config, root=checked_root(cache_dir), progress=progress)
+        root = checked_root(cache_dir)
+        return cached(source, config, root=root, progress=progress, origin=found.folder)
     return quantize_checkpoint(source, config, Path(output), progress=progress)
 
 

@@ -210,7 +210,9 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """A checkpoint, from the cache or into it."""
     source, tokenizer = open_speaking(plan.found, plan.adapters, plan.context_length)
     config = WeightOnlyQuantConfig(**(plan.asked or {}))
-    folder = cached(source, config, root=plan.cache_root, progress=progress)
+    folder = cached(
+        source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
+    )
     return run_packed(open_packed(folder), config, tokenizer, plan)
 
 

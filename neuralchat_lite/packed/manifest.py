@@ -118,7 +118,8 @@ def released(manifest: Mapping[str, Any], config: WeightOnlyQuantConfig) -> dict
     """
     files = {name: manifest["files"][name] for name in REQUIRED_FILES}
     files[QUANTIZATION] = file_entry(config.to_json().encode())
-    return {**manifest, "key": None, "quantization": config.to_dict(), "files": files}
+    rest = {key: value for key, value in manifest.items() if key != "origin"}
+    return {**rest, "key": None, "quantization": config.to_dict(), "files": files}
 
 
 def file_entry(data: bytes) -> dict[str, Any]:
