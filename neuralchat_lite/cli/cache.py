@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuralchat_lite.cli.progress import QuantizingProgress
-from neuralchat_lite.cli.terminal import say, size_text, warn
+from neuralchat_lite.cli.terminal import say, warn
 from neuralchat_lite.errors import CacheError, ConfigError, visible
+from neuralchat_lite.files.progress import size_text
+from neuralchat_lite.files.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from neuralchat_lite.packed.cache import Entry
@@ -55,7 +56,7 @@ def cache_verify(names: EntryNames = None) -> None:
     damaged = []
     for entry in chosen_entries(names):
         try:
-            with QuantizingProgress() as progress:
+            with ProgressBar(warn) as progress:
                 verify(entry, progress.update)
             say(f"{entry.name}\twhole")
         except CacheError as error:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from neuralchat_lite import installed_version
-from neuralchat_lite.cli.terminal import say, size_text
+from neuralchat_lite.cli.terminal import say
 from neuralchat_lite.errors import NeuralchatError
+from neuralchat_lite.files.progress import size_text
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
 

@@ -16,9 +16,9 @@ from neuralchat_lite.cli.options import (
     option,
     with_groups,
 )
-from neuralchat_lite.cli.progress import QuantizingProgress
-from neuralchat_lite.cli.terminal import say
+from neuralchat_lite.cli.terminal import say, warn
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.files.progress_bar import ProgressBar
 
 QUANTIZE_EXAMPLE = (
     "Example: [bold]neuralchat-lite quantize ./mistral-7b -o ./mistral-7b-int4 "
@@ -51,7 +51,7 @@ def quantize(
         )
     from neuralchat_lite.api import quantize as quantize_model
 
-    with QuantizingProgress() as progress:
+    with ProgressBar(warn) as progress:
         folder = quantize_model(
             model,
             config,
@@ -76,7 +76,7 @@ def merge(
     """
     from neuralchat_lite.api import merge as merge_adapters
 
-    with QuantizingProgress() as progress:
+    with ProgressBar(warn) as progress:
         folder = merge_adapters(
             model, adapters, output, revision=revision, progress=progress.update
         )

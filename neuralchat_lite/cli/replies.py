@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from neuralchat_lite.cli.options import LoadingGroup, WeightsGroup
-from neuralchat_lite.cli.progress import QuantizingProgress
-from neuralchat_lite.cli.terminal import size_text, warn, write
+from neuralchat_lite.cli.terminal import warn, write
+from neuralchat_lite.files.progress import size_text
+from neuralchat_lite.files.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from neuralchat_lite import Model, Piece, Timings
@@ -26,7 +27,7 @@ def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Mode
 
     asked = asdict(loading)
     adapters = asked.pop("adapter") or ()
-    with QuantizingProgress() as progress:
+    with ProgressBar(warn) as progress:
         return load(model, weights.config(), adapters=adapters, progress=progress.update, **asked)
 
 

@@ -141,12 +141,3 @@ def typed_lines() -> Iterator[str]:
             continue
         if line:
             yield line
-
-
-def size_text(count: float) -> str:
-    """Bytes as people read them, in powers of ten."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
