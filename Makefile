@@ -50,7 +50,7 @@ demo: $(VENV)/install.stamp
 	@echo "== quantize the little model to int4 (once; then it lies in the cache)"
 	$(BIN)/neuralchat-lite quantize examples/nano/model
 	@echo "== ask it"
-	$(BIN)/neuralchat-lite generate examples/nano/model --chat --timings -p "calculate 100 + 520 + 60"
+	$(BIN)/neuralchat-lite generate examples/nano/model --timings "calculate 100 + 520 + 60"
 	@echo
 	@echo "The same with the 7B (a download of 14 GB, and then 5 GB in the cache):"
 	@echo "  $(BIN)/neuralchat-lite chat Intel/neural-chat-7b-v3-2"

@@ -18,10 +18,10 @@ from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.checkpoints.write import write_checkpoint
 from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, Engine
-from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import require_empty
-from neuralchat_lite.files.progress import ProgressCallback
+from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_sequence
@@ -73,8 +73,8 @@ class Model:
         runs = self.engine.describe()
         weights = "unquantized" if self.config is None else self.config.short_name
         return (
-            f"<Model {self.folder.name}: {weights} weights, {runs['compute_dtype']} compute, "
-            f"engine {runs['engine']}>"
+            f"<Model {visible(self.folder.name)}: {weights} weights, "
+            f"{runs['compute_dtype']} compute, engine {runs['engine']}>"
         )
 
     @property
@@ -162,7 +162,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     context_length: int | None = None,
     threads: int | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> Model:
     """Load a model, quantizing it first unless that was done before.
 
@@ -182,7 +182,9 @@ def load(
     cache_dir: where quantized models are kept, instead of the default cache
     context_length: positions to allow; the model's own default when None
     threads: of the operations, in the whole process; physical cores when None
-    progress: called with each step of quantizing (see `files.progress.Progress`)
+    progress: by default a bar while quantizing, on a terminal or in a notebook, and elsewhere a
+        line of the log (INFO) for each stage; False for neither, or a function that is called with
+        each step (see `files.progress.Progress`)
 
     Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError or EngineError.
     """
@@ -200,7 +202,8 @@ def load(
         context_length=context_length,
         threads=threads,
     )
-    opened = open_plan(planned, progress)
+    with shown(progress) as step:
+        opened = open_plan(planned, step)
     load_s = time.perf_counter() - start
     return Model(
         opened.engine, opened.tokenizer, opened.folder, opened.config, load_s, opened.adapters
@@ -216,11 +219,12 @@ def quantize(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> Path:
     """Quantize a checkpoint into `output`, a new folder that stands alone, or into the cache.
 
     adapters: merged first, as in `load`
+    progress: as in `load`
 
     Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
     Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
@@ -233,8 +237,11 @@ def quantize(
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     source, _ = open_with_tokenizer(found, tuned)
     if output is None:
-        return cached(source, config, root=checked_root(cache_dir), progress=progress)
-    return quantize_checkpoint(source, config, Path(output), progress=progress)
+        root = checked_root(cache_dir)
+        with shown(progress) as step:
+            return cached(source, config, root=root, progress=step, origin=found.folder)
+    with shown(progress) as step:
+        return quantize_checkpoint(source, config, Path(output), progress=step)
 
 
 def merge(
@@ -244,7 +251,7 @@ def merge(
     *,
     revision: str | None = None,
     token: str | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> Path:
     """Merge PEFT LoRA adapters into a checkpoint, in order, and write it to the new folder
     `output` in the layout of transformers; returns it.
@@ -258,7 +265,8 @@ def merge(
     if found.packed:
         raise adapters_of_quantized(found.folder)
     source, _ = open_with_tokenizer(found, tuned)
-    return write_checkpoint(source, Path(output), progress)
+    with shown(progress) as step:
+        return write_checkpoint(source, Path(output), step)
 
 
 def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:

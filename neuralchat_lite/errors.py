@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
+# C0 and C1 controls except newline and tab, which steer a terminal, and the controls that reorder
+# the text beside them (bidirectional embeddings, overrides and isolates).
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    r"""A text whose control characters are spelled out (`\x1b`), so that printing it does nothing
+    but show it."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class NeuralchatError(Exception):
-    """Base of every error that this library raises about its input."""
+    """Base of every error that this library raises about its input.
+
+    A message may quote names from a model's files. Its text has no control characters.
+    """
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class ConfigError(NeuralchatError, ValueError):

@@ -211,7 +211,9 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
     config = WeightOnlyQuantConfig(**(plan.asked or {}))
-    packed = open_cached(source, config, root=plan.cache_root, progress=progress)
+    packed = open_cached(
+        source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
+    )
     return run_packed(packed, config, tokenizer, length)
 
 

@@ -13,7 +13,7 @@ from neuralchat_lite.cli.options import (
     with_groups,
 )
 from neuralchat_lite.cli.replies import load_model, show, timings_text, warn_without_template
-from neuralchat_lite.cli.terminal import typed_lines, warn
+from neuralchat_lite.cli.terminal import require_stdin, typed_lines, warn
 from neuralchat_lite.errors import PromptError
 
 EXAMPLE = "Example: [bold]neuralchat-lite chat Intel/neural-chat-7b-v3-2[/bold]"
@@ -36,6 +36,7 @@ def chat(
     cancels an answer.
     """
     options = generation.options(max_new_tokens)
+    require_stdin()
     loaded = load_model(model, weights, loading)
     warn_without_template(loaded)
     conversation = loaded.conversation(system, **options)

@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from neuralchat_lite.cli.terminal import unescaped
+
 
 def option(panel: str, help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
@@ -36,7 +38,12 @@ ShowTimings = Annotated[bool, option(RUN, "Say on stderr what it took.", "--timi
 class GenerationGroup:
     """How tokens are chosen and where the text ends."""
 
-    stop: Annotated[list[str] | None, option(TEXT, "End at this text (repeatable).")] = None
+    stop: Annotated[
+        list[str] | None,
+        option(
+            TEXT, "End at this text (repeatable); \\n is a newline, \\t a tab, \\\\ a backslash."
+        ),
+    ] = None
     temperature: Annotated[float, option(SAMPLING, "0 takes the likeliest token.")] = 0.0
     top_k: Annotated[int, option(SAMPLING, "Sample from the k likeliest (0: off).")] = 0
     top_p: Annotated[
@@ -55,7 +62,8 @@ class GenerationGroup:
         reported before a model is loaded."""
         from neuralchat_lite import GenerationOptions
 
-        given = asdict(self) | {"stop": tuple(self.stop or ()), "max_new_tokens": max_new_tokens}
+        stop = tuple(unescaped(text, "--stop") for text in self.stop or ())
+        given = asdict(self) | {"stop": stop, "max_new_tokens": max_new_tokens}
         GenerationOptions.of(given)
         return given
 

@@ -27,6 +27,15 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
+def size_text(count: float) -> str:
+    """Bytes as people read them, in powers of ten."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 def hashing(progress: ProgressCallback | None, stage: str = "hash") -> HashProgress | None:
     """A callback for functions that hash files."""
     if progress is None:

@@ -13,21 +13,24 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.digests import digest_of
 from neuralchat_lite.files.folder import TEMPORARY, unfinished_folders, unwritable
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
-from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.packed.manifest import FORMAT_VERSION, check_sizes, read_manifest, remedy
-from neuralchat_lite.packed.quantize import write_whole
 from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+    from neuralchat_lite.checkpoints.source import Source
+    from neuralchat_lite.packed.format import PackedModel
+
+# What needs torch is imported where it is needed: listing the cache takes a moment without it.
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Entry:
     name: the folder's name, which the command line uses
     disk_bytes: the size of its files
     manifest: its manifest.json, or None when it or another file is damaged; see `problem`
+    written: when it was quantized, in seconds since 1970; None when that cannot be read
     """
 
     name: str
@@ -51,6 +55,19 @@ class Entry:
     disk_bytes: int
     manifest: dict[str, Any] | None
     problem: str | None = None
+    written: float | None = None
+
+    @property
+    def source(self) -> str | None:
+        """What it was made from: a hub name, or the folder as it was called then, and adapters."""
+        if self.manifest is None:
+            return None
+        made_from = self.manifest["source"].get("hub") or self.manifest.get("origin")
+        if made_from is None:  # written by an older release
+            return None
+        adapters = len(self.manifest["adapters"])
+        more = f" + {adapters} adapter{'s' * (adapters != 1)}" if adapters else ""
+        return f"{made_from}{more}"
 
 
 def cache_root() -> Path:
@@ -71,14 +88,16 @@ def cached(
     *,
     root: Path | None = None,
     progress: ProgressCallback | None = None,
+    origin: Path | None = None,
 ) -> Path:
     """The folder of a model in the cache. Quantizes the model if it is not there.
 
     root: cache folder instead of `cache_root()`
+    origin: the checkpoint's folder, noted in a new entry for people who look at the cache
 
     Raises what `open_cached` raises.
     """
-    return found_or_made(source, config, root, progress)[0]
+    return found_or_made(source, config, root, progress, origin)[0]
 
 
 def open_cached(
@@ -87,6 +106,7 @@ def open_cached(
     *,
     root: Path | None = None,
     progress: ProgressCallback | None = None,
+    origin: Path | None = None,
 ) -> PackedModel:
     """The model in the folder that `cached` gives.
 
@@ -94,7 +114,9 @@ def open_cached(
     waits and says so (progress stage "wait"). Raises CacheError when the cache cannot be written
     or the entry is damaged, and what `quantize_checkpoint` raises.
     """
-    folder, manifest = found_or_made(source, config, root, progress)
+    from neuralchat_lite.packed.format import open_packed
+
+    folder, manifest = found_or_made(source, config, root, progress, origin)
     return open_packed(folder, manifest=manifest)
 
 
@@ -103,8 +125,13 @@ def found_or_made(
     config: WeightOnlyQuantConfig,
     root: Path | None,
     progress: ProgressCallback | None,
+    origin: Path | None,
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of `cached`, and its manifest."""
+    from filelock import FileLock
+
+    from neuralchat_lite.packed.quantize import write_whole
+
     root = cache_root() if root is None else Path(root)
     source_id = source.identity(root, hashing(progress))
     key = cache_key(source_id, config)
@@ -120,7 +147,15 @@ def found_or_made(
     try:
         if not entry.exists():  # nobody made it while we waited
             stored = WeightOnlyQuantConfig(**config.bytes_config())  # only what the key contains
-            write_whole(source, stored, entry, source_id=source_id, key=key, progress=progress)
+            write_whole(
+                source,
+                stored,
+                entry,
+                source_id=source_id,
+                key=key,
+                origin=origin,
+                progress=progress,
+            )
     finally:
         lock.release()
     return entry, manifest_of(entry, key)
@@ -144,6 +179,8 @@ def entry_name(model: str, config: WeightOnlyQuantConfig, key: str) -> str:
 
 
 def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> None:
+    from filelock import Timeout
+
     timeout = 0.0
     while True:
         try:
@@ -195,6 +232,7 @@ def is_entry(folder: Path) -> bool:
 def read_entry(folder: Path) -> Entry:
     try:
         size = disk_bytes(folder)
+        written = written_at(folder)
     except OSError as error:
         problem = f"{folder} cannot be read ({error.strerror}): check permissions"
         return Entry(folder.name, folder, 0, None, problem)
@@ -202,8 +240,13 @@ def read_entry(folder: Path) -> Entry:
         manifest = read_manifest(folder)
         check_sizes(folder, manifest)
     except CacheError as error:
-        return Entry(folder.name, folder, size, None, str(error))
-    return Entry(folder.name, folder, size, manifest)
+        return Entry(folder.name, folder, size, None, str(error), written)
+    return Entry(folder.name, folder, size, manifest, None, written)
+
+
+def written_at(folder: Path) -> float | None:
+    manifest = folder / MANIFEST  # the last file that is written, and never changed
+    return manifest.stat().st_mtime if manifest.exists() else None
 
 
 def disk_bytes(folder: Path) -> int:
@@ -219,6 +262,8 @@ def leftovers(root: Path | None = None) -> list[Path]:
 
 def verify(entry: Entry, progress: ProgressCallback | None = None) -> None:
     """Compare every file of an entry with its digest. Raises CacheError when one differs."""
+    from neuralchat_lite.packed.format import open_packed
+
     open_packed(entry.path, verify="always", progress=hashing(progress, "verify"))
 
 

@@ -147,7 +147,8 @@ def released(
     files = {name: manifest["files"][name] for name in REQUIRED_FILES}
     files["config.json"] = file_entry(shapes)
     files[QUANTIZATION] = file_entry(config.to_json().encode())
-    return {**manifest, "key": None, "quantization": config.to_dict(), "files": files}
+    rest = {key: value for key, value in manifest.items() if key != "origin"}
+    return {**rest, "key": None, "quantization": config.to_dict(), "files": files}
 
 
 def file_entry(data: bytes) -> dict[str, Any]:

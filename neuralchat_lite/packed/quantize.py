@@ -6,6 +6,7 @@ Memory holds a few row tiles of one matrix and the scales, however large the mod
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,12 +104,14 @@ def write_whole(
     *,
     source_id: dict[str, Any],
     key: str | None = None,
+    origin: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
     """Write the folder `out`, whole or not at all.
 
     source_id: the identity of the source
     key: the cache key, which names the temporary folder; None outside the cache
+    origin: the checkpoint's folder, stored for people who look at the cache
     """
     tensors, sidecars = plan(source, config), source.sidecars()
     sidecars = {**sidecars, "config.json": marked(sidecars["config.json"])}
@@ -133,6 +136,8 @@ def write_whole(
             "statistics": {"scale_underflows": underflows},
             "files": files,
         }
+        if origin is not None:
+            manifest["origin"] = os.path.abspath(origin)  # noqa: PTH100 - as it was named
         write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         # The digests are of the bytes as they were written, so the folder counts as verified.
         write_stamp(folder, stamp_of(folder, manifest))
