@@ -47,6 +47,8 @@ MODEL = Kind("model", "a model", WANTED, SHARDS, "transformers")
 ADAPTER = Kind(
     "adapter", "an adapter", (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER), ADAPTER_WEIGHTS, "peft"
 )
+# Whether a vocabulary is among them, `require_tokenizer` says.
+TOKENIZER_ALONE = Kind("tokenizer", "a tokenizer", ("config.json", *TOKENIZER), "*", "transformers")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def resolve(
     """Find the folder of a model or an adapter, downloading it when it is a hub name that is not
     yet here.
 
-    kind: MODEL or ADAPTER
+    kind: MODEL, ADAPTER or TOKENIZER_ALONE
     cache_dir: where downloads lie, instead of the hub client's own cache
     local_files_only: download nothing
 
