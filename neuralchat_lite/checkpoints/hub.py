@@ -48,6 +48,8 @@ MODEL = Kind("model", "a model", WANTED, SHARDS, "transformers")
 ADAPTER = Kind(
     "adapter", "an adapter", (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER), ADAPTER_WEIGHTS, "peft"
 )
+# Whether a vocabulary is among them, `require_tokenizer` says.
+TOKENIZER_ALONE = Kind("tokenizer", "a tokenizer", ("config.json", *TOKENIZER), "*", "transformers")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def resolve(
     """Find the folder of a model or an adapter, downloading it when it is a hub name that was not
     downloaded before.
 
-    kind: MODEL or ADAPTER
+    kind: MODEL, ADAPTER or TOKENIZER_ALONE
     cache_dir: folder for downloads, instead of the hub client's own cache
     local_files_only: download nothing
 
