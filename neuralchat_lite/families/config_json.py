@@ -5,6 +5,7 @@ A key that is missing or spelled in two ways means the same as in transformers.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
@@ -14,16 +15,24 @@ from neuralchat_lite.families.config_values import (
     flag,
     number,
     positive,
+    shown,
     token_id,
     token_ids,
-    wrong,
 )
 from neuralchat_lite.families.family import Family
 from neuralchat_lite.families.rope_parameters import rope_parameters
 from neuralchat_lite.families.table import family_of
 from neuralchat_lite.files.json_file import read_json, read_optional_json
 
-MOST_LAYERS = 1000  # as many as the header of a safetensors file has room for; models have 126
+log = logging.getLogger(__name__)
+
+GENERATION = "generation_config.json"
+# As many as the header of a safetensors file has room for; the deepest model has 126. A mistyped
+# number is refused before lists are made of it.
+MOST_LAYERS = 1000
+# Who quantizes says so under one of these: MLX under the second, compressed-tensors once did under
+# the third.
+QUANTIZED_KEYS = ("quantization_config", "quantization", "compression_config")
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -33,7 +42,7 @@ def read_architecture(folder: Path) -> Architecture:
     when the model is not supported.
     """
     config = read_json(folder / "config.json")
-    generation = read_optional_json(folder / "generation_config.json")
+    generation = read_optional_json(folder / GENERATION)
     return parse_architecture(config, generation)
 
 
@@ -57,25 +66,40 @@ def parse_architecture(config: Config, generation: Config | None = None) -> Arch
         windows=family.windows(config, sizes.layers),
         tied=flag(config, "tie_word_embeddings"),
         rope=rope_parameters(config, max_positions),
-        eos_ids=token_ids(generation or {}, "eos_token_id") or token_ids(config, "eos_token_id"),
+        eos_ids=end_ids(config, generation or {}, sizes.vocab_size),
         bos_id=token_id(config, "bos_token_id"),
     )
 
 
-def refuse_quantized(config: Config) -> None:
-    method = config.get("quantization_config")
-    if method is not None:
-        name = method.get("quant_method") if isinstance(method, dict) else method
-        raise UnsupportedModelError(
-            f"the checkpoint is already quantized ({name!r}): "
-            "use the original bf16, fp16 or fp32 checkpoint"
+def end_ids(config: Config, generation: Config, vocab_size: int) -> tuple[int, ...]:
+    """The ids that end a text. One that the model cannot choose is left out with a warning: an
+    answer would not end there."""
+    ids = token_ids(generation, "eos_token_id", GENERATION) or token_ids(config, "eos_token_id")
+    beyond = [each for each in ids if each >= vocab_size]
+    if beyond:
+        log.warning(
+            "eos_token_id names %s, but the vocabulary has %s tokens: ignored, answers do not end "
+            "there; correct config.json and %s if they should",
+            shown(beyond),
+            vocab_size,
+            GENERATION,
         )
+    return tuple(each for each in ids if each < vocab_size)
+
+
+def refuse_quantized(config: Config) -> None:
+    for key in QUANTIZED_KEYS:
+        method = config.get(key)
+        if method is not None:
+            name = method.get("quant_method", method) if isinstance(method, dict) else method
+            raise UnsupportedModelError(
+                f"config.json: the checkpoint is already quantized ({key} {shown(name)}): "
+                "use the original bf16, fp16 or fp32 checkpoint"
+            )
 
 
 def read_sizes(config: Config, family: Family) -> Sizes:
-    layers = positive(config, "num_hidden_layers")
-    if layers > MOST_LAYERS:  # before anything has an entry for each of them
-        raise wrong("num_hidden_layers", f"at most {MOST_LAYERS}", layers)
+    layers = positive(config, "num_hidden_layers", largest=MOST_LAYERS)
     heads = positive(config, "num_attention_heads")
     hidden = positive(config, "hidden_size")
     kv_heads = positive(config, "num_key_value_heads", family.kv_heads or heads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from neuralchat_lite.errors import UnsupportedModelError
 from neuralchat_lite.families.architecture import Names, Sizes
 from neuralchat_lite.families.block import Block, Linear, Norm
-from neuralchat_lite.families.config_values import Config, flag
+from neuralchat_lite.families.config_values import Config, flag, shown
 from neuralchat_lite.families.family import Family
 from neuralchat_lite.families.windows import no_window
 from neuralchat_lite.kernels.operations import Activation
@@ -57,11 +57,13 @@ def llama_block(
 
 def gate_activation(config: Config) -> Activation:
     """The activation that "hidden_act" names. Raises UnsupportedModelError."""
-    name = config.get("hidden_act") or "silu"
+    name = config.get("hidden_act")
+    if name is None:
+        name = "silu"
     activation = ACTIVATIONS.get(name) if isinstance(name, str) else None
     if activation is None:
         raise UnsupportedModelError(
-            f"hidden_act {name!r} is not supported: use a model with 'silu'"
+            f"hidden_act {shown(name)} is not supported: use a model with 'silu'"
         )
     return activation
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from neuralchat_lite.errors import UnsupportedModelError
+from neuralchat_lite.families.config_values import shown
 from neuralchat_lite.families.family import Family
 
 # model_type -> "module:name" of a Family, imported when a model asks for it.
@@ -25,7 +26,7 @@ def family_of(model_type: Any) -> Family:
     place = FAMILIES.get(str(model_type))
     if place is None:
         raise UnsupportedModelError(
-            f"model_type {model_type!r} is not supported: expected one of {sorted(FAMILIES)}"
+            f"model_type {shown(model_type)} is not supported: expected one of {sorted(FAMILIES)}"
         )
     module, _, name = place.partition(":")
     family = getattr(import_module(module), name)

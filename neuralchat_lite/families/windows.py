@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from neuralchat_lite.errors import UnsupportedModelError
-from neuralchat_lite.families.config_values import Config, flag, positive, wrong
+from neuralchat_lite.families.config_values import Config, flag, positive, shown, wrong
 
 Windows = tuple[int | None, ...]
 WindowRule = Callable[[Config, int], Windows]  # config.json and the number of layers
@@ -64,7 +64,7 @@ def sliding_layers(kinds: Any, layers: int) -> list[bool]:
     unknown = {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}
     if unknown:
         raise UnsupportedModelError(
-            f"layer_types {sorted(unknown)} are not supported: use a model whose layers are all "
+            f"layer_types {shown(sorted(unknown))} are not supported: use a model whose layers are all "
             "full_attention or sliding_attention"
         )
     return [kind == "sliding_attention" for kind in kinds]
