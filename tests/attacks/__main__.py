@@ -22,12 +22,13 @@ from pathlib import Path
 
 import torch
 
+from .adapters import Adapters
 from .checkpoints import Checkpoints
 from .outcome import FAULTS, FINE, LIBRARY, Attack
 from .planted import Planted
 from .runner import LIMITS, Figures, fuzz, run_case
 
-ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (Checkpoints,)}
+ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (Checkpoints, Adapters)}
 KNOWN = {**ATTACKS, Planted.name: Planted}
 
 
