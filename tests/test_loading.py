@@ -221,5 +221,4 @@ def test_loading_from_the_cache_opens_each_file_of_the_entry_once(cache: Path) -
     ours = {path.name: n for path, n in counts.items() if path.parent.parent == cache.resolve()}
     read = {"manifest.json", "config.json", "quantization_config.json", "generation_config.json"}
     assert read < set(ours)
-    # The header of the weights is compared when it is read; then the file is mapped.
-    assert {name: n for name, n in ours.items() if n > 1} == {"model.safetensors": 2}
+    assert {name: n for name, n in ours.items() if n > 1} == {}

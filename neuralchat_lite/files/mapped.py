@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ class MappedFile(UnchangedFile):
     def tensor(self, name: str) -> Tensor:
         tensor: Tensor = self._view.get_tensor(name)
         return tensor
+
+    def start(self, count: int) -> bytes:
+        """The first bytes of the file."""
+        return os.pread(self.descriptor, count, 0)
 
     def _map(self) -> Any:
         try:

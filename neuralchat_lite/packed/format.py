@@ -27,7 +27,6 @@ from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
     aligned_order,
     build_header,
-    read_header,
 )
 from neuralchat_lite.kernels.layout import PackedMatrix, packed_shapes
 from neuralchat_lite.packed.manifest import (
@@ -81,6 +80,7 @@ class PackedModel:
 
     config: the stored configuration; its compute_dtype is only a default
     manifest: the contents of manifest.json
+    weights: model.safetensors
     """
 
     def __init__(
@@ -89,13 +89,14 @@ class PackedModel:
         architecture: Architecture,
         config: WeightOnlyQuantConfig,
         manifest: dict[str, Any],
+        weights: MappedFile,
     ) -> None:
         self.folder = folder
         self.architecture = architecture
         self.config = config
         self.manifest = manifest
         self._matrices = {spec.module: spec for spec in architecture.tensors() if spec.is_matrix}
-        self._file = MappedFile(folder / WEIGHTS)
+        self._file = weights
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -157,8 +158,9 @@ def open_packed(
     config = read_config(folder, manifest)
     try:
         architecture = read_architecture(folder)
-        check_header(folder, architecture, config)
-        return PackedModel(folder, architecture, config, manifest)
+        weights = MappedFile(folder / WEIGHTS)
+        check_header(weights, architecture, config)
+        return PackedModel(folder, architecture, config, manifest, weights)
     except CheckpointError as error:
         raise CacheError(f"{error} ({remedy(folder)})") from error
 
@@ -183,10 +185,11 @@ def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig
     return config
 
 
-def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQuantConfig) -> None:
+def check_header(
+    weights: MappedFile, architecture: Architecture, config: WeightOnlyQuantConfig
+) -> None:
     """Raise CacheError unless model.safetensors has exactly the header that the configs imply."""
-    path = folder / WEIGHTS
-    found = read_header(path)
+    path, folder, found = weights.path, weights.path.parent, weights.header
 
     def kept_dtype(name: str) -> str:
         dtype = found[name].dtype if name in found else "missing"
@@ -203,9 +206,8 @@ def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQua
                 f"{path}: expected {tensor}, found {found.get(tensor.name)}: {remedy(folder)}"
             )
     header = build_header(expected, PACKED_METADATA)
-    with path.open("rb") as file:
-        if file.read(len(header)) != header:
-            raise CacheError(
-                f"{path} does not have the tensors that config.json and {QUANTIZATION} imply, in "
-                f"their order: {remedy(folder)}"
-            )
+    if weights.start(len(header)) != header:
+        raise CacheError(
+            f"{path} does not have the tensors that config.json and {QUANTIZATION} imply, in "
+            f"their order: {remedy(folder)}"
+        )

@@ -236,7 +236,7 @@ def test_a_missing_file_is_named(packed, name):
         ({"files": {"config.json": {"size": True, "sha256": ""}}}, "malformed"),
         ({"files": {"config.json": ["size", "sha256"]}}, "malformed"),
         ({"files": []}, "'files' is missing or of the wrong type"),
-        ({"format_version": True}, "format version True, this"),
+        ({"format_version": True}, "format version True, but this"),
         ({"format_version": [1] * 10_000}, "format version .1, 1"),
         ({"adapters": ["a"]}, r"adapters\[0\] is malformed"),
         ({"adapters": [{"hub": "a/b", "files": {}}, None]}, r"adapters\[1\] is malformed"),
