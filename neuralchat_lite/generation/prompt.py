@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neuralchat_lite.checkpoints.chat_template import TemplateRefusal, render_messages
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import PromptError
 
@@ -106,21 +107,15 @@ def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
         return Prompt(tuple(ids), NEURAL_CHAT_STOPS)
 
     try:
-        ids = tokenizer.apply_chat_template(
-            [dict(m) for m in messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-    # A template is a program of the model's makers: it may raise anything.
-    except Exception as error:
+        text = render_messages(tokenizer, messages, add_generation_prompt=True)
+    except TemplateRefusal as error:
         roles = [m["role"] for m in messages]
         remedy = "try without a system message" if "system" in roles else "give token ids instead"
         raise PromptError(
-            f"the model's chat template refuses these messages ({type(error).__name__}: {error}): "
+            f"the model's chat template refuses these messages ({error.said}): "
             f"the roles were {', '.join(roles)}; {remedy}"
         ) from error
-    return Prompt(tuple(ids))
+    return Prompt(tuple(tokenizer.encode(text, add_special_tokens=False)))
 
 
 def check_messages(messages: Sequence[Any]) -> None:
