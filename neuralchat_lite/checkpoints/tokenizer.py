@@ -18,6 +18,9 @@ class Tokenizer(Protocol):
 
     all_special_ids: list[int]
     chat_template: Any
+    eos_token_id: int | None
+
+    def get_added_vocab(self) -> dict[str, int]: ...
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 

@@ -45,6 +45,8 @@ def parse_architecture(config: Config, generation: Config | None = None) -> Arch
     refuse_quantized(config)
     sizes = read_sizes(config, family)
     max_positions = positive(config, "max_position_embeddings", family.max_positions)
+    eos = token_ids(config, "eos_token_id")
+    generation_eos = token_ids(generation or {}, "eos_token_id")
     return Architecture(
         **vars(sizes),
         model_type=str(model_type),
@@ -55,8 +57,9 @@ def parse_architecture(config: Config, generation: Config | None = None) -> Arch
         windows=family.windows(config, sizes.layers),
         tied=flag(config, "tie_word_embeddings"),
         rope=rope_parameters(config, max_positions),
-        eos_ids=token_ids(generation or {}, "eos_token_id") or token_ids(config, "eos_token_id"),
+        eos_ids=generation_eos or eos,
         bos_id=token_id(config, "bos_token_id"),
+        stated_eos={"config.json": eos, "generation_config.json": generation_eos},
     )
 
 

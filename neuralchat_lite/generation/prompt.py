@@ -30,10 +30,15 @@ ROLES = tuple(NEURAL_CHAT)
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, and the stop strings that their template brings."""
+    """Token ids, and where the answer to them ends.
+
+    stop: stop strings of the template
+    of_messages: whether the answer is a turn, which ends at any token of `turn_ends`
+    """
 
     ids: tuple[int, ...]
     stop: tuple[str, ...] = ()
+    of_messages: bool = False
 
 
 def encode_prompt(prompt: PromptInput, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
@@ -104,7 +109,7 @@ def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
         blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
         text = "".join(blocks) + NEURAL_CHAT_REPLY
         ids = tokenizer.encode(text, add_special_tokens=False)
-        return Prompt(tuple(ids), NEURAL_CHAT_STOPS)
+        return Prompt(tuple(ids), NEURAL_CHAT_STOPS, of_messages=True)
 
     try:
         text = render_messages(tokenizer, messages, add_generation_prompt=True)
@@ -115,7 +120,8 @@ def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
             f"the model's chat template refuses these messages ({error.said}): "
             f"the roles were {', '.join(roles)}; {remedy}"
         ) from error
-    return Prompt(tuple(tokenizer.encode(text, add_special_tokens=False)))
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return Prompt(tuple(ids), of_messages=True)
 
 
 def check_messages(messages: Sequence[Any]) -> None:
