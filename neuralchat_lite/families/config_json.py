@@ -77,7 +77,9 @@ def read_sizes(config: Config, family: Family) -> Sizes:
     layers = positive(config, "num_hidden_layers")
     heads = positive(config, "num_attention_heads")
     hidden = positive(config, "hidden_size")
-    kv_heads = positive(config, "num_key_value_heads", family.kv_heads or heads)
+    # A null is not a missing key here: in every family it means as many as heads.
+    default = family.kv_heads if "num_key_value_heads" not in config else None
+    kv_heads = positive(config, "num_key_value_heads", default or heads)
     head_dim = positive(config, "head_dim", family.head_dim or max(1, hidden // heads))
     if heads % kv_heads:
         raise CheckpointError(
