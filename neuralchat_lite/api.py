@@ -28,6 +28,7 @@ from neuralchat_lite.generation.loop import stream as stream_sequence
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
+from neuralchat_lite.generation.turn_ends import turn_ends
 from neuralchat_lite.loading import (
     Adapters,
     adapters_of_quantized,
@@ -117,10 +118,23 @@ class Model:
             "weights": self.config.to_dict() if self.config else "as in the checkpoint",
             "adapters": list(self.adapters),
             "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
+            "turn_ends": self.turn_ends(),
             "context_length": self.decoder.context_length,
             "load_s": self.load_s,
             **self.engine.describe(),
         }
+
+    def turn_ends(self) -> list[dict[str, Any]]:
+        """The tokens that end an answer to messages, and which files name each."""
+        size = self.architecture.vocab_size
+        return [
+            {
+                "id": index,
+                "token": self.tokenizer.convert_ids_to_tokens(index) if index < size else None,
+                "from": sources,
+            }
+            for index, sources in sorted(turn_ends(self.tokenizer, self.architecture).items())
+        ]
 
     def close(self) -> None:
         """End the process of an engine that has one of its own; the model answers no more.

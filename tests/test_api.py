@@ -351,6 +351,9 @@ def test_report_says_what_runs_and_why(model: ncl.Model) -> None:
     assert report["isa_why"]
     assert report["threads_why"]
     assert report["weights"]["weight_dtype"] == "int4"
+    [end] = report["turn_ends"]
+    assert (end["id"], end["token"]) == (2, "</s>")
+    assert {"config.json", "the tokenizer's eos_token"} <= set(end["from"])
     json.dumps(report)
 
 

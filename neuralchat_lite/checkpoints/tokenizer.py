@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.tokenizer_json import read_tokenizer_json, staged
-from neuralchat_lite.checkpoints.tokenizer_model import read_tokenizer_model
+from neuralchat_lite.checkpoints.tokenizer_model import read_converted, read_tokenizer_model
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import SIDECARS, TOKENIZER, VOCABULARIES
@@ -19,6 +19,9 @@ class Tokenizer(Protocol):
 
     all_special_ids: list[int]
     chat_template: Any
+    eos_token_id: int | None
+
+    def get_added_vocab(self) -> dict[str, int]: ...
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
@@ -55,11 +58,10 @@ def read_vocabulary(folder: Path, options: Mapping[str, Any]) -> Any:
     model_type = read_json(config).get("model_type") if config.exists() else None
     # Of config.json it needs the type alone, and the rest is judged by `families`.
     with staged(folder, TOKENIZER, {"config.json": {"model_type": model_type}}) as place:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            place, local_files_only=True, trust_remote_code=False, **options
+        converted: Any = AutoTokenizer.from_pretrained(
+            place, local_files_only=True, trust_remote_code=False
         )
-    tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(folder)
-    return tokenizer
+    return read_converted(converted, folder, options)
 
 
 # The first file of VOCABULARIES that is there -> what reads it.

@@ -18,7 +18,8 @@ from typing import Any
 import tokenizers
 import transformers
 
-from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.checkpoints.chat_template import render_messages
+from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import TOKENIZER
 
@@ -49,11 +50,49 @@ PROBES = (
     "def f(x):\n    return x  # {[<|>]}",
 )
 PROBED_TOKENS = 64  # special tokens tried, at most
+# Options of `apply_chat_template` for the text that is rendered.
+AFTER_RENDERING = (
+    "max_length",
+    "padding",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tokenizer_kwargs",
+    "truncation",
+)
+NOT_RENDERED = ("return_assistant_tokens_mask", "sanitize_control_tokens")
 
 
 class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):
-    """transformers' class of this name. `save_pretrained` writes the name as well, which every
-    version reads."""
+    """transformers' class, with chat templates rendered within limits. It has the same name, as
+    `save_pretrained` writes that down, and every version can read it."""
+
+    def apply_chat_template(  # type: ignore[override]  # versions differ in it
+        self, conversation: Any, tools: Any = None, documents: Any = None, **options: Any
+    ) -> Any:
+        """As in transformers. Raises PromptError where the template fails or meets a limit,
+        ConfigError for an option that only a training needs."""
+        for name in NOT_RENDERED:
+            if options.get(name):
+                raise ConfigError(
+                    f"{name}={options[name]!r} is not supported here: leave it out, or use a "
+                    "tokenizer of transformers"
+                )
+        theirs = {name: options.pop(name) for name in AFTER_RENDERING if name in options}
+        several = isinstance(conversation, list | tuple) and any(
+            isinstance(each, list | tuple) or hasattr(each, "messages") for each in conversation
+        )
+        texts = [
+            render_messages(self, each, tools=tools, documents=documents, **options)
+            for each in (conversation if several else [conversation])
+        ]
+        # What is rendered is a message now, and its text the whole template.
+        rendered = [[{"role": "user", "content": text}] for text in texts]
+        return super().apply_chat_template(
+            rendered if several else rendered[0],
+            chat_template="{{ messages[0]['content'] }}",
+            **theirs,
+        )
 
 
 def read_tokenizer_json(folder: Path, options: Mapping[str, Any]) -> Any:

@@ -33,12 +33,18 @@ def read_tokenizer_model(folder: Path, options: Mapping[str, Any]) -> Any:
     """
     require_packages(folder)
     converted = convert(folder)
+    tokenizer = read_converted(converted, folder, options)
+    compare_with_sentencepiece(tokenizer, folder)
+    return tokenizer
+
+
+def read_converted(converted: Any, folder: Path, options: Mapping[str, Any]) -> Any:
+    """The tokenizer of a folder whose tokenizer.json has to be made, from transformers' own."""
     settings = {**converted.special_tokens_map, **settings_given(folder)}
     with staged(folder, COPIED, {"tokenizer_config.json": settings}) as place:
         converted._tokenizer.save(str(place / "tokenizer.json"))
         tokenizer = read_tokenizer_json(place, options)
     tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(folder)
-    compare_with_sentencepiece(tokenizer, folder)
     return tokenizer
 
 

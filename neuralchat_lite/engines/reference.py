@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from neuralchat_lite.checkpoints.their_config import their_config
 from neuralchat_lite.engines.engine import (
     FullCache,
     OneByOne,
@@ -101,10 +102,13 @@ def open_reference(request: Request) -> ReferenceEngine:
         with no_progress_bar():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 request.folder,
+                config=their_config(request.folder),
                 dtype=DTYPES[str(precision.dtype)],
                 local_files_only=True,
                 trust_remote_code=False,
             )
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"transformers cannot load {request.folder} "

@@ -7,7 +7,7 @@ from here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from neuralchat_lite.errors import ConfigError
@@ -89,6 +89,8 @@ class Architecture(Sizes):
     windows: for each layer how many positions a query sees, itself included; None: all
     tied: the head is the embedding
     rope: "rope_type", "rope_theta" and that type's own parameters
+    eos_ids: that end a text: those of generation_config.json, else of config.json
+    stated_eos: file -> the ids that it gives
     """
 
     model_type: str
@@ -101,6 +103,7 @@ class Architecture(Sizes):
     rope: Mapping[str, Any]
     eos_ids: tuple[int, ...]
     bos_id: int | None
+    stated_eos: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         qkv = sum(linear.rows for linear in self.block.qkv)

@@ -56,6 +56,8 @@ def parse_architecture(config: Config, generation: Config | None = None) -> Arch
     refuse_quantized(config)
     sizes = read_sizes(config, family)
     max_positions = positive(config, "max_position_embeddings", family.max_positions)
+    eos = end_ids(config, "config.json", sizes.vocab_size)
+    generation_eos = end_ids(generation or {}, GENERATION, sizes.vocab_size)
     return Architecture(
         **vars(sizes),
         model_type=str(model_type),
@@ -66,23 +68,24 @@ def parse_architecture(config: Config, generation: Config | None = None) -> Arch
         windows=family.windows(config, sizes.layers),
         tied=flag(config, "tie_word_embeddings"),
         rope=rope_parameters(config, max_positions),
-        eos_ids=end_ids(config, generation or {}, sizes.vocab_size),
+        eos_ids=generation_eos or eos,
         bos_id=token_id(config, "bos_token_id"),
+        stated_eos={"config.json": eos, GENERATION: generation_eos},
     )
 
 
-def end_ids(config: Config, generation: Config, vocab_size: int) -> tuple[int, ...]:
-    """The ids that end a text. One that the model cannot choose is left out with a warning: an
-    answer would not end there."""
-    ids = token_ids(generation, "eos_token_id", GENERATION) or token_ids(config, "eos_token_id")
+def end_ids(config: Config, file: str, vocab_size: int) -> tuple[int, ...]:
+    """The ids in a file that end a text. One that the model cannot choose is left out with a
+    warning: an answer would not end there."""
+    ids = token_ids(config, "eos_token_id", file)
     beyond = [each for each in ids if each >= vocab_size]
     if beyond:
         log.warning(
-            "eos_token_id names %s, but the vocabulary has %s tokens: ignored, answers do not end "
-            "there; correct config.json and %s if they should",
+            "%s: eos_token_id names %s, but the vocabulary has %s tokens: ignored, answers do not "
+            "end there; correct the file if they should",
+            file,
             shown(beyond),
             vocab_size,
-            GENERATION,
         )
     return tuple(each for each in ids if each < vocab_size)
 
@@ -102,7 +105,9 @@ def read_sizes(config: Config, family: Family) -> Sizes:
     layers = positive(config, "num_hidden_layers", largest=MOST_LAYERS)
     heads = positive(config, "num_attention_heads")
     hidden = positive(config, "hidden_size")
-    kv_heads = positive(config, "num_key_value_heads", family.kv_heads or heads)
+    # A null is not a missing key here: in every family it means as many as heads.
+    default = family.kv_heads if "num_key_value_heads" not in config else None
+    kv_heads = positive(config, "num_key_value_heads", default or heads)
     head_dim = positive(config, "head_dim", family.head_dim or max(1, hidden // heads))
     if heads % kv_heads:
         raise CheckpointError(

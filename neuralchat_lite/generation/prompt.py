@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neuralchat_lite.checkpoints.chat_template import TemplateRefusal, render_messages
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import PromptError
 
@@ -29,10 +30,15 @@ ROLES = tuple(NEURAL_CHAT)
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, and the stop strings that their template brings."""
+    """Token ids, and where the answer to them ends.
+
+    stop: stop strings of the template
+    of_messages: whether the answer is a turn, which ends at any token of `turn_ends`
+    """
 
     ids: tuple[int, ...]
     stop: tuple[str, ...] = ()
+    of_messages: bool = False
 
 
 def encode_prompt(prompt: PromptInput, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
@@ -103,24 +109,19 @@ def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
         blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
         text = "".join(blocks) + NEURAL_CHAT_REPLY
         ids = tokenizer.encode(text, add_special_tokens=False)
-        return Prompt(tuple(ids), NEURAL_CHAT_STOPS)
+        return Prompt(tuple(ids), NEURAL_CHAT_STOPS, of_messages=True)
 
     try:
-        ids = tokenizer.apply_chat_template(
-            [dict(m) for m in messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-    # A template is a program of the model's makers: it may raise anything.
-    except Exception as error:
+        text = render_messages(tokenizer, messages, add_generation_prompt=True)
+    except TemplateRefusal as error:
         roles = [m["role"] for m in messages]
         remedy = "try without a system message" if "system" in roles else "give token ids instead"
         raise PromptError(
-            f"the model's chat template refuses these messages ({type(error).__name__}: {error}): "
+            f"the model's chat template refuses these messages ({error.said}): "
             f"the roles were {', '.join(roles)}; {remedy}"
         ) from error
-    return Prompt(tuple(ids))
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return Prompt(tuple(ids), of_messages=True)
 
 
 def check_messages(messages: Sequence[Any]) -> None:

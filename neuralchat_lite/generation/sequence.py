@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sampling import Chooser
 from neuralchat_lite.generation.text import Detokenizer, StopStrings
+from neuralchat_lite.generation.turn_ends import turn_ends
 
 FinishReason = Literal["eos", "stop", "length", "context"]
 
@@ -92,6 +94,7 @@ class Sequence:
         """
         check_room(prompt, decoder)
         self.decoder = decoder
+        self.tokenizer = tokenizer
         self.options = options
         self.ids = list(prompt.ids)
         self.prompt_tokens = len(self.ids)
@@ -101,11 +104,17 @@ class Sequence:
         self.choose = Chooser(options)
         self.visible = StopStrings((*options.stop, *prompt.stop))
         self.text_of = Detokenizer(tokenizer)
-        self.eos = () if options.ignore_eos else decoder.architecture.eos_ids
+        self.eos: Collection[int] = () if options.ignore_eos else self.ends_of(prompt)
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
         self.timings: Timings | None = None
         self.clock.pause()
+
+    def ends_of(self, prompt: Prompt) -> Collection[int]:
+        architecture = self.decoder.architecture
+        if prompt.of_messages:
+            return frozenset(turn_ends(self.tokenizer, architecture))
+        return architecture.eos_ids
 
     def new_cache(self) -> Any:
         # It grows when needed: most answers end long before max_new_tokens.

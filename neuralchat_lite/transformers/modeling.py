@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from neuralchat_lite.api import Model
+from neuralchat_lite.checkpoints.their_config import their_config
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.foreign import KEY as MARK
@@ -62,7 +63,7 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
     base_model_prefix = ""
 
     def __init__(self, native: Model) -> None:
-        config = AutoConfig.from_pretrained(native.folder, local_files_only=True)
+        config = their_config(native.folder)
         if hasattr(config, MARK):
             delattr(config, MARK)  # it is for the class of transformers, see packed.foreign
         super().__init__(config)

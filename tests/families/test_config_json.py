@@ -10,6 +10,7 @@ import torch
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.families.config_json import parse_architecture
+from neuralchat_lite.families.table import FAMILIES
 from neuralchat_lite.models.rope import RotaryTable
 
 SMALL = {
@@ -149,6 +150,45 @@ def test_what_cannot_be_run_is_refused(keys, error, message):
     config = SMALL | {"model_type": "llama", "num_key_value_heads": 4, "head_dim": 8}
     with pytest.raises(error, match=message):
         parse_architecture(config | keys)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "attention_bias",
+        "attention_dropout",
+        "bos_token_id",
+        "eos_token_id",
+        "hidden_act",
+        "initializer_range",
+        "layer_types",
+        "max_position_embeddings",
+        "max_window_layers",
+        "mlp_bias",
+        "pad_token_id",
+        "partial_rotary_factor",
+        "pretraining_tp",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "use_cache",
+        "use_sliding_window",
+    ],
+)
+def test_a_null_means_the_default(model_type, key):
+    config = SMALL | {"model_type": model_type}
+    without = {name: value for name, value in config.items() if name != key}
+    assert parse_architecture(config | {key: None}) == parse_architecture(without)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_null_number_of_key_value_heads_is_that_of_heads(model_type):
+    config = SMALL | {"model_type": model_type, "num_key_value_heads": None}
+    assert parse_architecture(config).kv_heads == config["num_attention_heads"]
 
 
 def test_a_null_quantization_config_is_none():
