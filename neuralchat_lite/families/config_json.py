@@ -24,7 +24,6 @@ from neuralchat_lite.families.rope_parameters import rope_parameters
 from neuralchat_lite.families.table import family_of
 from neuralchat_lite.files.json_file import read_json
 
-
 log = logging.getLogger(__name__)
 
 GENERATION = "generation_config.json"

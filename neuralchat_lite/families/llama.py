@@ -19,7 +19,14 @@ LLAMA_NAMES = Names(
     norm="norm",
     head="lm_head",
     # Left in old checkpoints by transformers; computed anew by every decoder.
-    ignored=("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bias_mask"),
+    ignored=(
+        "rotary_emb.inv_freq",
+        "rotary_emb.original_inv_freq",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+        "self_attn.masked_bias",
+        "self_attn.bias_mask",
+    ),
 )
 
 

@@ -64,7 +64,7 @@ def sliding_layers(kinds: Any, layers: int) -> list[bool]:
     unknown = {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}
     if unknown:
         raise UnsupportedModelError(
-            f"layer_types {shown(sorted(unknown))} are not supported: use a model whose layers are all "
-            "full_attention or sliding_attention"
+            f"layer_types {shown(sorted(unknown))} are not supported: use a model whose layers are "
+            "all full_attention or sliding_attention"
         )
     return [kind == "sliding_attention" for kind in kinds]
