@@ -12,6 +12,7 @@ from torch import Tensor
 from neuralchat_lite.adapters.config import REMEDY, AdapterConfig, read_adapter_config
 from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
 from neuralchat_lite.checkpoints.finite import all_finite
+from neuralchat_lite.checkpoints.foreign import refuse_impostors
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.files.names import (
@@ -72,6 +73,7 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
     Raises CheckpointError when a file or tensor is missing, damaged, not finite, or of another
     model; UnsupportedModelError when it is whole but more than LoRA on matrices.
     """
+    refuse_impostors(folder)
     config = read_adapter_config(folder)
     path = folder / ADAPTER_WEIGHTS
     if not path.exists():
@@ -92,6 +94,7 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
         for spec in base.architecture.tensors()
         if spec.role in ("linear", "lm_head")
     }
+    config = config.on(shapes)
     check_modules(path, stored, config, shapes)
     if base.architecture.tied and "lm_head" in stored:
         raise UnsupportedModelError(
