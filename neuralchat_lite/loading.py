@@ -236,11 +236,22 @@ def open_other_engine(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint with an engine of another package."""
     folder = plan.found.folder
     source, tokenizer = open_with_tokenizer(plan.found)
+    refuse_wrapped(source, plan.engine)
     arch = source.architecture
     length = checked_context(arch, plan.context_length)
     request = Request(folder, arch, plan.asked, plan.dtype, length, plan.threads)
     running = open_engine(plan.engine, request)
     return Opened(running, tokenizer, folder, running.config)
+
+
+def refuse_wrapped(source: Source, engine: str) -> None:
+    """transformers makes up the tensors whose names it does not know."""
+    wrappers = getattr(source, "wrappers", ())
+    if wrappers:
+        raise CheckpointError(
+            f"{source.folder}: names of tensors have {wrappers[0]!r}, which engine {engine!r} does "
+            "not take off: save the model without its wrapper, or use engine='native'"
+        )
 
 
 WAYS: dict[str, Callable[[Plan, ProgressCallback | None], Opened]] = {

@@ -14,6 +14,7 @@ from neuralchat_lite.adapters.config import REMEDY, AdapterConfig, read_adapter_
 from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
 from neuralchat_lite.checkpoints.finite import all_finite
 from neuralchat_lite.checkpoints.sidecars import open_sidecars
+from neuralchat_lite.checkpoints.foreign import refuse_impostors
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.files.mapped import MappedFile
@@ -79,6 +80,7 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
     Raises CheckpointError when a file or tensor is missing, damaged, not finite, or of another
     model; UnsupportedModelError when it is complete but not plain LoRA on matrices.
     """
+    refuse_impostors(folder)
     beside = open_sidecars(folder, (ADAPTER_CONFIG, *TOKENIZER))
     config = read_adapter_config(folder)
     path = folder / ADAPTER_WEIGHTS
@@ -100,6 +102,7 @@ def open_adapter(folder: Path, base: Source, hub: tuple[str, str] | None = None)
         for spec in base.architecture.tensors()
         if spec.is_matrix
     }
+    config = config.on(shapes)
     check_modules(path, stored, config, shapes)
     if base.architecture.tied and "lm_head" in stored:
         raise UnsupportedModelError(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from neuralchat_lite.checkpoints.foreign import refuse_foreign
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import Source, files_identity, read_files
+from neuralchat_lite.checkpoints.tensors import refuse_foreign_tensors, without_wrappers
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
-from neuralchat_lite.families.architecture import HEAD, Architecture
+from neuralchat_lite.families.architecture import HEAD, Architecture, Names
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.files.json_file import read_json
@@ -23,8 +26,11 @@ from neuralchat_lite.files.names import INDEX, LONGEST_NAME, SIDECARS, WEIGHTS, 
 from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor
 from neuralchat_lite.files.unchanged import UnchangedFile
 
+log = logging.getLogger(__name__)
+
+# Beginnings of tensors that stand beside a decoder: TRL's value head, a classifier of texts.
+OTHER_HEADS = ("v_head.", "score.", "classifier.", "qa_outputs.")
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Checkpoint(Source):
@@ -34,6 +40,7 @@ class Checkpoint(Source):
     files: its safetensors files, sorted by name
     beside: its other files, opened before anything was read from them
     hub: (repository, resolved commit), if it is from the hub
+    wrappers: training wrappers that the files have in the names of tensors; left out here
     """
 
     def __init__(
@@ -44,12 +51,14 @@ class Checkpoint(Source):
         stored: Mapping[str, tuple[MappedFile, StoredTensor]],
         beside: tuple[UnchangedFile, ...],
         hub: tuple[str, str] | None = None,
+        wrappers: tuple[str, ...] = (),
     ) -> None:
         self.folder: Path = folder
         self.architecture = architecture
         self.files = files
         self.beside = beside
         self.hub = hub
+        self.wrappers = wrappers
         self.name = hub[0].rpartition("/")[2] if hub else folder.resolve().name
         self._stored = stored  # by the names of `Architecture.tensors`
 
@@ -111,6 +120,7 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
         raise CheckpointError(
             f"{folder} is quantized already: load it as it is, or quantize the original checkpoint"
         )
+    refuse_foreign(folder)
     beside = open_sidecars(folder, SIDECARS)
     architecture = read_architecture(folder)
     paths, promised = find_files(folder)
@@ -130,10 +140,17 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
                 f"{folder / place} lacks {name}, which model.safetensors.index.json lists: "
                 "download the checkpoint again"
             )
+    found, wrappers = without_wrappers(found, folder)
+    refuse_foreign_tensors(found, architecture.names.base, folder)
     matched = match(architecture, found, folder)
-    checkpoint = Checkpoint(folder, architecture, files, matched, beside, hub)
+    checkpoint = Checkpoint(folder, architecture, files, matched, beside, hub, wrappers)
     head = architecture.untied_head_name
-    if architecture.tied and head in found and not checkpoint.holds_twice(found[head], HEAD):
+    if (
+        architecture.tied
+        and head in found
+        and found[head] != matched[architecture.embedding_name]
+        and not checkpoint.holds_twice(found[head], HEAD)
+    ):
         raise CheckpointError(
             f"{folder}: config.json sets tie_word_embeddings, but {head} is stored and differs "
             'from the embedding: set "tie_word_embeddings": false there to use it'
@@ -149,13 +166,6 @@ def find_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str]]:
     if not os.path.lexists(index):
         if has_single:
             return (single,), {}
-        pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
-        if pickles:
-            raise CheckpointError(
-                f"{folder} has only pickled weights ({pickles[0]}), which can run any code when "
-                "read: convert them on a machine where that is acceptable, with transformers' "
-                "model.save_pretrained(folder, safe_serialization=True)"
-            )
         raise CheckpointError(
             f"{folder} has neither model.safetensors nor model.safetensors.index.json: "
             "download the weights too"
@@ -203,6 +213,10 @@ def match(
         found = {
             name if name.startswith(head) else names.base + name: found[name] for name in found
         }
+    head_name, embedding_name = architecture.untied_head_name, architecture.embedding_name
+    if architecture.tied and embedding_name not in found and head_name in found:
+        found = {**found, embedding_name: found[head_name]}  # stored once, by its other name
+    check_layers(architecture, found, folder)
     matched = {}
     for spec in architecture.tensors():
         if spec.name not in found:
@@ -221,15 +235,40 @@ def match(
                 f"{file.path}: {spec.name} is {stored.dtype}, expected one of {WEIGHT_DTYPES}: "
                 "use the original bf16, fp16 or fp32 checkpoint"
             )
-    extra = sorted(
-        name
-        for name in found.keys() - matched.keys()
-        if not name.endswith(names.ignored)
-        and not (architecture.tied and name == architecture.untied_head_name)
-    )
+    unused = found.keys() - matched.keys()
+    if architecture.tied:
+        unused -= {head_name}  # the caller compares it
+    ignored = sorted(name for name in unused if is_harmless(name, names))
+    extra = sorted(unused - set(ignored))
+    if ignored:
+        log.warning(
+            "%s: %d tensors are not part of the decoder and are ignored: %s",
+            folder,
+            len(ignored),
+            ", ".join(ignored[:3]) + (" ..." if len(ignored) > 3 else ""),
+        )
     if extra:
         raise UnsupportedModelError(
             f"{folder} has {len(extra)} tensors that a {architecture.model_type} decoder does not "
             f"use, such as {extra[0]}: without them, results would be wrong; use another model"
         )
     return matched
+
+
+def is_harmless(name: str, names: Names) -> bool:
+    """Whether a tensor that no decoder needs is one that checkpoints are known to have."""
+    return name.endswith(names.ignored) or name.removeprefix(names.base).startswith(OTHER_HEADS)
+
+
+def check_layers(architecture: Architecture, found: Iterable[str], folder: Path) -> None:
+    """Raise CheckpointError for fewer layers in the files than config.json promises."""
+    before = f"{architecture.names.base}{architecture.names.layers}."
+    numbers = {
+        name.removeprefix(before).partition(".")[0] for name in found if name.startswith(before)
+    }
+    stored = sum(number.isdecimal() for number in numbers)
+    if stored and stored < architecture.layers:
+        raise CheckpointError(
+            f"{folder} lacks layers: config.json promises num_hidden_layers {architecture.layers}, "
+            f"the weights have {stored}: they do not belong together, or a file is missing"
+        )

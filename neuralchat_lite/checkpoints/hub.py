@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from neuralchat_lite.checkpoints import is_source_file
+from neuralchat_lite.checkpoints.foreign import MODEL_FILES, refuse_impostors
 from neuralchat_lite.errors import CheckpointError, HubError
 from neuralchat_lite.files.names import (
     ADAPTER_CONFIG,
@@ -111,13 +112,13 @@ def resolve(
                 f"revision {revision!r} was given for the folder {str(path)!r}, but only hub "
                 "names have revisions: leave it out"
             )
+        refuse_impostors(path)
         return Resolved(path)
     if exists and kind is MODEL and is_source_file(path):
         return Resolved(path)
     if exists:
-        raise CheckpointError(
-            f"{str(path)!r} is a file, expected {kind.one} folder: give the folder that holds it"
-        )
+        remedy = MODEL_FILES.get(path.suffix.lower(), "give the folder that holds it")
+        raise CheckpointError(f"{str(path)!r} is a file, expected {kind.one} folder: {remedy}")
     if not isinstance(name_or_path, str) or not HUB_NAME.fullmatch(name_or_path):
         raise CheckpointError(
             f"there is no folder {str(name_or_path)!r}, and it is not a hub name either: give the "

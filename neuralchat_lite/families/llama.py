@@ -18,8 +18,15 @@ LLAMA_NAMES = Names(
     layers="layers",
     norm="norm",
     head="lm_head",
-    # Old versions of transformers stored these; decoders compute them.
-    ignored=("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bias_mask"),
+    # Left in old checkpoints by transformers; computed anew by every decoder.
+    ignored=(
+        "rotary_emb.inv_freq",
+        "rotary_emb.original_inv_freq",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+        "self_attn.masked_bias",
+        "self_attn.bias_mask",
+    ),
 )
 
 

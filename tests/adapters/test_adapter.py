@@ -235,6 +235,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no targets": (with_config(target_modules=None), "target_modules must be a list.*got None"),
     "empty targets": (with_config(target_modules=[]), "target_modules must be a list.*got ()"),
     "a broken pattern": (with_config(rank_pattern={"(": 3}), r"rank_pattern must be a regular"),
+    "a pattern that hangs": (
+        with_config(target_modules=r"(.*)*(.*)*(.*)*x"),
+        r"target_modules must be a regular expression that can be matched.*names of modules",
+    ),
+    "a pattern of layers that hangs": (
+        with_config(layers_to_transform=[0], layers_pattern=[r"(.*)*(.*)*(.*)*x"]),
+        "layers_pattern must be a regular expression that can be matched",
+    ),
     "a pattern of ranks": (with_config(rank_pattern={"q_proj": 0}), r"\['q_proj'\] must be a pos"),
     "patterns in a list": (with_config(alpha_pattern=[1]), "alpha_pattern must be an object"),
     "layers by name": (with_config(layers_to_transform=["x"]), "must be a list of layer numbers"),

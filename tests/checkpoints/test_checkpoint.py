@@ -1,4 +1,5 @@
 import json
+import logging
 import time
 
 import pytest
@@ -74,6 +75,51 @@ def test_known_extras_are_ignored_and_others_refused(write_checkpoint):
     open_checkpoint(write_checkpoint(tie_word_embeddings=True, tensors=with_head))
     with pytest.raises(UnsupportedModelError, match=r"q_norm\.weight"):
         open_checkpoint(write_checkpoint(tensors=unknown))
+
+
+HARMLESS = (
+    "model.layers.0.self_attn.rotary_emb.inv_freq",
+    "model.layers.1.self_attn.rotary_emb.cos_cached",
+    "model.rotary_emb.sin_cached",
+    "v_head.summary.weight",
+    "score.weight",
+)
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_tensors_beside_the_decoder_are_ignored_with_one_warning(
+    write_checkpoint, name, prefix, caplog
+):
+    def add(weights):
+        weights[name] = torch.ones(8)
+        for each in list(weights):
+            weights[each.removeprefix("" if prefix else "model.")] = weights.pop(each)
+
+    with caplog.at_level(logging.WARNING):
+        open_checkpoint(write_checkpoint(tensors=add))
+    [warning] = caplog.messages
+    assert "1 tensors are not part of the decoder" in warning and name.split(".")[-1] in warning
+
+
+def test_a_tied_model_may_store_its_matrix_as_the_head(write_checkpoint):
+    def swap(weights):
+        weights["lm_head.weight"] = weights.pop("model.embed_tokens.weight")
+
+    plain = open_checkpoint(write_checkpoint(tie_word_embeddings=True))
+    stored = open_checkpoint(write_checkpoint(tie_word_embeddings=True, tensors=swap))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(stored.weight(name), plain.weight(name))
+    with pytest.raises(CheckpointError, match=r"lacks the tensor model\.embed_tokens\.weight"):
+        open_checkpoint(write_checkpoint(tensors=swap))
+
+
+def test_layers_that_config_json_promises_are_counted(write_checkpoint):
+    folder = write_checkpoint()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4096}))
+    with pytest.raises(CheckpointError, match=r"num_hidden_layers 4096, the weights have 2"):
+        open_checkpoint(folder)
 
 
 def with_head(weights):
