@@ -28,6 +28,7 @@ from neuralchat_lite.files.safetensors_file import (
     build_header,
 )
 from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.format import packed_tensors
 from neuralchat_lite.packed.manifest import (
@@ -117,7 +118,8 @@ def write_whole(
         files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())
         quantizer = open_quantizer(config)
         with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
-            underflows = write_tensors(source, config, quantizer, writer, progress)
+            with at_work():
+                underflows = write_tensors(source, config, quantizer, writer, progress)
             digest, size = writer.finish()
         files[WEIGHTS] = {"sha256": digest, "size": size}
         manifest = {
