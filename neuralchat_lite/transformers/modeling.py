@@ -30,6 +30,7 @@ from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.foreign import KEY as MARK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.cache import NativeCache
+from neuralchat_lite.transformers.candidates import fitting
 from neuralchat_lite.transformers.criteria import PromptCriteria
 from neuralchat_lite.transformers.feeding import feed
 from neuralchat_lite.transformers.fixed import FixedWeights
@@ -239,6 +240,13 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             generation_config.max_length = limit
         if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
             model_kwargs[CACHE] = NativeCache(self.decoder)
+
+    def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+        """Called by `generate` with an assistant or with prompt lookup."""
+        whole: Any = super()
+        generator = whole._get_candidate_generator(generation_config, *args, **kwargs)
+        generator.get_candidates = fitting(generator.get_candidates, generation_config.max_length)
+        return generator
 
     def save_pretrained(  # type: ignore[override]
         self,
