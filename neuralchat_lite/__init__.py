@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neuralchat_lite.generation.conversation import Conversation
     from neuralchat_lite.generation.options import GenerationOptions
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
+    from neuralchat_lite.generation.stream import Stream
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Piece",
     "PromptError",
     "Reply",
+    "Stream",
     "Timings",
     "UnsupportedModelError",
     "WeightOnlyQuantConfig",
@@ -53,6 +55,7 @@ HOMES = {
     "Model": "api",
     "Piece": "generation.sequence",
     "Reply": "generation.sequence",
+    "Stream": "generation.stream",
     "Timings": "generation.sequence",
     "WeightOnlyQuantConfig": "quantization.config",
     "generate": "api",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_sequence
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
-from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
+from neuralchat_lite.generation.sequence import Reply, Sequence
+from neuralchat_lite.generation.stream import Stream
 from neuralchat_lite.generation.turn_ends import turn_ends
 from neuralchat_lite.loading import (
     Adapters,
@@ -90,8 +91,8 @@ class Model:
         """Answer a prompt: `stream`, joined."""
         return fold(self.stream(prompt, **options))
 
-    def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Iterator[Piece]:
-        """Answer a prompt token by token; closing the iterator cancels.
+    def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
+        """Answer a prompt token by token; `cancel` of the stream ends it, from any thread.
 
         prompt: a text, a list of {"role", "content"} messages, or token ids (see
             `generation.prompt.encode_prompt`)
@@ -288,8 +289,6 @@ def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeyw
     return model.generate(prompt, **options)
 
 
-def stream(
-    model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]
-) -> Iterator[Piece]:
+def stream(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
     """`model.stream(prompt, **options)`."""
     return model.stream(prompt, **options)

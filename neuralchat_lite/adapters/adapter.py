@@ -13,8 +13,8 @@ from torch import Tensor
 from neuralchat_lite.adapters.config import REMEDY, AdapterConfig, read_adapter_config
 from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
 from neuralchat_lite.checkpoints.finite import all_finite
-from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.foreign import refuse_impostors
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.files.mapped import MappedFile

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.kernels.interruption import between_blocks, may_be_interrupted
 from neuralchat_lite.kernels.kv_format import KV_FORMATS
+from neuralchat_lite.models.decoder import PREFILL_BLOCK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}
@@ -108,6 +111,15 @@ def last_logits(
     if begin:
         decoder.forward(ids[:begin], cache)
     return decoder.forward(ids[begin:], cache, all_logits=True)
+
+
+def parts(ids: Tensor, all_logits: bool) -> Iterator[Tensor]:
+    """What an engine is to feed at a time: blocks of a prompt that may be interrupted between
+    them, otherwise all. With `all_logits` all, since the logits of each are wanted."""
+    size = PREFILL_BLOCK if may_be_interrupted() and not all_logits else len(ids)
+    for part in torch.split(ids, size):
+        between_blocks()
+        yield part
 
 
 class Engine(Protocol):

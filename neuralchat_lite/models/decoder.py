@@ -15,7 +15,9 @@ from torch import Tensor
 
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.kernels.interruption import between_blocks
 from neuralchat_lite.kernels.kv_format import KV_FORMATS, KVFormat
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.kernels.operations import (
     Activation,
     AttentionShape,
@@ -131,8 +133,16 @@ class Decoder:
         fed = [ids.long() for ids in fed]  # uint8 would index as a mask
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
+        with at_work():
+            return self.feed(fed, caches, keep)
+
+    def feed(
+        self, fed: Sequence[Tensor], caches: Sequence[KVCache], keep: int | None
+    ) -> list[Tensor]:
+        """`forward_batch` of ids that fit."""
         logits: list[list[Tensor]] = [[] for _ in fed]
         for block in blocks([len(ids) for ids in fed], self.prefill_block):
+            between_blocks()
             spans = [Span(caches[i], last - first) for i, first, last in block]
             x = self.run_layers(torch.cat([fed[i][first:last] for i, first, last in block]), spans)
             wanted, rows, begin = [], [], 0

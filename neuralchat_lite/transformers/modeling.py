@@ -6,10 +6,12 @@ decoder computes the rows of a batch together, so that a step reads the weights 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import os
 import warnings
+from contextvars import ContextVar
 from copy import deepcopy
 from typing import Any
 
@@ -17,15 +19,20 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from neuralchat_lite.api import Model
 from neuralchat_lite.checkpoints.their_config import their_config
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.kernels.interruption import Interrupted, interrupted_by
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.foreign import KEY as MARK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.cache import NativeCache
+from neuralchat_lite.transformers.candidates import fitting
+from neuralchat_lite.transformers.criteria import PromptCriteria
 from neuralchat_lite.transformers.feeding import feed
 from neuralchat_lite.transformers.fixed import FixedWeights
 from neuralchat_lite.transformers.padding import check_positions, real_columns
@@ -36,6 +43,9 @@ CACHE = (
     if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     else "past_key_values"
 )
+# Of the `generate` that runs in this thread; `forward` asks them while it feeds the prompt.
+CRITERIA: ContextVar[PromptCriteria | None] = ContextVar("criteria", default=None)
+GENERATE = inspect.signature(GenerationMixin.generate)
 # Arguments that `generate` passes to the model and that the model does not need: they are for other
 # objects, or the cache already knows their values.
 NOT_NEEDED = {
@@ -80,6 +90,39 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("use AutoModelForCausalLM.from_pretrained, which prepares the weights")
+
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """`generate` of transformers. Stopping criteria that do not depend on ids end it during
+        the prompt too; it then returns the prompt alone."""
+        with at_work():
+            given = GENERATE.bind_partial(self, *args, **kwargs).arguments
+            ids = given.get("inputs", kwargs.get("input_ids"))
+            criteria = given.get("stopping_criteria")
+            if not criteria or not isinstance(ids, Tensor):
+                return super().generate(*args, **kwargs)
+            token = CRITERIA.set(PromptCriteria(criteria, ids))
+            try:
+                return super().generate(*args, **kwargs)
+            except Interrupted:
+                return self.prompt_alone(ids, given, kwargs)
+            finally:
+                CRITERIA.reset(token)
+
+    def prompt_alone(self, ids: Tensor, given: dict[str, Any], options: dict[str, Any]) -> Any:
+        """What `generate` returns when it was ended before the first token."""
+        if given.get("streamer") is not None:
+            given["streamer"].end()
+        configs = (given.get("generation_config"), self.generation_config)
+        asked = [options, *(vars(config) for config in configs if config is not None)]
+
+        def option(name: str) -> Any:
+            return next((each[name] for each in asked if each.get(name) is not None), None)
+
+        ids = ids.repeat_interleave(option("num_return_sequences") or 1, dim=0)
+        if option("return_dict_in_generate"):
+            return GenerateDecoderOnlyOutput(sequences=ids)  # type: ignore[arg-type]
+        return ids
 
     @torch.no_grad()
     def forward(
@@ -139,14 +182,20 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         if use_cache is None:
             use_cache = bool(getattr(self.config, "use_cache", True))
         kept = self.checked_cache(past)
+        before, new = kept.get_seq_length(), input_ids.shape[1]
         real = real_columns(input_ids, attention_mask, kept)
         check_positions(position_ids, real, kept)
         wanted = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
-        logits = feed(input_ids, real, kept, wanted)
+        criteria = CRITERIA.get()
+        if criteria is None or before + new > criteria.ids.shape[1]:
+            logits = feed(input_ids, real, kept, wanted)
+        else:
+            with interrupted_by(criteria.check()):
+                logits = feed(input_ids, real, kept, wanted)
         loss = None
         if labels is not None:
-            before = torch.nn.functional.pad(real[:, :-1], (1, 0))
-            labels = labels.masked_fill(~before, -100)  # padding predicts nothing
+            preceded = torch.nn.functional.pad(real[:, :-1], (1, 0))
+            labels = labels.masked_fill(~preceded, -100)  # padding predicts nothing
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
         if isinstance(logits_to_keep, Tensor):
             logits = logits[:, logits_to_keep]
@@ -192,6 +241,13 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             generation_config.max_length = limit
         if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
             model_kwargs[CACHE] = NativeCache(self.decoder)
+
+    def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+        """Called by `generate` with an assistant or with prompt lookup."""
+        whole: Any = super()
+        generator = whole._get_candidate_generator(generation_config, *args, **kwargs)
+        generator.get_candidates = fitting(generator.get_candidates, generation_config.max_length)
+        return generator
 
     def save_pretrained(  # type: ignore[override]
         self,
