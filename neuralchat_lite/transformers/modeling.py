@@ -23,6 +23,7 @@ from neuralchat_lite.api import Model
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.transformers.arguments import generation_hint
 from neuralchat_lite.transformers.cache import NativeCache
 from neuralchat_lite.transformers.feeding import feed
 from neuralchat_lite.transformers.fixed import FixedWeights
@@ -161,6 +162,14 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
                 "start with neuralchat_lite.transformers.NativeCache(model.decoder)"
             )
         return past
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """Called by `generate`: refuses arguments that nobody uses. Says what may be meant."""
+        try:
+            super()._validate_model_kwargs(model_kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            hint = generation_hint(name for name in model_kwargs if repr(name) in str(error))
+            raise ValueError(f"{error}: {hint}" if hint else str(error)) from None
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
