@@ -63,6 +63,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ignore_eos": ("True or False", lambda v: isinstance(v, bool)),
 }
 
+FILTERS = ("top_k", "top_p", "min_p")  # of sampling
+
 
 class GenerationKeywords(TypedDict, total=False):
     """The fields of `GenerationOptions` as keyword arguments, for type checkers and editors."""
@@ -114,7 +116,7 @@ class GenerationOptions:
             object.__setattr__(self, name, value)
             if not holds(value):
                 raise ConfigError(f"{name} must be {rule}, got {value!r}")
-        filters = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+        filters = {name: getattr(self, name) for name in FILTERS}
         idle = [name for name, value in filters.items() if value != getattr(type(self), name)]
         if idle and self.temperature == 0:
             raise ConfigError(
@@ -132,6 +134,12 @@ class GenerationOptions:
         """These, with some changed by keyword arguments. Raises ConfigError as `of` does."""
         check_names(options)
         return replace(self, **options) if options else self
+
+
+def without_idle_filters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the filters of sampling, if they ask for the likeliest token."""
+    greedy = options.get("temperature", 0) == 0
+    return {name: value for name, value in options.items() if not (greedy and name in FILTERS)}
 
 
 def check_names(options: Mapping[str, Any]) -> None:

@@ -102,8 +102,8 @@ def refuse_several(prompts: Any) -> None:
     for kind, found in kinds.items():
         if found:
             raise PromptError(
-                f"got a list with {len(prompts)} prompts (each a {kind}), and a list is one prompt: "
-                "messages ({'role': ..., 'content': ...}) or token ids. For one answer each, call "
+                f"got a list with {len(prompts)} prompts (each a {kind}), and a list is one prompt:"
+                " messages ({'role': ..., 'content': ...}) or token ids. For one answer each, call "
                 "[model.generate(prompt) for prompt in prompts]; a batch that reads the weights "
                 "once is generate of neuralchat_lite.transformers.AutoModelForCausalLM"
             )

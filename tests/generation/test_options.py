@@ -52,7 +52,7 @@ def test_a_single_stop_string_may_be_given_bare() -> None:
         ({"top_p": 0.5, "min_p": 0.1}, "top_p, min_p would have no effect"),
         (
             {"top_n": 5},
-            "unknown generation option top_n (did you mean 'top_p'?): expected max_new_tokens, temp",
+            "unknown generation option top_n (did you mean 'top_p'?): expected",
         ),
     ],
 )
