@@ -23,6 +23,7 @@ from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import require_empty
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.defaults import recommended
 from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_sequence
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
@@ -112,7 +113,11 @@ class Model:
         return Conversation(self.decoder, self.tokenizer, system, **options)
 
     def report(self) -> dict[str, Any]:
-        """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds)."""
+        """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds).
+
+        generation_config_not_used: what the model's generation_config.json recommends about
+            choosing tokens. `generate` and `stream` do not use it; pass it as options.
+        """
         return {
             "folder": str(self.folder),
             "model_type": self.architecture.model_type,
@@ -121,6 +126,7 @@ class Model:
             "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
             "turn_ends": self.turn_ends(),
             "context_length": self.decoder.context_length,
+            "generation_config_not_used": recommended(self.folder),
             "load_s": self.load_s,
             **self.engine.describe(),
         }

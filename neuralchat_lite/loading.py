@@ -104,7 +104,7 @@ def plan_loading(
             f"{', '.join(asked)} for quantized ones: give only one of them"
         )
     if threads is not None:
-        check_threads(threads, "threads")
+        threads = check_threads(threads, "threads")
     root = checked_root(cache_dir)
     found, tuned = find(model, adapters, revision, token)
     way = way_of(found, engine, dtype)

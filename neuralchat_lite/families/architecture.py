@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.block import Block, Norm
+from neuralchat_lite.values import plain
 
 Role = Literal["linear", "lm_head", "embedding", "norm", "bias"]
 
@@ -171,6 +172,7 @@ def checked_context(arch: Architecture, length: int | None) -> int:
     """The most positions: `length`, or the model's default. Raises ConfigError."""
     if length is None:
         return arch.default_context
+    length = plain(length)
     if type(length) is not int or not 1 <= length <= arch.max_positions:
         raise ConfigError(
             "context_length must be an integer between 1 and the model's "

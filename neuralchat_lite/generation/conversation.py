@@ -13,7 +13,7 @@ from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.loop import fold, pieces_of
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prefix_cache import PrefixCache
-from neuralchat_lite.generation.prompt import Prompt, encode_messages
+from neuralchat_lite.generation.prompt import Prompt, check_messages, encode_messages
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
 
@@ -47,6 +47,35 @@ class Conversation:
         self.take_turn()
         try:
             self.forget()
+        finally:
+            self.turn.release()
+
+    def undo(self) -> str | None:
+        """Take back the last turn, and return what was said in it; None when there is none.
+
+        Raises PromptError while an answer is still being streamed.
+        """
+        self.take_turn()
+        try:
+            if not self.messages or self.messages[-1]["role"] != "assistant":
+                return None
+            *self.messages, said, _ = self.messages
+            return said["content"]
+        finally:
+            self.turn.release()
+
+    def resume(self, messages: list[dict[str, str]]) -> None:
+        """Go on from messages that were said before: a system message if there is one, then
+        whole turns. Raises PromptError for messages of another form."""
+        if messages and messages[-1].get("role") != "system":
+            check_messages([*messages, {"role": "user", "content": "x"}])
+        elif len(messages) > 1:
+            raise PromptError("a system message comes first, and only once")
+        self.take_turn()
+        try:
+            self.messages = [dict(message) for message in messages]
+            first = messages[0] if messages else {}
+            self.system = first["content"] if first.get("role") == "system" else None
         finally:
             self.turn.release()
 

@@ -64,6 +64,7 @@ def encode_prompt(prompt: PromptInput, tokenizer: Tokenizer, vocab_size: int) ->
 
 def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
     ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    refuse_several(ids)
     if isinstance(ids, list | tuple) and len(ids) == 1 and isinstance(ids[0], list | tuple):
         ids = ids[0]  # a batch of one, as transformers' tokenizers return it
     if not isinstance(ids, Sequence) or isinstance(ids, bytes | str):
@@ -91,6 +92,27 @@ def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
                 "use the model's own tokenizer"
             )
     return tuple(checked)
+
+
+def refuse_several(prompts: Any) -> None:
+    """Raise PromptError for a list of texts or of conversations, which is several prompts."""
+    if not isinstance(prompts, list | tuple) or not prompts:
+        return
+    kinds = {
+        "text": all(isinstance(each, str) for each in prompts),
+        "list of messages": all(
+            isinstance(each, list | tuple) and each and isinstance(each[0], Mapping)
+            for each in prompts
+        ),
+    }
+    for kind, found in kinds.items():
+        if found:
+            raise PromptError(
+                f"got a list with {len(prompts)} prompts (each a {kind}), and a list is one prompt:"
+                " messages ({'role': ..., 'content': ...}) or token ids. For one answer each, call "
+                "[model.generate(prompt) for prompt in prompts]; a batch that reads the weights "
+                "once is generate of neuralchat_lite.transformers.AutoModelForCausalLM"
+            )
 
 
 def check_text(text: str, what: str) -> None:

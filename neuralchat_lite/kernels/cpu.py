@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.values import plain
 
 ISA_VARIABLE = "NEURALCHAT_LITE_ISA"
 THREADS_VARIABLE = "NEURALCHAT_LITE_THREADS"
@@ -80,6 +81,7 @@ def default_threads() -> tuple[int, Choice]:
 
 def check_threads(count: object, name: str) -> int:
     """The count, if it is in the allowed range. Raises ConfigError; `name` is for the message."""
+    count = plain(count)
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_THREADS:
         raise ConfigError(
             f"{name} must be an integer from 1 to {MOST_THREADS}, got {count!r}: "

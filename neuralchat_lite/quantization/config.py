@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
+from neuralchat_lite.values import plain
 
 if TYPE_CHECKING:
     import torch
@@ -275,6 +276,7 @@ def canonical(option: str, value: object) -> str:
 
 
 def checked_group_size(value: object) -> int:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value not in GROUP_SIZES:
         raise ConfigError(
             f"group_size must be 32, 64, 128 or -1 (a whole row), got {value!r}: "

@@ -86,6 +86,22 @@ def check_names(
         warnings.warn(f"these arguments have no effect here: {', '.join(given)}", stacklevel=3)
 
 
+def generation_hint(unknown: Iterable[str]) -> str:
+    """What was probably meant by arguments of `generate` that transformers does not know."""
+    import transformers
+
+    theirs: Any = transformers.GenerationConfig  # untyped
+    known = [name for name in theirs().to_dict() if not name.startswith("_")]
+    names = [*known, "streamer", "stopping_criteria", "logits_processor"]
+    hints = (name + meant(name, names) for name in unknown)
+    return ", ".join(hint for hint in hints if "(" in hint)
+
+
+def meant(name: str, names: list[str]) -> str:
+    # The length that people mean, of the two that are alike.
+    return " (did you mean 'max_new_tokens'?)" if name == "max_tokens" else suggestion(name, names)
+
+
 def check_device(device_map: Any) -> None:
     devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
     for device in devices:

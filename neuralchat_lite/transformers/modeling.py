@@ -30,6 +30,7 @@ from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.foreign import KEY as MARK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.transformers.arguments import generation_hint
 from neuralchat_lite.transformers.cache import NativeCache
 from neuralchat_lite.transformers.candidates import fitting
 from neuralchat_lite.transformers.criteria import PromptCriteria
@@ -214,6 +215,14 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
                 "start with neuralchat_lite.transformers.NativeCache(model.decoder)"
             )
         return past
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """Called by `generate`: refuses arguments that nobody uses. Says what may be meant."""
+        try:
+            super()._validate_model_kwargs(model_kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            hint = generation_hint(name for name in model_kwargs if repr(name) in str(error))
+            raise ValueError(f"{error}: {hint}" if hint else str(error)) from None
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any

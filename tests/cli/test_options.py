@@ -20,6 +20,8 @@ Say = Callable[..., None]
 class Recorder:
     """Stands for a model: keeps what it was asked, and answers nothing."""
 
+    folder = Path("/nowhere")
+
     class tokenizer:
         chat_template = "its own"
 

@@ -105,7 +105,7 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
         ([-1], "token id -1 is outside"),
         ([1.5], "must be integers, got 1.5"),
         ([True], "got True"),
-        (["Hello"], "got 'Hello'"),
+        (["Hello"], "a list with 1 prompts"),
         ([[1], [2]], "got 2 lists of token ids: give one prompt at a time"),
         ("\ud800", "the prompt is not valid UTF-8 at character 0"),
         ([{"role": "user", "content": "a\udcff"}], "message 0 is not valid UTF-8 at character 1"),
@@ -124,3 +124,12 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
 def test_prompts_of_another_form_are_refused(tokenizer: Any, prompt: Any, rule: str) -> None:
     with pytest.raises(PromptError, match=rule):
         encode_prompt(prompt, tokenizer, VOCABULARY)
+
+
+@pytest.mark.parametrize("several", [["a", "b"], ("a",), [[{"role": "user", "content": "a"}]]])
+def test_several_prompts_are_refused_with_what_to_call(tokenizer: Any, several: Any) -> None:
+    with pytest.raises(PromptError) as error:
+        encode_prompt(several, tokenizer, VOCABULARY)
+    said = str(error.value)
+    assert f"got a list with {len(several)} prompts" in said and "a list is one prompt" in said
+    assert "[model.generate(prompt) for prompt in prompts]" in said

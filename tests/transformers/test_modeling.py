@@ -300,3 +300,12 @@ def test_a_changed_generation_config_is_saved(nano: Pair, tmp_path: Path) -> Non
     twin.save_pretrained(tmp_path / "saved")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert loaded.generation_config.max_new_tokens == 7
+
+
+def test_an_unknown_option_of_generate_names_the_one_that_is_meant(nano: Pair) -> None:
+    batch = nano.batch(PROMPTS[0])
+    for given, meant in (("max_tokens", "max_new_tokens"), ("temprature", "temperature")):
+        with pytest.raises(ValueError, match=rf"{given} \(did you mean '{meant}'\?\)"):
+            nano.ours.generate(**batch, **{given: 3})
+    with pytest.raises(ValueError, match="not used by the model: \\['xyz'\\]"):
+        nano.ours.generate(**batch, xyz=3)
