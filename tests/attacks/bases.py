@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from neuralchat_lite.families.architecture import TensorSpec
 from neuralchat_lite.families.config_json import parse_architecture
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
@@ -76,6 +77,11 @@ def make_base(family: str, folder: Path) -> Path:
         shutil.copyfile(NANO / name, folder / name)
     write_weights(weights, folder, SHARDS.get(family, 1))
     return folder
+
+
+def tensors_of(folder: Path) -> list[TensorSpec]:
+    config = json.loads((folder / "config.json").read_text())
+    return list(parse_architecture(config).tensors())
 
 
 def random_tensor(name: str, shape: tuple[int, ...], role: str) -> Tensor:

@@ -6,6 +6,7 @@ folder; or the answer of the unmutated folder, when transformers refuses the mut
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 from collections.abc import Callable
@@ -298,8 +299,13 @@ class Checkpoints:
 
     def unmutated(self) -> list[str]:
         """What is wrong with the answers of the bases themselves."""
-        said = {key: judged(self.bases[key[0]], key[1], self.known[key]) for key in self.known}
-        return [f"{key}: {wrong}" for key, wrong in said.items() if wrong is not None]
+        found = []
+        for (name, weight_dtype), answer in self.known.items():
+            folder = self.bases[name]
+            witness = functools.partial(rounded_witness, folder, weight_dtype)
+            if (said := judged(folder, witness, answer)) is not None:
+                found.append(f"{name} in {weight_dtype}: {said}")
+        return found
 
     def run(self, case: Case) -> Outcome:
         rng = random.Random(f"{self.name}/{case.seed}")
@@ -314,15 +320,35 @@ class Checkpoints:
         if failed is not None:
             return failed
         known = self.known[family, weight_dtype]
-        try:
-            said = judged(folder, weight_dtype, answer)
-        except oracle.NoWitness as error:
-            if same(answer, known):
-                return Outcome("right", "as unmutated", f"transformers refuses: {error}")
-            return Outcome("wrong", "answers alone", f"{answer.text!r}; transformers: {error}")
-        if said is None:
-            return Outcome("right", "as unmutated" if same(answer, known) else "as transformers")
-        return Outcome("wrong", said.split(" ")[0], said)
+        return verdict(answer, known, folder, lambda: rounded_witness(folder, weight_dtype))
+
+
+def rounded_witness(folder: Path, weight_dtype: str) -> Any:
+    return oracle.round_weights(oracle.load_witness(folder), weight_dtype)
+
+
+def verdict(
+    answer: oracle.Answer,
+    known: oracle.Answer,
+    tokenizer: Path,
+    witness: Callable[[], Any],
+    tolerance: float = oracle.TOLERANCE,
+) -> Outcome:
+    """Whether an answer is right: as the witnesses say, or, when they refuse the folder, the
+    `known` one of the unmutated folder.
+
+    tokenizer: the folder with the tokenizer
+    """
+    usual = "as unmutated" if same(answer, known) else "as the witness"
+    try:
+        said = judged(tokenizer, witness, answer, tolerance)
+    except oracle.NoWitness as error:
+        if usual == "as unmutated":
+            return Outcome("right", usual, f"no witness: {error}")
+        return Outcome("wrong", "no witness", f"{answer.text!r}; {error}")
+    if said is None:
+        return Outcome("right", usual)
+    return Outcome("wrong", " ".join(said.split()[:2]), said)
 
 
 def load(folder: Path, weight_dtype: str, cache: Path, **more: Any) -> Any:
@@ -339,15 +365,19 @@ def same(answer: oracle.Answer, known: oracle.Answer) -> bool:
     )
 
 
-def judged(folder: Path, weight_dtype: str, answer: oracle.Answer) -> str | None:
-    """How an answer differs from the witnesses' for the same folder. Raises NoWitness."""
-    said = oracle.wrong_tokens(folder, PROMPT, MESSAGES, answer)
+def judged(
+    tokenizer: Path,
+    witness: Callable[[], Any],
+    answer: oracle.Answer,
+    tolerance: float = oracle.TOLERANCE,
+) -> str | None:
+    """How an answer differs from the witnesses'; None when it does not. Raises NoWitness."""
+    said = oracle.wrong_tokens(tokenizer, PROMPT, MESSAGES, answer)
     if said is not None:
         return said
-    model = oracle.round_weights(oracle.load_witness(folder), weight_dtype)
-    ids = [*answer.prompt_ids, *answer.ids]
+    model = witness()
     try:
-        theirs = oracle.logits_of(model, ids)
+        theirs = oracle.logits_of(model, [*answer.prompt_ids, *answer.ids])
     except Exception as error:
         raise oracle.NoWitness(f"{type(error).__name__}: {str(error)[:200]}") from None
-    return oracle.differing(answer.logits, theirs)
+    return oracle.differing(answer.logits, theirs, tolerance)
