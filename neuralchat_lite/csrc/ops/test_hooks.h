@@ -15,4 +15,10 @@ void run_failing_loop(int items, bool on_worker, const std::string& kind, int64_
 // How often `loops` loops, in each of which every thread takes part, call Kernels::prepare_thread.
 int count_preparations(int loops);
 
+#ifdef NEURALCHAT_LITE_SANITIZE
+// Commits a fault that a sanitizer must report: kind "read" (of a byte behind the memory that an
+// operation has reserved), "overflow" (of a signed integer) or "race" (of two threads of the pool).
+void misbehave(const std::string& kind);
+#endif
+
 }  // namespace ncl
