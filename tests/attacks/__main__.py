@@ -24,11 +24,15 @@ import torch
 
 from .adapters import Adapters
 from .checkpoints import Checkpoints
+from .inputs import Inputs
 from .outcome import FAULTS, FINE, LIBRARY, Attack
 from .planted import Planted
+from .quantized import Quantized
 from .runner import LIMITS, Figures, fuzz, run_case
 
-ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (Checkpoints, Adapters)}
+ATTACKS: dict[str, type[Attack]] = {
+    attack.name: attack for attack in (Checkpoints, Adapters, Quantized, Inputs)
+}
 KNOWN = {**ATTACKS, Planted.name: Planted}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .nasty import VALUES, change_place, dumps, flip_bits, spoil_file
+from .nasty import VALUES, change_place, dumps, flip_bits, is_plain, spoil_file
 
 DTYPES = (
     "BF16",
@@ -226,7 +226,7 @@ def flip_header(rng: random.Random, path: Path) -> str:
 
 def spoil_weights(rng: random.Random, path: Path) -> str:
     """One mutation of a safetensors file."""
-    if not path.is_file() or path.is_symlink() or path.stat().st_size > 1 << 26:
+    if not is_plain(path):
         return f"{path.name} left as an earlier mutation made it"
     return rng.choice([change_header] * 6 + [double_key, change_length, flip_header, spoil_file])(
         rng, path

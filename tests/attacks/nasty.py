@@ -93,11 +93,18 @@ def change_place(rng: random.Random, value: Any, depth: int = 9) -> str:
     return f"{name} = {repr(holder[key])[:60]}"
 
 
+def is_plain(path: Path) -> bool:
+    """A file of its own, small enough to be read: not what an earlier mutation made of it."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 26
+
+
 def edit_json(path: Path, change: Callable[[Any], str]) -> str:
     """Change a JSON file by a function that changes its value in place and says what it did."""
+    if not is_plain(path):
+        return f"{path.name} left as an earlier mutation made it"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
+    except (ValueError, RecursionError):
         return f"{path.name} left as an earlier mutation made it"
     said = change(value)
     path.write_text(dumps(value), encoding="utf-8")
@@ -215,7 +222,7 @@ WHOLE_FILE: dict[str, Callable[[random.Random, Path], None]] = {
 
 def spoil_file(rng: random.Random, path: Path) -> str:
     """One of WHOLE_FILE, done to a file."""
-    if not path.is_file() or path.is_symlink():
+    if not is_plain(path):
         return f"{path.name} left as an earlier mutation made it"
     kind = rng.choice(list(WHOLE_FILE))
     WHOLE_FILE[kind](rng, path)

@@ -16,7 +16,7 @@ import pytest
 from .planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
-ATTACKS = ("checkpoints",)
+ATTACKS = ("checkpoints", "adapters", "quantized", "inputs")
 
 
 def run_attack(name: str, cases: int, *more: str) -> dict[str, Any]:
