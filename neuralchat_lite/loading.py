@@ -26,6 +26,7 @@ from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import checked_context
+from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
@@ -171,11 +172,7 @@ def refuse_adapters_of_quantized(folder: Path, adapters: Sequence[Any]) -> None:
 
 
 def checked_root(given: str | os.PathLike[str] | None) -> Path | None:
-    if given is None:
-        return None
-    if not os.fspath(given):
-        raise ConfigError("cache_dir is an empty text: give a folder, or leave it out")
-    return Path(given).expanduser()
+    return None if given is None else given_folder(given, "cache_dir")
 
 
 def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any) -> list[Resolved]:

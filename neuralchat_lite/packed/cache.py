@@ -7,6 +7,7 @@ two processes from doing the same work; it is the kernel's (flock), so it dies w
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -18,9 +19,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from neuralchat_lite.checkpoints.source import Source
-from neuralchat_lite.errors import CacheError
+from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.files.digests import digest_of
-from neuralchat_lite.files.folder import TEMPORARY, unfinished_folders, unwritable
+from neuralchat_lite.files.folder import (
+    TEMPORARY,
+    given_folder,
+    unfinished_folders,
+    unwritable,
+)
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
 from neuralchat_lite.packed.format import open_packed
@@ -57,12 +63,18 @@ def cache_root() -> Path:
     """Where the cache is, by the environment.
 
     NEURALCHAT_LITE_CACHE, else $XDG_CACHE_HOME/neuralchat_lite, else ~/.cache/neuralchat_lite.
+    Raises ConfigError when one of them cannot be a path, or there is no home.
     """
-    own = os.environ.get("NEURALCHAT_LITE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "neuralchat_lite"
+    for name, below in (("NEURALCHAT_LITE_CACHE", ""), ("XDG_CACHE_HOME", "neuralchat_lite")):
+        if given := os.environ.get(name):
+            return given_folder(given, name) / below
+    try:
+        return Path.home() / ".cache" / "neuralchat_lite"
+    except RuntimeError:  # such as in a container that runs as a user without a name
+        raise ConfigError(
+            "this user has no home folder for the cache of quantized models: set "
+            "NEURALCHAT_LITE_CACHE to a folder"
+        ) from None
 
 
 def cached(
@@ -85,13 +97,15 @@ def cached(
     key = cache_key(source_id, config)
     entry = root / entry_name(source.name, config, key)
     try:
-        if entry.exists():
-            return checked(entry, key)
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / LOCK.format(entry.name))
-        acquire(lock, entry, progress)
+        found = entry.exists()
+        if not found:
+            root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(root / LOCK.format(entry.name))
+            acquire(lock, entry, progress)
     except OSError as error:
         raise unwritable(entry, error) from error
+    if found:
+        return checked(entry, key)
     try:
         if not entry.exists():  # nobody made it while we waited
             stored = WeightOnlyQuantConfig(**config.bytes_config())  # no more than the key has
@@ -124,6 +138,8 @@ def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> N
         try:
             lock.acquire(timeout=timeout)
             return
+        except NotImplementedError:  # what filelock makes of ENOSYS
+            raise OSError(errno.ENOSYS, "its file system has no locks") from None
         except Timeout:
             if timeout == 0:
                 log.info("another process is quantizing %s: waiting for it", entry.name)

@@ -333,6 +333,28 @@ def test_a_config_json_of_another_model_is_refused(packed, change):
         open_packed(packed)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": "2"},
+        {"num_hidden_layers": 10**6},
+        {"rope_scaling": {"rope_type": "nonsense"}},
+        {"hidden_act": "gelu"},
+        {"model_type": "gpt2"},
+        {"num_attention_heads": 3},
+    ],
+)
+def test_an_error_has_its_remedy_once(packed, change):
+    path = packed / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    sealed(packed)
+    with pytest.raises(CacheError) as caught:
+        open_packed(packed)
+    said = str(caught.value)
+    assert said.endswith(": " + manifest_module.remedy(packed))
+    assert not any(word in said for word in ("download", "copy the file", "use a model", "(delete"))
+
+
 def test_weights_quantized_otherwise_are_refused(packed, write_checkpoint, tmp_path):
     other = quantize_checkpoint(
         open_checkpoint(write_checkpoint()),
