@@ -226,6 +226,7 @@ def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     running = open_native(
         source, None, compute_dtype=float_name(plan.dtype), context_length=plan.context_length
     )
+    source.require_unchanged()
     return Opened(running, tokenizer, plan.found.folder, None, source.adapters)
 
 
