@@ -183,3 +183,19 @@ def test_an_adapter_of_another_hub_model_that_fits_is_merged_with_a_warning(
     with caplog.at_level(logging.WARNING, "neuralchat_lite"):
         loading.open_speaking(Resolved(NANO, hub), [Resolved(adapters[0])])
     assert (f"sft says that it was trained on {said}" in caplog.text) == warned
+
+
+def test_an_unquantized_model_that_changes_while_it_is_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(NANO, tmp_path / "model")
+    honest = loading.open_native
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        running = honest(*arguments, **options)
+        (folder / "model.safetensors").touch()
+        return running
+
+    monkeypatch.setattr(loading, "open_native", late)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has changed since"):
+        ncl.load(folder, dtype="fp32")
