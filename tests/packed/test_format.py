@@ -200,6 +200,20 @@ def test_what_was_found_damaged_is_not_served_again(packed):
             open_packed(packed)
 
 
+def test_a_folder_that_is_removed_while_it_is_opened_is_an_error_of_ours(packed, monkeypatch):
+    honest = manifest_module.read_regular
+
+    def late(path, limit):
+        data = honest(path, limit)
+        if path.name == ".verified":
+            shutil.rmtree(packed)
+        return data
+
+    monkeypatch.setattr(manifest_module, "read_regular", late)
+    with pytest.raises(CacheError, match=r"was removed or changed while it was opened.*again"):
+        open_packed(packed)
+
+
 def test_a_stamp_that_cannot_be_removed_is_told(packed):
     flip_last_bit(packed / "model.safetensors")
     (packed / ".verified").unlink()
