@@ -20,7 +20,7 @@ from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, Engine
 from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.files.folder import require_empty
+from neuralchat_lite.files.folder import given_folder, require_empty
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
@@ -167,7 +167,7 @@ class Model:
                 f"engine {self.report()['engine']!r} has quantized this model in its own memory: "
                 "load it with engine='native' to save it"
             )
-        return save_copy(self.folder, self.config, Path(folder))
+        return save_copy(self.folder, self.config, given_folder(folder, "the folder to save to"))
 
 
 def load(
@@ -251,18 +251,19 @@ def quantize(
     Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
     """
     config = WeightOnlyQuantConfig(**(options_of(quantization_config) or {}))
-    if output is not None:
-        require_empty(Path(output))  # before a download
+    out = None if output is None else given_folder(output, "output")
+    if out is not None:
+        require_empty(out)  # before a download
     found, tuned = find(model, adapters, revision, token)
     if found.packed:
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     source, _ = open_with_tokenizer(found, tuned)
-    if output is None:
+    if out is None:
         root = checked_root(cache_dir)
         with shown(progress) as step:
             return cached(source, config, root=root, progress=step, origin=found.folder)
     with shown(progress) as step:
-        return quantize_checkpoint(source, config, Path(output), progress=step)
+        return quantize_checkpoint(source, config, out, progress=step)
 
 
 def merge(
@@ -281,13 +282,14 @@ def merge(
     """
     if not adapters:
         raise ConfigError("merge needs at least one adapter, got none: give a folder or a hub name")
-    require_empty(Path(output))  # before a download
+    out = given_folder(output, "output")
+    require_empty(out)  # before a download
     found, tuned = find(model, adapters, revision, token)
     if found.packed:
         raise adapters_of_quantized(found.folder)
     source, _ = open_with_tokenizer(found, tuned)
     with shown(progress) as step:
-        return write_checkpoint(source, Path(output), step)
+        return write_checkpoint(source, out, step)
 
 
 def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:

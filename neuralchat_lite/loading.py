@@ -25,6 +25,7 @@ from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import checked_context
+from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
@@ -170,11 +171,7 @@ def adapters_of_quantized(folder: Path) -> ConfigError:
 
 
 def checked_root(given: str | os.PathLike[str] | None) -> Path | None:
-    if given is None:
-        return None
-    if not os.fspath(given):
-        raise ConfigError("cache_dir is an empty string: give a folder, or leave it out")
-    return Path(given).expanduser()
+    return None if given is None else given_folder(given, "cache_dir")
 
 
 def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any) -> list[Resolved]:
@@ -229,6 +226,7 @@ def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
     running = open_native(source, None, compute_dtype=float_name(plan.dtype), context_length=length)
+    source.require_unchanged()
     return Opened(running, tokenizer, plan.found.folder, None, source.adapters)
 
 

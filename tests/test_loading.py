@@ -222,3 +222,19 @@ def test_loading_from_the_cache_opens_each_file_of_the_entry_once(cache: Path) -
     read = {"manifest.json", "config.json", "quantization_config.json", "generation_config.json"}
     assert read < set(ours)
     assert {name: n for name, n in ours.items() if n > 1} == {}
+
+
+def test_an_unquantized_model_that_changes_while_it_is_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(NANO, tmp_path / "model")
+    honest = loading.open_native
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        running = honest(*arguments, **options)
+        (folder / "model.safetensors").touch()
+        return running
+
+    monkeypatch.setattr(loading, "open_native", late)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has changed since"):
+        ncl.load(folder, dtype="fp32")

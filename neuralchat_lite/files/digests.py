@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from neuralchat_lite.files.regular import open_regular
+from neuralchat_lite.files.regular import open_regular, read_regular
 from neuralchat_lite.files.unchanged import UnchangedFile, unreadable
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def digest_of(value: object) -> str:
 
 def read_note(note: Path) -> str | None:
     try:
-        text = note.read_text(encoding="ascii")
+        text = read_regular(note, 64).decode("ascii")
     except (OSError, UnicodeDecodeError):
         return None
     return text if len(text) == 64 else None  # anything else was not written by us: hash again

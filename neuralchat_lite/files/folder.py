@@ -7,6 +7,7 @@ renamed. So there is never an incomplete model under the final name.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,25 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
-from neuralchat_lite.errors import CacheError
+from neuralchat_lite.errors import CacheError, ConfigError
+from neuralchat_lite.files.names import LONGEST_NAME, is_file_name
 
 TEMPORARY = ".tmp-"  # prefix of the names of unfinished folders
+LONGEST_PATH = 4000  # bytes; the operating system's 4096, with room for a file's name
+# Why something could not be written -> what to do.
+REMEDIES = (
+    ({errno.ENOSPC, errno.EDQUOT}, "make room"),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "check permissions"),
+    (
+        {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP},
+        "its file system does not do this, so choose a folder on a local disk",
+    ),
+    ({errno.EEXIST, errno.ENOTDIR}, "something else is in the place of a folder, so remove that"),
+    ({errno.ENAMETOOLONG}, "choose a shorter path"),
+    ({errno.ELOOP}, "remove links that lead in a circle"),
+    ({errno.EMFILE, errno.ENFILE}, "allow more open files (`ulimit -n`)"),
+    ({errno.EIO}, "check the disk"),
+)
 
 
 @dataclass(frozen=True)
@@ -132,11 +149,46 @@ def unfinished_folders(
 
 
 def unwritable(out: Path, error: OSError) -> CacheError:
+    remedy = next((text for codes, text in REMEDIES if error.errno in codes), "check the path")
     return CacheError(
-        f"{out} cannot be written ({error.strerror or error}): make room or check permissions, "
+        f"{out} cannot be written ({error.strerror or error}): {remedy}, "
         "set NEURALCHAT_LITE_CACHE to another folder, or write to a folder of your choice "
         "(`neuralchat-lite quantize MODEL -o FOLDER`, or merge)"
     )
+
+
+def given_folder(given: object, name: str) -> Path:
+    """A path that somebody gave for a folder to be written to; "~" is their home.
+
+    name: what they gave it as
+    Raises ConfigError for what cannot be a path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(f"{name} must be the path of a folder, got {given!r}: give a text")
+    text = os.fspath(given)
+    if not isinstance(text, str):
+        raise ConfigError(f"{name} must be a text, got the bytes {text!r}: decode them")
+    if not text:
+        raise ConfigError(f"{name} is an empty text: give a folder, or leave it out")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{name} {text[:100]!r} begins with the home of a user who is not known: write the "
+            "whole path"
+        ) from None
+    for part in path.parts:
+        if part != path.anchor and part != ".." and not is_file_name(part):
+            raise ConfigError(
+                f"{name} has {part[:100]!r} in it, expected names of at most {LONGEST_NAME} bytes "
+                "without a zero byte or half a character: give another path"
+            )
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise ConfigError(
+            f"{name} is a path of {len(str(path))} characters, expected at most {LONGEST_PATH} "
+            "bytes: give a shorter one"
+        )
+    return path
 
 
 def copy_flushed(source: Path, target: Path) -> None:

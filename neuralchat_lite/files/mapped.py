@@ -46,3 +46,9 @@ class MappedFile(UnchangedFile):
             return view
         except SafetensorError as error:
             raise CheckpointError(f"{self.path} is damaged ({error}): {REMEDY}") from None
+        except (OSError, RuntimeError, MemoryError) as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            raise CheckpointError(
+                f"{self.path} cannot be mapped ({why}): close other programs, or allow this one "
+                "more memory (`ulimit -v`) and open files (`ulimit -n`)"
+            ) from None

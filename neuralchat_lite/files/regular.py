@@ -24,6 +24,9 @@ REMEDIES = {
     errno.ENOENT: "download it again, or check the path",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ELOOP: "remove links that lead in a circle",
+    errno.ENOTDIR: "check the path, a file is in the place of a folder",
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+    errno.ENFILE: "close other programs",
     errno.EIO: "check the disk, and copy the file again",
 }
 

@@ -7,6 +7,7 @@ keeps two processes from doing the same work. It is a flock, so it ends with its
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -15,9 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuralchat_lite.errors import CacheError
+from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.files.digests import digest_of
-from neuralchat_lite.files.folder import TEMPORARY, unfinished_folders, unwritable
+from neuralchat_lite.files.folder import (
+    TEMPORARY,
+    given_folder,
+    unfinished_folders,
+    unwritable,
+)
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
 from neuralchat_lite.packed.manifest import FORMAT_VERSION, check_sizes, read_manifest, remedy
@@ -74,12 +80,18 @@ def cache_root() -> Path:
     """The cache folder, from environment variables.
 
     NEURALCHAT_LITE_CACHE, else $XDG_CACHE_HOME/neuralchat_lite, else ~/.cache/neuralchat_lite.
+    Raises ConfigError when one of them cannot be a path, or there is no home.
     """
-    own = os.environ.get("NEURALCHAT_LITE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "neuralchat_lite"
+    for name, below in (("NEURALCHAT_LITE_CACHE", ""), ("XDG_CACHE_HOME", "neuralchat_lite")):
+        if given := os.environ.get(name):
+            return given_folder(given, name) / below
+    try:
+        return Path.home() / ".cache" / "neuralchat_lite"
+    except RuntimeError:  # such as in a container that runs as a user without a name
+        raise ConfigError(
+            "this user has no home folder for the cache of quantized models: set "
+            "NEURALCHAT_LITE_CACHE to a folder"
+        ) from None
 
 
 def cached(
@@ -137,13 +149,15 @@ def found_or_made(
     key = cache_key(source_id, config)
     entry = root / entry_name(source.name, config, key)
     try:
-        if entry.exists():
-            return entry, manifest_of(entry, key)
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / LOCK.format(entry.name))
-        acquire(lock, entry, progress)
+        found = entry.exists()
+        if not found:
+            root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(root / LOCK.format(entry.name))
+            acquire(lock, entry, progress)
     except OSError as error:
         raise unwritable(entry, error) from error
+    if found:
+        return entry, manifest_of(entry, key)
     try:
         if not entry.exists():  # nobody made it while we waited
             stored = WeightOnlyQuantConfig(**config.bytes_config())  # only what the key contains
@@ -186,6 +200,8 @@ def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> N
         try:
             lock.acquire(timeout=timeout)
             return
+        except NotImplementedError:  # what filelock makes of ENOSYS
+            raise OSError(errno.ENOSYS, "its file system has no locks") from None
         except Timeout:
             if timeout == 0:
                 log.info("another process is quantizing %s: waiting for it", entry.name)

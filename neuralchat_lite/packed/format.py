@@ -162,7 +162,13 @@ def open_packed(
         check_header(weights, architecture, config)
         return PackedModel(folder, architecture, config, manifest, weights)
     except CheckpointError as error:
-        raise CacheError(f"{error} ({remedy(folder)})") from error
+        raise CacheError(f"{without_remedy(error)}: {remedy(folder)}") from error
+
+
+def without_remedy(error: CheckpointError) -> str:
+    """What is wrong. The readers end in ": " and a remedy, which is that of a checkpoint."""
+    message = str(error)
+    return message.rpartition(": ")[0] or message
 
 
 def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:

@@ -193,7 +193,13 @@ def is_stamped(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def stamp_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
-    stats = {name: (folder / name).stat() for name in (MANIFEST, *manifest["files"])}
+    """Raises CacheError when another process removes the folder meanwhile."""
+    try:
+        stats = {name: (folder / name).stat() for name in (MANIFEST, *manifest["files"])}
+    except OSError as error:
+        raise CacheError(
+            f"{folder} was removed or changed while it was opened ({error.strerror}): load again"
+        ) from None
     # ctime too: no program can set it back.
     return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats.items()}
 

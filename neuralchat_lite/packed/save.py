@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neuralchat_lite.checkpoints.sidecars import require_inside
 from neuralchat_lite.errors import CacheError
-from neuralchat_lite.files.folder import copy_flushed, whole_folder, write_flushed
+from neuralchat_lite.files.folder import copy_flushed, unwritable, whole_folder, write_flushed
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS
 from neuralchat_lite.files.unchanged import UnchangedFile
 from neuralchat_lite.packed.foreign import marked
@@ -25,9 +25,12 @@ def save_copy(source: Path, config: WeightOnlyQuantConfig, target: Path) -> Path
     Tokenizer files that are already in `target` are kept. Raises CacheError when `target` has other
     files or cannot be written.
     """
-    if target.exists() and not target.is_dir():
-        raise CacheError(f"{target} is a file: choose another folder, or remove it")
-    theirs = {path.name for path in target.iterdir()} if target.exists() else set()
+    try:
+        if target.exists() and not target.is_dir():
+            raise CacheError(f"{target} is a file: choose another folder, or remove it")
+        theirs = {path.name for path in target.iterdir()} if target.exists() else set()
+    except OSError as error:
+        raise error if isinstance(error, CacheError) else unwritable(target, error) from None
     if not theirs <= set(KEPT):
         raise CacheError(f"{target} exists and is not empty: choose another folder, or remove it")
     # An older release has not marked it.

@@ -150,6 +150,18 @@ def test_what_is_no_small_regular_file_is_refused(
 
 
 @pytest.mark.parametrize("make", [a_folder, a_pipe, a_device, a_sparse_giant])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "vocab.json"])
+def test_a_tokenizer_has_regular_files_only(
+    write_checkpoint: Any, make: Callable[[Path], None], name: str
+) -> None:
+    # A copy that is its owner's has tokenizer files that no manifest knows.
+    folder = write_checkpoint()
+    make(folder / name)
+    with pytest.raises(CheckpointError, match=rf"{name} (cannot be read|is a link)"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("make", [a_folder, a_pipe, a_device, a_sparse_giant])
 @pytest.mark.parametrize(
     "name", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
 )

@@ -200,6 +200,20 @@ def test_what_was_found_damaged_is_not_served_again(packed):
             open_packed(packed)
 
 
+def test_a_folder_that_is_removed_while_it_is_opened_is_an_error_of_ours(packed, monkeypatch):
+    honest = manifest_module.read_regular
+
+    def late(path, limit):
+        data = honest(path, limit)
+        if path.name == ".verified":
+            shutil.rmtree(packed)
+        return data
+
+    monkeypatch.setattr(manifest_module, "read_regular", late)
+    with pytest.raises(CacheError, match=r"was removed or changed while it was opened.*again"):
+        open_packed(packed)
+
+
 def test_a_stamp_that_cannot_be_removed_is_told(packed):
     flip_last_bit(packed / "model.safetensors")
     (packed / ".verified").unlink()
@@ -331,6 +345,28 @@ def test_a_config_json_of_another_model_is_refused(packed, change):
     sealed(packed)
     with pytest.raises(CacheError, match=r"model\.safetensors"):
         open_packed(packed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": "2"},
+        {"num_hidden_layers": 10**6},
+        {"rope_scaling": {"rope_type": "nonsense"}},
+        {"hidden_act": "gelu"},
+        {"model_type": "gpt2"},
+        {"num_attention_heads": 3},
+    ],
+)
+def test_an_error_has_its_remedy_once(packed, change):
+    path = packed / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    sealed(packed)
+    with pytest.raises(CacheError) as caught:
+        open_packed(packed)
+    said = str(caught.value)
+    assert said.endswith(": " + manifest_module.remedy(packed))
+    assert not any(word in said for word in ("download", "copy the file", "use a model", "(delete"))
 
 
 def test_weights_quantized_otherwise_are_refused(packed, write_checkpoint, tmp_path):
