@@ -19,6 +19,9 @@ class Tokenizer(Protocol):
     all_special_ids: list[int]
     chat_template: Any
     eos_token_id: int | None
+    special_tokens_map: dict[str, Any]
+
+    def get_vocab(self) -> dict[str, int]: ...
 
     def get_added_vocab(self) -> dict[str, int]: ...
 
