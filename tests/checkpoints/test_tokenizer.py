@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -145,6 +146,16 @@ def test_the_template_of_a_chat_template_json_is_used(tmp_path):
     assert load_tokenizer(folder).chat_template == "from json"
     (folder / "chat_template.jinja").write_text("from jinja")
     assert load_tokenizer(folder).chat_template == "from jinja"
+
+
+def test_a_long_text_gives_no_warning_of_transformers(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    settings = {"model_max_length": 3}
+    folder = write_folder(tmp_path / "model", made.byte_level_style(), **settings)
+    loaded = load_tokenizer(folder)
+    assert len(loaded.encode("the cat had 1234567 mice")) > 3
+    assert len(AutoTokenizer.from_pretrained(folder).encode("the cat had 1234567 mice")) > 3
+    assert "longer than" not in caplog.text
 
 
 def test_auto_tokenizer_takes_settings_and_refuses_what_would_change_the_ids(tmp_path):
