@@ -84,8 +84,10 @@ def load_tokenizer(folder: Path, origin: Path | None = None, **options: Any) -> 
     read = next(READERS[name] for name in VOCABULARIES if (folder / name).exists())
     try:
         tokenizer = read(folder, options)
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        if origin is None:
+            raise
+        raise CheckpointError(str(error).replace(str(folder), str(origin))) from error
     # What goes wrong here is always the files: the parsers raise everything, even bare Exception.
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__

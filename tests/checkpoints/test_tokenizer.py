@@ -96,6 +96,15 @@ def test_added_tokens_that_change_ordinary_text_are_refused_by_name(tmp_path):
         load_tokenizer(folder)
 
 
+def test_errors_name_the_folder_that_people_know(tmp_path):
+    tokenizer = made.byte_level_style()
+    folder = write_folder(tmp_path / "temporary", tokenizer)
+    (folder / "added_tokens.json").write_text(json.dumps({"23": tokenizer.get_vocab_size()}))
+    with pytest.raises(CheckpointError, match=r"the tokenizer in .*/known gives") as raised:
+        load_tokenizer(folder, tmp_path / "known")
+    assert "temporary" not in str(raised.value)
+
+
 def test_a_special_token_that_is_only_in_the_vocabulary_is_one_token(tmp_path):
     tokenizer = made.byte_level_style()
     content = json.loads(tokenizer.to_str())
