@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 import neuralchat_lite as ncl
 from neuralchat_lite.checkpoints import tokenizer_model
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
-from neuralchat_lite.errors import CheckpointError, ConfigError
+from neuralchat_lite.errors import CheckpointError, ConfigError, PromptError
 from neuralchat_lite.transformers.tokenizer import AutoTokenizer
 
 from . import tokenizer_folders as made
@@ -176,6 +176,19 @@ def test_auto_tokenizer_takes_settings_and_refuses_what_would_change_the_ids(tmp
     assert loaded.model_input_names == ["input_ids", "attention_mask"]
     with pytest.raises(ConfigError, match=r"add_prefix_space=True.*leave it out"):
         AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
+
+
+def test_vocab_json_and_merges_are_read_with_the_limits_of_all(tmp_path):
+    made.byte_level_style().model.save(str(tmp_path))
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = {"model_type": "qwen2", "attention_bias": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.decode(loaded.encode("the cat  2023")) == "the cat  2023"
+    loaded.chat_template = "{{ 'a' * 10 ** 10 }}"
+    with pytest.raises(PromptError, match="512 MB"):
+        loaded.apply_chat_template([{"role": "user", "content": "hi"}])
 
 
 def test_tokenizer_model_alone_needs_an_extra_that_the_error_names(tmp_path, monkeypatch):
