@@ -101,7 +101,9 @@ class Model:
         Raises PromptError or ConfigError at once, before the first piece is asked for.
         """
         settings = GenerationOptions.of(options)
-        encoded = encode_prompt(prompt, self.tokenizer, self.architecture.vocab_size)
+        encoded = encode_prompt(
+            prompt, self.tokenizer, self.architecture.vocab_size, self.decoder.context_length
+        )
         return stream_sequence(
             Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
         )

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from neuralchat_lite.adapters.adapter import Adapter, open_adapter
 from neuralchat_lite.adapters.merged import MergedCheckpoint
@@ -24,7 +24,7 @@ from neuralchat_lite.engines import NATIVE, check_name, open_engine
 from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.families.architecture import checked_context
+from neuralchat_lite.families.architecture import Architecture, checked_context
 from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.kernels import native
@@ -200,7 +200,9 @@ def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
     packed = open_packed(plan.found.folder)
     config = agreed_config(packed.config, plan.asked, packed.folder)
     length = checked_context(packed.architecture, plan.context_length)
-    return run_packed(packed, config, load_tokenizer(packed.folder), length)
+    tokenizer = load_tokenizer(packed.folder)
+    check_tokenizer_fits(packed.architecture, tokenizer, packed.folder)
+    return run_packed(packed, config, tokenizer, length)
 
 
 def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
@@ -288,13 +290,17 @@ def open_with_tokenizer(
     source = open_source(found.folder, found.hub)
     RotaryTable(source.architecture)
     if not adapters:
-        return source, tokenizer_of(source)
+        tokenizer = tokenizer_of(source)
+        check_tokenizer_fits(source.architecture, tokenizer, source.folder or found.folder)
+        return source, tokenizer
     opened = [open_adapter(each.folder, source, each.hub) for each in adapters]
     for adapter in opened:
         warn_of_another_base(adapter, found.hub)
     merged = MergedCheckpoint(source, opened)
     tokenizer = tokenizer_of(merged, merged.tokenizer_origin or source.folder)
-    check_tokenizer_fits(merged, tokenizer)
+    origin = merged.tokenizer_origin
+    base = None if origin is None else found.folder
+    check_tokenizer_fits(merged.architecture, tokenizer, origin or found.folder, base)
     return merged, tokenizer
 
 
@@ -325,11 +331,48 @@ def tokenizer_of(source: Source, origin: Path | None = None) -> Tokenizer:
         return load_tokenizer(Path(folder), origin)
 
 
-def check_tokenizer_fits(merged: MergedCheckpoint, tokenizer: Tokenizer) -> None:
-    origin, size = merged.tokenizer_origin, len(cast(Any, tokenizer))
-    if origin is not None and size > merged.architecture.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer in {origin} has {size} tokens, but the base's embedding has only "
-            f"{merged.architecture.vocab_size} rows: give a base whose embedding was resized for "
-            "the adapter, or remove the adapter's tokenizer files to keep the base's"
+def check_tokenizer_fits(
+    architecture: Architecture, tokenizer: Tokenizer, folder: Path, base: Path | None = None
+) -> None:
+    """Raise CheckpointError when the embedding lacks rows for tokens that every conversation or
+    text needs; warn of other added tokens without a row, such as a padding token.
+
+    folder: of the tokenizer
+    base: the checkpoint whose embedding it is, when the tokenizer is an adapter's
+    """
+    rows = architecture.vocab_size
+    beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
+    if not beyond:
+        return
+    remedy = "give the tokenizer files of this model, or weights whose embedding was resized for it"
+    if base is not None:
+        remedy = (
+            "give a base whose embedding was resized for the adapter, or remove the adapter's "
+            "tokenizer files to keep the base's"
         )
+    what = f"the tokenizer in {folder} has {rows + len(beyond)} tokens"
+    whose = "the base's embedding" if base is not None else "the model's embedding"
+    first = min(beyond, key=lambda token: beyond[token])
+    example = f"{first!r} is {beyond[first]}"
+    learned = not beyond.keys() <= tokenizer.get_added_vocab().keys()
+    if base is not None or learned or is_written(beyond, tokenizer):
+        raise CheckpointError(f"{what}, but {whose} has only {rows} rows ({example}): {remedy}")
+    log.warning(
+        "%s, but %s has only %d rows (%s): a prompt with such a token will be refused",
+        what,
+        whose,
+        rows,
+        example,
+    )
+
+
+def is_written(tokens: Mapping[str, int], tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer itself or the chat template writes one of the tokens."""
+    template = str(tokenizer.chat_template or "")
+    named = {
+        token: name for name, token in tokenizer.special_tokens_map.items() if name in template
+    }
+    around = {*tokenizer.encode("a")}
+    return any(
+        index in around or token in template or token in named for token, index in tokens.items()
+    )

@@ -20,6 +20,9 @@ class Tokenizer(Protocol):
     all_special_ids: list[int]
     chat_template: Any
     eos_token_id: int | None
+    special_tokens_map: dict[str, Any]
+
+    def get_vocab(self) -> dict[str, int]: ...
 
     def get_added_vocab(self) -> dict[str, int]: ...
 
@@ -83,8 +86,10 @@ def load_tokenizer(folder: Path, origin: Path | None = None, **options: Any) -> 
     read = next(READERS[name] for name in VOCABULARIES if (folder / name).exists())
     try:
         tokenizer = read(folder, options)
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        if origin is None:
+            raise
+        raise CheckpointError(str(error).replace(str(folder), str(origin))) from error
     # An error here always comes from the files. The parsers raise any type, even bare Exception.
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__

@@ -43,7 +43,10 @@ def read_converted(converted: Any, folder: Path, options: Mapping[str, Any]) -> 
     settings = {**converted.special_tokens_map, **settings_given(folder)}
     with staged(folder, COPIED, {"tokenizer_config.json": settings}) as place:
         converted._tokenizer.save(str(place / "tokenizer.json"))
-        tokenizer = read_tokenizer_json(place, options)
+        try:
+            tokenizer = read_tokenizer_json(place, options)
+        except CheckpointError as error:  # name the folder that people know
+            raise CheckpointError(str(error).replace(str(place), str(folder))) from error
     tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(folder)
     return tokenizer
 

@@ -94,9 +94,9 @@ class Conversation:
         A turn that is cancelled (`cancel` or `close` of the stream) keeps what was said so far,
         and a turn without a word of answer is forgotten.
 
-        Raises PromptError at once for a message that cannot be sent. Raises PromptError when the
-        first piece is asked for, if the conversation is longer than the context or an earlier
-        answer is still being streamed.
+        Raises PromptError at once for a message that cannot be sent, or is far too long. Raises
+        PromptError when the first piece is asked for, if the conversation is longer than the
+        context or an earlier answer is still being streamed.
         """
         settings = self.options.but(options)
         messages, prompt = self.encode(self.messages, text)
@@ -106,7 +106,7 @@ class Conversation:
         self, before: list[dict[str, str]], text: str
     ) -> tuple[list[dict[str, str]], Prompt]:
         messages = [*before, {"role": "user", "content": text}]
-        return messages, encode_messages(messages, self.tokenizer)
+        return messages, encode_messages(messages, self.tokenizer, self.decoder.context_length)
 
     def take_turn(self) -> None:
         if not self.turn.acquire(blocking=False):

@@ -26,6 +26,11 @@ NEURAL_CHAT = {
 NEURAL_CHAT_REPLY = "### Assistant:\n"
 NEURAL_CHAT_STOPS = ("### User:", "### System:")
 ROLES = tuple(NEURAL_CHAT)
+# Tokenizing takes some 250 bytes of memory per byte of text. So a long text is counted first, in
+# pieces of so many characters. Where a piece is cut a few tokens more are counted than the whole
+# has, so as many are left out.
+PIECE = 1 << 16
+CUT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -41,24 +46,32 @@ class Prompt:
     of_messages: bool = False
 
 
-def encode_prompt(prompt: PromptInput, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
+def encode_prompt(
+    prompt: PromptInput,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    context_length: int | None = None,
+) -> Prompt:
     """Turn a prompt of any form into ids.
 
     prompt: a text (tokenized with the special tokens of the tokenizer, e.g. <s> first);
         messages, a list of {"role": ..., "content": ...}, through the tokenizer's own chat
         template, or neural-chat's (without <s>) when it has none;
         token ids, a list or a tensor [n] or [1, n], or what a tokenizer of transformers returns
-    Raises PromptError when it is empty, has another form, or has ids outside the vocabulary.
+    context_length: a text that certainly has more tokens is not tokenized whole
+    Raises PromptError when it is empty, has another form, has ids outside the vocabulary, or is a
+    text that is certainly too long.
     """
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError("the prompt is an empty text: give at least one character")
         check_text(prompt, "the prompt")
+        check_length(prompt, tokenizer, context_length)
         return Prompt(tuple(tokenizer.encode(prompt)))
     if isinstance(prompt, Mapping) and "input_ids" in prompt:
         prompt = prompt["input_ids"]
     if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
-        return encode_messages(prompt, tokenizer)
+        return encode_messages(prompt, tokenizer, context_length)
     return Prompt(check_ids(prompt, vocab_size))
 
 
@@ -125,11 +138,33 @@ def check_text(text: str, what: str) -> None:
         ) from None
 
 
-def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
+def check_length(text: str, tokenizer: Tokenizer, context_length: int | None) -> None:
+    """Raise PromptError for a text that has more tokens than the context, as soon as so many are
+    counted. One that may fit passes."""
+    if context_length is None or len(text) <= PIECE:
+        return
+    counted = 0
+    for start in range(0, len(text), PIECE):
+        piece = text[start : start + PIECE]
+        found = len(tokenizer.encode(piece, add_special_tokens=False))
+        counted += max(0, found - CUT_TOKENS)
+        if counted > context_length:
+            raise PromptError(
+                f"the prompt has {len(text)} characters, and the first {start + len(piece)} have "
+                f"more tokens than the context of {context_length}: shorten it, or load with a "
+                "larger context_length if the model allows it"
+            )
+
+
+def encode_messages(
+    messages: Sequence[Any], tokenizer: Tokenizer, context_length: int | None = None
+) -> Prompt:
+    """Messages through the chat template. Raises as `encode_prompt` does."""
     check_messages(messages)
     if tokenizer.chat_template is None:
         blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
         text = "".join(blocks) + NEURAL_CHAT_REPLY
+        check_length(text, tokenizer, context_length)
         ids = tokenizer.encode(text, add_special_tokens=False)
         return Prompt(tuple(ids), NEURAL_CHAT_STOPS, of_messages=True)
 
@@ -142,6 +177,7 @@ def encode_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Prompt:
             f"the model's chat template refuses these messages ({error.said}): "
             f"the roles were {', '.join(roles)}; {remedy}"
         ) from error
+    check_length(text, tokenizer, context_length)
     ids = tokenizer.encode(text, add_special_tokens=False)
     return Prompt(tuple(ids), of_messages=True)
 

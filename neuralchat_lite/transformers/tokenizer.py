@@ -53,7 +53,7 @@ class AutoTokenizer(transformers.AutoTokenizer):
         )
         config = found.folder / "config.json"
         model_type = read_json(config).get("model_type") if config.exists() else None
-        if model_type is not None and model_type not in FAMILIES:
+        if isinstance(model_type, str) and model_type not in FAMILIES:
             return super().from_pretrained(pretrained_model_name_or_path, *inputs, **options)
         for name in REFUSED:
             if options.get(name) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer
 import neuralchat_lite as ncl
 from neuralchat_lite.checkpoints import tokenizer_model
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
-from neuralchat_lite.errors import CheckpointError, ConfigError
+from neuralchat_lite.errors import CheckpointError, ConfigError, PromptError
 from neuralchat_lite.transformers.tokenizer import AutoTokenizer
 
 from . import tokenizer_folders as made
@@ -95,6 +96,15 @@ def test_added_tokens_that_change_ordinary_text_are_refused_by_name(tmp_path):
         load_tokenizer(folder)
 
 
+def test_errors_name_the_folder_that_people_know(tmp_path):
+    tokenizer = made.byte_level_style()
+    folder = write_folder(tmp_path / "temporary", tokenizer)
+    (folder / "added_tokens.json").write_text(json.dumps({"23": tokenizer.get_vocab_size()}))
+    with pytest.raises(CheckpointError, match=r"the tokenizer in .*/known gives") as raised:
+        load_tokenizer(folder, tmp_path / "known")
+    assert "temporary" not in str(raised.value)
+
+
 def test_a_special_token_that_is_only_in_the_vocabulary_is_one_token(tmp_path):
     tokenizer = made.byte_level_style()
     content = json.loads(tokenizer.to_str())
@@ -147,6 +157,16 @@ def test_the_template_of_a_chat_template_json_is_used(tmp_path):
     assert load_tokenizer(folder).chat_template == "from jinja"
 
 
+def test_a_long_text_gives_no_warning_of_transformers(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    settings = {"model_max_length": 3}
+    folder = write_folder(tmp_path / "model", made.byte_level_style(), **settings)
+    loaded = load_tokenizer(folder)
+    assert len(loaded.encode("the cat had 1234567 mice")) > 3
+    assert len(AutoTokenizer.from_pretrained(folder).encode("the cat had 1234567 mice")) > 3
+    assert "longer than" not in caplog.text
+
+
 def test_auto_tokenizer_takes_settings_and_refuses_what_would_change_the_ids(tmp_path):
     folder = write_folder(tmp_path / "model", made.byte_level_style(), "GPT2Tokenizer", "llama")
     loaded = AutoTokenizer.from_pretrained(
@@ -156,6 +176,19 @@ def test_auto_tokenizer_takes_settings_and_refuses_what_would_change_the_ids(tmp
     assert loaded.model_input_names == ["input_ids", "attention_mask"]
     with pytest.raises(ConfigError, match=r"add_prefix_space=True.*leave it out"):
         AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
+
+
+def test_vocab_json_and_merges_are_read_with_the_limits_of_all(tmp_path):
+    made.byte_level_style().model.save(str(tmp_path))
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = {"model_type": "qwen2", "attention_bias": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.decode(loaded.encode("the cat  2023")) == "the cat  2023"
+    loaded.chat_template = "{{ 'a' * 10 ** 10 }}"
+    with pytest.raises(PromptError, match="512 MB"):
+        loaded.apply_chat_template([{"role": "user", "content": "hi"}])
 
 
 def test_tokenizer_model_alone_needs_an_extra_that_the_error_names(tmp_path, monkeypatch):
