@@ -42,6 +42,7 @@ from neuralchat_lite.packed.cache import cached
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.packed.save import save_copy
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.shortages import shortages
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | str | None
 
@@ -89,6 +90,7 @@ class Model:
         """Answer a prompt: `stream`, joined."""
         return fold(self.stream(prompt, **options))
 
+    @shortages()
     def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Iterator[Piece]:
         """Answer a prompt token by token; closing the iterator cancels.
 
@@ -149,6 +151,7 @@ class Model:
         return save_copy(self.folder, self.config, Path(folder))
 
 
+@shortages()
 def load(
     model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
@@ -184,7 +187,8 @@ def load(
     threads: of the operations, in the whole process; physical cores when None
     progress: called with each step of quantizing (see `files.progress.Progress`)
 
-    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError or EngineError.
+    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError, EngineError
+    or ResourceError.
     """
     start = time.perf_counter()
     planned = plan_loading(
@@ -207,6 +211,7 @@ def load(
     )
 
 
+@shortages()
 def quantize(
     model: str | os.PathLike[str],
     quantization_config: QuantizationOptions = None,
@@ -237,6 +242,7 @@ def quantize(
     return quantize_checkpoint(source, config, Path(output), progress=progress)
 
 
+@shortages()
 def merge(
     model: str | os.PathLike[str],
     adapters: Adapters,

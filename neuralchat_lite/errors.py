@@ -33,3 +33,7 @@ class HubError(NeuralchatError, OSError):
 
 class EngineError(NeuralchatError, RuntimeError):
     """An engine in another environment is missing, refuses, or has died."""
+
+
+class ResourceError(NeuralchatError, MemoryError):
+    """The system refused memory, a thread or a process."""

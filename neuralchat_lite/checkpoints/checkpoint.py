@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -102,8 +103,17 @@ def map_file(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
+        if "allocate memory" in str(error):  # it cannot be mapped, and is as whole as before
+            raise MemoryError(f"{path}: {error}") from None
         raise CheckpointError(
             f"{path} is damaged ({error}): download or copy the file again"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        raise CheckpointError(
+            f"{path} cannot be mapped ({error.strerror or error}): check the file, its permissions "
+            "and the limit of open files (`ulimit -n`)"
         ) from None
 
 

@@ -5,6 +5,7 @@ No command imports torch at the top of its module, so that `--help` is shown at 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -16,6 +17,7 @@ from neuralchat_lite import installed_version
 from neuralchat_lite.cli import cache, chat, doctor, engines, generate, quantize
 from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.errors import NeuralchatError
+from neuralchat_lite.shortages import shortages
 
 DEBUG_VARIABLE = "NEURALCHAT_LITE_DEBUG"
 INPUT_ERROR, INTERRUPTED = 2, 130
@@ -73,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
             errors="replace"
         )  # a terminal may not be able to show every character
     try:
-        code = app(arguments, prog_name="neuralchat-lite", standalone_mode=False)
+        with shortages([errno.ENOMEM]):
+            code = app(arguments, prog_name="neuralchat-lite", standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does

@@ -15,6 +15,7 @@ from neuralchat_lite.generation.options import GenerationKeywords, GenerationOpt
 from neuralchat_lite.generation.prefix_cache import PrefixCache
 from neuralchat_lite.generation.prompt import Prompt, encode_messages
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
+from neuralchat_lite.shortages import shortages
 
 
 class Conversation:
@@ -71,6 +72,7 @@ class Conversation:
         settings = self.options.but(options)
         return self.answer(*self.encode(self.messages, text), settings)
 
+    @shortages()
     def encode(
         self, before: list[dict[str, str]], text: str
     ) -> tuple[list[dict[str, str]], Prompt]:

@@ -26,6 +26,7 @@ from neuralchat_lite.kernels.operations import (
 )
 from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.models.rope import RotaryTable
+from neuralchat_lite.shortages import shortages
 
 # Keys and values are kept as precisely as activations are multiplied.
 KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
@@ -87,6 +88,7 @@ class Decoder:
         self.kv_format = KV_FORMAT_OF[compute_dtype]
         self.rotary = RotaryTable(architecture)
 
+    @shortages()
     def new_cache(self, capacity: int = 256) -> KVCache:
         """An empty conversation with room for `capacity` positions; it grows when needed."""
         return KVCache(
@@ -109,6 +111,7 @@ class Decoder:
         [logits] = self.forward_batch([ids], [cache], keep=None if all_logits else 1)
         return logits if all_logits else logits[0]
 
+    @shortages()
     def forward_batch(
         self,
         batch: Sequence[Sequence[int] | Tensor],
@@ -122,7 +125,8 @@ class Decoder:
         keep: of how many last tokens the logits are wanted; of all when None
 
         Returns for each conversation [min(keep, len(ids)), vocab] fp32 logits. Raises PromptError
-        as `forward` does; the caches are then all as before.
+        as `forward` does; the caches are then all as before. Raises ResourceError when the
+        system refuses memory or threads.
         """
         assert len(batch) == len(caches) == len(set(map(id, caches)))
         fed = [torch.as_tensor(ids) for ids in batch]
