@@ -26,6 +26,7 @@ from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.models.decoder import check_ids
+from neuralchat_lite.shortages import shortage
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -106,7 +107,10 @@ def open_reference(request: Request) -> ReferenceEngine:
                 local_files_only=True,
                 trust_remote_code=False,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    # What goes wrong here is the files, or the system: transformers raises everything.
+    except Exception as error:
+        if (refused := shortage(error)) is not None:
+            raise refused from error
         raise CheckpointError(
             f"transformers cannot load {request.folder} "
             f"({type(error).__name__}: {error}): check its files"

@@ -87,6 +87,8 @@ class Decoder:
         self.prefill_block = prefill_block
         self.kv_format = KV_FORMAT_OF[compute_dtype]
         self.rotary = RotaryTable(architecture)
+        # What to do when logits are not finite; whoever opens the weights knows better.
+        self.when_not_finite = "use weights that are finite, or compute_dtype='fp32'"
 
     @shortages()
     def new_cache(self, capacity: int = 256) -> KVCache:
