@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         HubError,
         NeuralchatError,
         PromptError,
+        ResourceError,
         UnsupportedModelError,
     )
     from neuralchat_lite.generation.conversation import Conversation
@@ -36,6 +37,7 @@ __all__ = [
     "Piece",
     "PromptError",
     "Reply",
+    "ResourceError",
     "Stream",
     "Timings",
     "UnsupportedModelError",

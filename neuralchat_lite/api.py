@@ -45,6 +45,7 @@ from neuralchat_lite.packed.cache import cached
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.packed.save import save_copy
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.shortages import shortages
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | str | None
 
@@ -92,6 +93,7 @@ class Model:
         """Answer a prompt: `stream`, joined."""
         return fold(self.stream(prompt, **options))
 
+    @shortages()
     def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
         """Answer a prompt token by token; `cancel` of the stream ends it, from any thread.
 
@@ -172,6 +174,7 @@ class Model:
         return save_copy(self.folder, self.config, given_folder(folder, "the folder to save to"))
 
 
+@shortages()
 def load(
     model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
@@ -209,7 +212,8 @@ def load(
         line of the log (INFO) for each stage; False for neither, or a function that is called with
         each step (see `files.progress.Progress`)
 
-    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError or EngineError.
+    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError, EngineError
+    or ResourceError.
     """
     start = time.perf_counter()
     planned = plan_loading(
@@ -233,6 +237,7 @@ def load(
     )
 
 
+@shortages()
 def quantize(
     model: str | os.PathLike[str],
     quantization_config: QuantizationOptions = None,
@@ -268,6 +273,7 @@ def quantize(
         return quantize_checkpoint(source, config, out, progress=step)
 
 
+@shortages()
 def merge(
     model: str | os.PathLike[str],
     adapters: Adapters,

@@ -51,3 +51,7 @@ class HubError(NeuralchatError, OSError):
 
 class EngineError(NeuralchatError, RuntimeError):
     """An engine in another environment is not installed, reports an error, or has crashed."""
+
+
+class ResourceError(NeuralchatError, MemoryError):
+    """The system refused memory, a thread or a process."""

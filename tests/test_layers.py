@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("families",),
     ("files",),
     ("kernels",),
+    ("shortages",),
     ("errors", "values"),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}

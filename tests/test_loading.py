@@ -120,7 +120,7 @@ def test_a_tokenizer_that_writes_tokens_without_a_row_is_refused_at_load(tmp_pat
     (folder / "chat_template.jinja").write_text("<|im_start|>{{ messages[0].content }}")
     for options in ({"dtype": "bf16"}, {"cache_dir": tmp_path / "cache"}):
         with pytest.raises(
-            CheckpointError, match=r"has 680 tokens, but the model's embedding only 679 rows"
+            CheckpointError, match=r"has 680 tokens, but the model's embedding has only 679 rows"
         ):
             ncl.load(folder, **options)
 
@@ -144,7 +144,7 @@ def test_an_added_token_that_nothing_writes_only_warns(
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
     model = ncl.load(folder, dtype="bf16")
-    assert "has 680 tokens, but the model's embedding only 679 rows" in caplog.text
+    assert "has 680 tokens, but the model's embedding has only 679 rows" in caplog.text
     assert model.generate("2 + 2", max_new_tokens=1).text
     with pytest.raises(PromptError, match="679"):
         model.generate("[PAD]", max_new_tokens=1)

@@ -5,6 +5,7 @@ No command imports torch at the top of its module, so that `--help` is shown at 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -23,6 +24,7 @@ from neuralchat_lite.cli.terminal import (
     warn,
 )
 from neuralchat_lite.errors import NeuralchatError
+from neuralchat_lite.shortages import shortages
 
 DEBUG_VARIABLE = "NEURALCHAT_LITE_DEBUG"
 INPUT_ERROR, INTERRUPTED = 2, 130
@@ -86,7 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
             errors="replace"
         )  # a terminal may not be able to show every character
     try:
-        code = app(arguments, prog_name="neuralchat-lite", standalone_mode=False)
+        with shortages([errno.ENOMEM]):
+            code = app(arguments, prog_name="neuralchat-lite", standalone_mode=False)
         sys.stdout.flush()  # here, where a full disk is still an error and not a footnote
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -21,6 +21,10 @@ FLOAT_BITS = {"bf16": 16, "fp32": 32}
 WEIGHT_BITS = {"int4": 4, "int4_fullrange": 4, "int8": 8}
 
 
+# What to check when logits are not finite, of an engine that cannot say it more closely.
+WHEN_NOT_FINITE = "download the checkpoint again, or load it with dtype='fp32' or engine='native'"
+
+
 class Cache(Protocol):
     """Keys and values of one sequence. See `models.kv_cache.KVCache`."""
 
@@ -39,7 +43,8 @@ class Cache(Protocol):
 class Decoder(Protocol):
     """A model that turns token ids into logits. See `models.decoder.Decoder`.
 
-    A cache from `new_cache` must only be used with the decoder that made it.
+    A cache from `new_cache` must only be used with the decoder that made it. A decoder that knows
+    what to check when its logits are not finite says it in `when_not_finite`.
     """
 
     architecture: Architecture

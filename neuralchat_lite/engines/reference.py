@@ -27,6 +27,7 @@ from neuralchat_lite.environments.worker.stepping import Positions, Stepper
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.models.decoder import check_ids
+from neuralchat_lite.shortages import shortage
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -111,7 +112,10 @@ def open_reference(request: Request) -> ReferenceEngine:
             )
     except CheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    # An error here comes from the files or the system. transformers raises any type.
+    except Exception as error:
+        if (refused := shortage(error)) is not None:
+            raise refused from error
         raise CheckpointError(
             f"transformers cannot load {request.folder} "
             f"({type(error).__name__}: {error}): check its files"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,13 @@ class MappedFile(UnchangedFile):
             self.require_unchanged()
             return view
         except SafetensorError as error:
+            if "allocate memory" in str(error):  # it cannot be mapped, and is as whole as before
+                raise MemoryError(f"{self.path}: {error}") from None
             raise CheckpointError(f"{self.path} is damaged ({error}): {REMEDY}") from None
-        except (OSError, RuntimeError, MemoryError) as error:
-            why = " ".join(str(error).split())[:300] or type(error).__name__
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise
             raise CheckpointError(
-                f"{self.path} cannot be mapped ({why}): close other programs, or allow this one "
-                "more memory (`ulimit -v`) and open files (`ulimit -n`)"
+                f"{self.path} cannot be mapped ({error.strerror or error}): check the file, its "
+                "permissions and the limit of open files (`ulimit -n`)"
             ) from None

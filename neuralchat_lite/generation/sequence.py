@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
-from neuralchat_lite.engines.engine import Decoder
+from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt
@@ -101,7 +101,7 @@ class Sequence:
         self.cache = self.new_cache() if cache is None else cache
         assert self.cache.length < self.prompt_tokens, "the last token of the prompt is always fed"
         self.clock = Clock(self.prompt_tokens, self.cache.length, load_s)
-        self.choose = Chooser(options)
+        self.choose = Chooser(options, getattr(decoder, "when_not_finite", WHEN_NOT_FINITE))
         self.visible = StopStrings((*options.stop, *prompt.stop))
         self.text_of = Detokenizer(tokenizer)
         self.eos: Collection[int] = () if options.ignore_eos else self.ends_of(prompt)

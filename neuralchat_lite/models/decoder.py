@@ -28,6 +28,7 @@ from neuralchat_lite.kernels.operations import (
 )
 from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.models.rope import RotaryTable
+from neuralchat_lite.shortages import shortages
 
 # The format of keys and values for each precision of activations.
 KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
@@ -88,7 +89,10 @@ class Decoder:
         self.prefill_block = prefill_block
         self.kv_format = KV_FORMAT_OF[compute_dtype]
         self.rotary = RotaryTable(architecture)
+        # What to do when logits are not finite; whoever opens the weights knows better.
+        self.when_not_finite = "use weights that are finite, or compute_dtype='fp32'"
 
+    @shortages()
     def new_cache(self, capacity: int = 256) -> KVCache:
         """An empty conversation with room for `capacity` positions; it grows when needed."""
         return KVCache(
@@ -111,6 +115,7 @@ class Decoder:
         [logits] = self.forward_batch([ids], [cache], keep=None if all_logits else 1)
         return logits if all_logits else logits[0]
 
+    @shortages()
     def forward_batch(
         self,
         batch: Sequence[Sequence[int] | Tensor],
@@ -124,7 +129,8 @@ class Decoder:
         keep: number of last tokens whose logits are returned; None: all
 
         Returns for each conversation [min(keep, len(ids)), vocab] fp32 logits. Raises PromptError
-        as `forward` does; all caches are then unchanged.
+        as `forward` does; all caches are then unchanged. Raises ResourceError when the system
+        refuses memory or threads.
         """
         assert len(batch) == len(caches) == len(set(map(id, caches)))
         fed = [torch.as_tensor(ids) for ids in batch]

@@ -72,5 +72,5 @@ def test_repetition_penalty_lowers_what_has_occurred(temperature: float) -> None
 def test_logits_that_are_not_finite_are_an_error(bad: float, temperature: float) -> None:
     logits = LOGITS.clone()
     logits[4] = bad
-    with pytest.raises(CheckpointError, match=r"1 of 6 logits .* cache verify"):
-        Chooser(Options(temperature=temperature))(logits, [0])
+    with pytest.raises(CheckpointError, match=r"1 of 6 logits .* do this instead$"):
+        Chooser(Options(temperature=temperature), "do this instead")(logits, [0])
