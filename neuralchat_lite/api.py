@@ -157,8 +157,9 @@ class Model:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the quantized model to a folder that stands alone; `load` maps it.
 
-        A tokenizer may be saved there too, before or after. Raises ConfigError when the model is
-        not quantized, CacheError when the folder has other files or cannot be written.
+        An earlier copy there, also the model's own folder, is replaced; other files stay. A
+        tokenizer may be saved there too, before or after. Raises ConfigError when the model is
+        not quantized, CacheError when the folder holds another model or cannot be written.
         """
         if self.config is None:
             raise ConfigError(

@@ -125,13 +125,13 @@ def test_save_pretrained_stands_alone(stories: Path, tmp_path: Path) -> None:
     assert ncl.load(folder).generate(PROMPT, max_new_tokens=30).text == text
 
 
-def test_save_pretrained_refuses_a_folder_that_is_not_empty(
+def test_save_pretrained_refuses_a_folder_with_another_model(
     model: ncl.Model, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine").write_text("precious")
-    with pytest.raises(CacheError, match="not empty: choose another"):
+    (tmp_path / "pytorch_model.bin").write_text("precious")
+    with pytest.raises(CacheError, match="holds another model"):
         model.save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pytorch_model.bin"]
 
 
 def test_a_copy_that_fails_leaves_nothing(

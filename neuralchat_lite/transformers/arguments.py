@@ -56,8 +56,11 @@ HONOURED = (
 # that is empty or false is accepted.
 REFUSED = {
     "config": "change config.json in a copy of the folder",
+    "gguf_file": "GGUF files are not read; give the folder or the name of the original checkpoint",
     "force_download": "download with huggingface_hub, and give the folder",
     "generation_config": "set model.generation_config afterwards",
+    "model_file": "GGUF files are not read; give the folder or the name of the original "
+    "checkpoint, and a quantization_config",
     "output_loading_info": "model.native.report() says what was loaded",
     "proxies": "set HTTPS_PROXY in the environment",
     "subfolder": "give the folder itself",

@@ -35,7 +35,7 @@ from neuralchat_lite.transformers.cache import NativeCache
 from neuralchat_lite.transformers.candidates import fitting
 from neuralchat_lite.transformers.criteria import PromptCriteria
 from neuralchat_lite.transformers.feeding import feed
-from neuralchat_lite.transformers.fixed import FixedWeights
+from neuralchat_lite.transformers.fixed import REFUSED, FixedWeights
 from neuralchat_lite.transformers.padding import check_positions, real_columns
 
 # The name of the cache argument: it changed within version 5 of transformers.
@@ -46,6 +46,10 @@ CACHE = (
 )
 # Of the `generate` that runs in this thread; `forward` asks them while it feeds the prompt.
 CRITERIA: ContextVar[PromptCriteria | None] = ContextVar("criteria", default=None)
+NO_EMBEDS = (
+    "inputs_embeds is not available from the native kernels, which look tokens up themselves: give "
+    "input_ids, or use the model class of transformers"
+)
 GENERATE = inspect.signature(GenerationMixin.generate)
 # Arguments that `generate` passes to the model and that the model does not need: they are for other
 # objects, or the cache already knows their values.
@@ -66,7 +70,8 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
     quantization_config: how the weights are quantized; None if they are not
 
     The weights are mapped from disk, shared between processes and never written. So `parameters()`
-    is empty, and training, `resize_token_embeddings` and another device are not supported.
+    says shapes, dtype and device, and training, `state_dict`, `resize_token_embeddings` and another
+    device are not supported.
     """
 
     config_class = PretrainedConfig
@@ -96,9 +101,12 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """`generate` of transformers. Stopping criteria that do not depend on ids end it during
         the prompt too; it then returns the prompt alone."""
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError(NO_EMBEDS)
+        given = GENERATE.bind_partial(self, *args, **kwargs).arguments
+        ids = given.get("inputs", kwargs.get("input_ids"))
+        check_prompt_of_cache(ids, kwargs)
         with at_work():
-            given = GENERATE.bind_partial(self, *args, **kwargs).arguments
-            ids = given.get("inputs", kwargs.get("input_ids"))
             criteria = given.get("stopping_criteria")
             if not criteria or not isinstance(ids, Tensor):
                 return super().generate(*args, **kwargs)
@@ -160,12 +168,6 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         unknown = sorted(others.keys() - NOT_NEEDED)
         if unknown:
             raise TypeError(f"forward() got unexpected arguments: {', '.join(unknown)}")
-        if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
-            shape = None if input_ids is None else tuple(input_ids.shape)
-            raise ValueError(
-                f"input_ids must be [batch, tokens] with at least one token, got {shape}: give "
-                "token ids"
-            )
         unsupported = {
             "inputs_embeds": inputs_embeds is not None,
             "output_attentions": output_attentions,
@@ -176,6 +178,12 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             raise ValueError(
                 f"{asked} is not available from the native kernels: leave it out, or use the model "
                 "class of transformers"
+            )
+        if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
+            shape = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(
+                f"input_ids must be [batch, tokens] with at least one token, got {shape}: give "
+                "token ids"
             )
         if past_key_values is not None and cache is not None:
             raise ValueError("past_key_values and cache are two names of one argument: give one")
@@ -271,10 +279,7 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         push_to_hub.
         """
         if push_to_hub:
-            raise ConfigError(
-                "push_to_hub=True is not supported: save to a folder, and upload it with "
-                "huggingface_hub"
-            )
+            raise ConfigError(f"push_to_hub=True is not supported: {REFUSED['push_to_hub']}")
         self.native.save_pretrained(save_directory)
         self.generation_config.save_pretrained(save_directory)
 
@@ -293,11 +298,31 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             specs = [spec for spec in specs if spec.role != "embedding"]
         return sum(math.prod(spec.shape) for spec in specs)
 
+    def __copy__(self) -> NativeForCausalLM:
+        twin = type(self)(self.native)
+        twin.generation_config = self.generation_config
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeForCausalLM:
         """A second model with its own generation_config. It shares the weights."""
         twin = type(self)(self.native)
         twin.generation_config = deepcopy(self.generation_config, memo)
         return twin
+
+
+def check_prompt_of_cache(ids: Any, options: dict[str, Any]) -> None:
+    """Raise ValueError for ids of `generate` that a given cache holds already."""
+    past = next((options[name] for name in (CACHE, "past_key_values") if name in options), None)
+    if not isinstance(past, NativeCache) or not isinstance(ids, Tensor):
+        return
+    mask = options.get("attention_mask")
+    columns, held = ids.shape[1] if mask is None else mask.shape[1], past.get_seq_length()
+    if held and columns <= held:
+        raise ValueError(
+            f"the cache holds {held} columns, and the prompt has {columns}: give all ids, those of "
+            f"the cache first and at least one more, shorten it with cache.crop({columns - 1}), or "
+            "leave it out"
+        )
 
 
 def named_class(model_type: str) -> type[NativeForCausalLM]:
