@@ -89,7 +89,7 @@ def test_regen_and_undo_go_back_a_turn(talk: Talk) -> None:
     out, err = talk("/undo", "/regen", "Hello", "/undo", "/undo")
     assert out == once
     assert err.count("say something first") == 3 and "Taken back: Hello" in err
-    assert "1 turns; " in talk("Hello", "/regen", "/context")[1]
+    assert "1 turn; " in talk("Hello", "/regen", "/context")[1]
 
 
 def test_the_system_message_can_be_changed_in_between(talk: Talk) -> None:
