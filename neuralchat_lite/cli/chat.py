@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from neuralchat_lite.cli import screen
 from neuralchat_lite.cli.chat_commands import Session
 from neuralchat_lite.cli.options import (
     GenerationGroup,
@@ -16,15 +19,15 @@ from neuralchat_lite.cli.options import (
     with_groups,
 )
 from neuralchat_lite.cli.replies import load_model, show, timings_text, warn_without_template
-from neuralchat_lite.cli.terminal import require_stdin, typed_lines, warn
+from neuralchat_lite.cli.terminal import Typed, require_stdin, typed_lines, warn
 from neuralchat_lite.errors import ConfigError, NeuralchatError, PromptError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from neuralchat_lite import Model, Piece
 
 EXAMPLE = "Example: [bold]neuralchat-lite chat Intel/neural-chat-7b-v3-2[/bold]"
+
+Answering = Callable[[], AbstractContextManager[Callable[[str], None] | None]]
 
 
 @with_groups
@@ -49,8 +52,9 @@ def chat(
     warn_without_template(loaded)
     options = with_defaults(loaded, given)
     session = Session(model, loaded.conversation(system, **options))
-    for line in typed_lines():
-        answer(session, line, timings)
+    on_terminal = screen.at_terminal()
+    for typed in screen.typed_messages() if on_terminal else typed_lines():
+        answer(session, typed, timings, screen.answering if on_terminal else plainly)
         if session.ended:
             return
 
@@ -74,12 +78,22 @@ def with_defaults(model: Model, given: dict[str, Any]) -> dict[str, Any]:
     return {**used, **given}
 
 
-def answer(session: Session, line: str, timings: bool) -> None:
+@contextmanager
+def plainly() -> Iterator[None]:
+    """An answer in a file or a pipe: text as it comes."""
+    yield None
+
+
+def answer(session: Session, typed: Typed, timings: bool, answering: Answering) -> None:
     """Answer a message, or do what a command says. An error or Ctrl-C ends no session."""
     pieces: Iterator[Piece] | None = None
     try:
-        pieces = session.run(line) if line.startswith("/") else session.conversation.stream(line)
-        cost = show(pieces) if pieces is not None else None
+        said = typed.text
+        pieces = session.run(said) if typed.is_command else session.conversation.stream(said)
+        cost = None
+        if pieces is not None:
+            with answering() as put:
+                cost = show(pieces, put)
     except KeyboardInterrupt:
         warn("\n(cancelled)")
     except PromptError as error:  # such as a full context

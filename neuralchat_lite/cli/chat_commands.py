@@ -160,7 +160,8 @@ def show_context(session: Session, argument: str) -> None:
     talk = session.conversation
     used, all = talk.prefix.cache.length, talk.decoder.context_length
     turns = sum(message["role"] == "user" for message in talk.messages)
-    warn(f"{turns} turns; {used} of {all} tokens of the context are used ({used / all:.0%})")
+    said = f"{turns} turn{'s' * (turns != 1)}"
+    warn(f"{said}; {used} of {all} tokens of the context are used ({used / all:.0%})")
 
 
 def leave(session: Session, argument: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -36,17 +36,21 @@ def warn_without_template(model: Model) -> None:
         warn("The model has no chat template: messages take neural-chat's form.")
 
 
-def show(pieces: Iterator[Piece]) -> Timings | None:
-    """Write the text as it comes, and say it on stderr when a limit has cut it. Returns the
-    timings of the last piece, if there was one."""
+def show(pieces: Iterator[Piece], put: Callable[[str], None] | None = None) -> Timings | None:
+    """Write the text as it comes, and say it on stderr when a limit has cut it. Returns the timings
+    of the last piece, if there was one.
+
+    put: writes it; `write` when None
+    """
+    put = put or write
     last, text = None, ""
     try:
         for last in pieces:
-            write(last.text)
+            put(last.text)
             text = last.text or text
     finally:
         if not text.endswith("\n"):
-            write("\n")
+            put("\n")
     if last is None:
         return None
     if last.finish_reason in CUT and last.timings:

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 
 from neuralchat_lite.errors import ConfigError, PromptError, visible
@@ -20,9 +21,13 @@ ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 def write(text: str) -> None:
     """Results. A file or a pipe gets them as they are, a terminal as text that cannot steer it."""
-    # Each character is judged alone, so it does not matter how an escape sequence is cut.
-    sys.stdout.write(visible(text.replace("\r", "")) if sys.stdout.isatty() else text)
+    sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def for_terminal(text: str) -> str:
+    # Each character is judged alone, so it does not matter how an escape sequence is cut.
+    return visible(text.replace("\r", ""))
 
 
 def say(line: str) -> None:
@@ -113,31 +118,27 @@ def unescaped(text: str, option: str) -> str:
     return re.sub(r"\\(.?)", replace, text, flags=re.DOTALL)
 
 
-def typed_lines() -> Iterator[str]:
-    """Lines from the terminal or a pipe, without empty ones, until the input ends."""
-    require_stdin()
-    at_terminal = sys.stdin.isatty()
-    first = True
-    if at_terminal:
-        import readline  # noqa: F401 - gives input() a history and editing
+@dataclass(frozen=True)
+class Typed:
+    """What somebody has said to a chat: a message or a command."""
 
-        warn("Type a message. /reset forgets, /quit or Ctrl-D leaves, Ctrl-C cancels an answer.")
+    text: str
+    is_command: bool = False
+
+
+def typed_lines() -> Iterator[Typed]:
+    """Lines from a file or a pipe, without empty ones, until the input ends."""
+    require_stdin()
+    first = True
     while True:
         try:
-            line = input("> " if at_terminal else "")
-            line = (line.removeprefix(BYTE_ORDER_MARK) if first else line).strip()
-            first = False
+            line = input()
         except UnicodeDecodeError as error:
             warn(f"That line is not valid UTF-8 ({error.reason}); it was not sent.")
             continue
         except EOFError:
-            if at_terminal:
-                warn("")
             return
-        except KeyboardInterrupt:
-            if not at_terminal:
-                raise
-            warn("\n(/quit or Ctrl-D leaves)")
-            continue
+        line = (line.removeprefix(BYTE_ORDER_MARK) if first else line).strip()
+        first = False
         if line:
-            yield line
+            yield Typed(line, is_command=line.startswith("/"))

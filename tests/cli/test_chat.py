@@ -89,7 +89,7 @@ def test_regen_and_undo_go_back_a_turn(talk: Talk) -> None:
     out, err = talk("/undo", "/regen", "Hello", "/undo", "/undo")
     assert out == once
     assert err.count("say something first") == 3 and "Taken back: Hello" in err
-    assert "1 turns; " in talk("Hello", "/regen", "/context")[1]
+    assert "1 turn; " in talk("Hello", "/regen", "/context")[1]
 
 
 def test_the_system_message_can_be_changed_in_between(talk: Talk) -> None:
@@ -127,7 +127,8 @@ def test_a_saved_chat_goes_on_where_it_was(talk: Talk, tmp_path: Path) -> None:
         "", "[]", "null", "x" * 50, "[" * 100_000, '{"format": "neuralchat_lite chat"}',
         '{"format": "neuralchat_lite chat", "version": 1, "model": "m", "messages": [1]}',
         '{"format": "neuralchat_lite chat", "version": 1, "model": "m", "messages": "ab"}',
-        '{"format": "neuralchat_lite chat", "version": 1, "model": "m", "messages": [{"role": 1}]}',
+        '{"format": "neuralchat_lite chat", "version": 1, "model": "m", "messages": '
+        '[{"role": 1}]}',
         '{"format": "neuralchat_lite chat", "version": 1, "model": "m", "messages": '
         '[{"role": "tool", "content": "x"}]}',
         '{"format": "neuralchat_lite chat", "version": ' + "9" * 5000 + "}",
@@ -149,7 +150,8 @@ def test_another_file_is_not_a_saved_chat_and_is_never_overwritten(
 def test_files_that_cannot_be_read_or_written_end_no_chat(talk: Talk, tmp_path: Path) -> None:
     out, err = talk(
         f"/load {tmp_path}/none", f"/save {tmp_path}/none/x", f"/load {tmp_path}",
-        "/save", "/load", "/load /dev/zero", f"/load {tmp_path}/a\0b", "Hello",
+        "/save", "/load", "/load /dev/zero", f"/load {tmp_path}/a\0b",
+        "/save ~nobody-here/x", "Hello",
     )  # fmt: skip
     assert out == talk("Hello")[0]
     assert err.count("No such file") == 2 and err.count("is not a saved chat") == 2
