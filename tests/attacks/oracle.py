@@ -147,12 +147,14 @@ def wrong_tokens(
         return said[0]
     if answer.chat_ids is None:
         return None
-    try:
-        text = fast_tokenizer(folder).apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-    except Exception as error:  # a template may raise anything
-        raise NoWitness(f"the template: {type(error).__name__}: {str(error)[:200]}") from None
+    fast = fast_tokenizer(folder)
+    if fast.chat_template is None:  # neural-chat's prompt, of one message
+        text = f"### User:\n{messages[0]['content']}\n### Assistant:\n"
+    else:
+        try:
+            text = fast.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template may raise anything
+            raise NoWitness(f"the template: {type(error).__name__}: {str(error)[:200]}") from None
     ids = tuple(plain.encode(text, add_special_tokens=False).ids)
     if ids == answer.chat_ids:
         return None
