@@ -210,7 +210,7 @@ class Adapters:
 def gather_tokenizer(base: Path, adapter: Path, target: Path) -> None:
     """The tokenizer that counts: the adapter's files, or the base's when it has none. A template
     alone goes with the base's."""
-    own = [path for path in adapter.iterdir() if path.name in TOKENIZER]
+    own = [path for path in adapter.iterdir() if path.name in TOKENIZER and path.exists()]
     target.mkdir()
     if all(path.name in CHAT_TEMPLATES for path in own):
         for name in TOKENIZER:

@@ -44,6 +44,20 @@ class Answer:
     chat_ids: tuple[int, ...] | None
 
 
+def config_of(folder: Path) -> Any:
+    """transformers' configuration of a folder. Integers that its arithmetic cannot take are floats
+    there."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    for key, value in (rope := getattr(config, "rope_parameters", None) or {}).items():
+        if isinstance(value, int) and abs(value) >= 2**53:
+            rope[key] = float(value)
+    return config
+
+
 def load_witness(folder: Path) -> Any:
     """transformers' model of a folder, in fp32."""
     import transformers
@@ -52,6 +66,7 @@ def load_witness(folder: Path) -> Any:
     try:
         model, notes = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config_of(folder),
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,

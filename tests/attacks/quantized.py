@@ -220,7 +220,7 @@ def dequantized_witness(folder: Path) -> Callable[[], Any]:
 
         try:
             packed = open_packed(folder, verify="never")
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = oracle.config_of(folder)
             config._attn_implementation = "eager"
             model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         except NeuralchatError:

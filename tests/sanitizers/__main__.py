@@ -42,7 +42,7 @@ SANITIZERS = {
         # too large for the sanitizer: it returns null, as malloc does.
         environment={"ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"},
         faults={"read": "heap-buffer-overflow", "overflow": "signed integer overflow"},
-        tests=("tests/kernels", "tests/models"),
+        tests=("tests/kernels", "tests/models", "-k", "not perplexity"),
     ),
     "thread": Sanitizer(
         flags="thread",
