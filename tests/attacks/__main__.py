@@ -28,7 +28,7 @@ from .inputs import Inputs
 from .outcome import FAULTS, FINE, LIBRARY, Attack
 from .planted import Planted
 from .quantized import Quantized
-from .runner import LIMITS, Figures, fuzz, run_case
+from .runner import LIMITS, Figures, bound_memory, fuzz, run_case
 
 ATTACKS: dict[str, type[Attack]] = {
     attack.name: attack for attack in (Checkpoints, Adapters, Quantized, Inputs)
@@ -67,7 +67,7 @@ def main() -> int:
         print(json.dumps({name: as_json(found) for name, found in figures.items()}))
     else:
         for name, found in figures.items():
-            show(name, found)
+            show(name, found, asked.seed)
     return int(any(found.faults for found in figures.values()))
 
 
@@ -75,6 +75,7 @@ def repeat(attacks: dict[str, Attack], seed: int, root: Path) -> int:
     bad = False
     for name, attack in attacks.items():
         attack.prepare(root / "base")
+        bound_memory()
         outcome, done = run_case(attack, seed, root / "case", lambda **message: None)
         bad |= outcome.kind in FAULTS
         print(f"{name} {seed}: {outcome.kind} {outcome.what}\n  {outcome.detail}")
@@ -95,9 +96,10 @@ def as_json(figures: Figures) -> dict[str, object]:
     }
 
 
-def show(name: str, figures: Figures) -> None:
+def show(name: str, figures: Figures, seed: int) -> None:
     counts = ", ".join(f"{figures.kinds[kind]} {kind}" for kind in (*FINE, *FAULTS))
-    print(f"{name}: {figures.cases} cases in {figures.seconds:.0f} s: {counts}")
+    head = f"{name}: {figures.cases} cases from number {seed} on in {figures.seconds:.0f} s"
+    print(f"{head}: {counts}")
     for kind, count in figures.refusals.most_common():
         print(f"  {count:5} {kind}")
     kinds = Counter((fault.outcome.kind, fault.outcome.what) for fault in figures.faults)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from neuralchat_lite.files.names import CHAT_TEMPLATES, TOKENIZER
+
 from . import bases, nasty, oracle
 from .checkpoints import Mutator, any_file, ask, load, mutate, setter, verdict
 from .headers import spoil_weights
@@ -197,11 +199,25 @@ class Adapters:
 
     def verdict(self, name: str, form: str, folder: Path, answer: oracle.Answer) -> Outcome:
         base = self.bases[name]
-        tokenizer = folder if (folder / "tokenizer.json").exists() else base
+        tokenizer = folder.with_name(f"{folder.name}-tokenizer")
+        gather_tokenizer(base, folder, tokenizer)
         # The order of a sum may round a bf16 weight to its neighbour.
         return verdict(
             answer, self.known[name, form], tokenizer, merged_witness(base, folder), 1e-2
         )
+
+
+def gather_tokenizer(base: Path, adapter: Path, target: Path) -> None:
+    """The tokenizer that counts: the adapter's files, or the base's when it has none. A template
+    alone goes with the base's."""
+    own = [path for path in adapter.iterdir() if path.name in TOKENIZER and path.exists()]
+    target.mkdir()
+    if all(path.name in CHAT_TEMPLATES for path in own):
+        for name in TOKENIZER:
+            if (base / name).exists() and not (own and name in CHAT_TEMPLATES):
+                shutil.copyfile(base / name, target / name)
+    for path in own:
+        shutil.copyfile(path, target / path.name)
 
 
 def merged_witness(base: Path, adapter: Path) -> Callable[[], Any]:

@@ -44,6 +44,20 @@ class Answer:
     chat_ids: tuple[int, ...] | None
 
 
+def config_of(folder: Path) -> Any:
+    """transformers' configuration of a folder. Integers that its arithmetic cannot take are floats
+    there."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    for key, value in (rope := getattr(config, "rope_parameters", None) or {}).items():
+        if isinstance(value, int) and abs(value) >= 2**53:
+            rope[key] = float(value)
+    return config
+
+
 def load_witness(folder: Path) -> Any:
     """transformers' model of a folder, in fp32."""
     import transformers
@@ -52,6 +66,7 @@ def load_witness(folder: Path) -> Any:
     try:
         model, notes = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config_of(folder),
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
@@ -147,12 +162,14 @@ def wrong_tokens(
         return said[0]
     if answer.chat_ids is None:
         return None
-    try:
-        text = fast_tokenizer(folder).apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-    except Exception as error:  # a template may raise anything
-        raise NoWitness(f"the template: {type(error).__name__}: {str(error)[:200]}") from None
+    fast = fast_tokenizer(folder)
+    if fast.chat_template is None:  # neural-chat's prompt, of one message
+        text = f"### User:\n{messages[0]['content']}\n### Assistant:\n"
+    else:
+        try:
+            text = fast.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template may raise anything
+            raise NoWitness(f"the template: {type(error).__name__}: {str(error)[:200]}") from None
     ids = tuple(plain.encode(text, add_special_tokens=False).ids)
     if ids == answer.chat_ids:
         return None

@@ -8,6 +8,7 @@ its owner.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -25,12 +26,13 @@ from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.packed.format import open_packed
 
 from . import bases, checkpoints, nasty, oracle
-from .checkpoints import Mutator, any_file, ask, mutate, same, setter, verdict
+from .checkpoints import Mutator, any_file, ask, load, mutate, same, setter, verdict
 from .headers import spoil_weights
 from .outcome import LIBRARY, ORACLE, Case, Outcome, attempt
 
 FAMILIES = ("mistral", "llama")
 MANIFEST, WEIGHTS, STAMP = "manifest.json", "model.safetensors", ".verified"
+CACHED = "cached"
 MANIFEST_KEYS = ("format_version", "adapters", "key", "files", "quantization", "source", "x")
 
 
@@ -134,22 +136,23 @@ def seal(folder: Path) -> None:
 
 
 class Quantized:
-    """Open a mutated quantized folder, and ask it."""
+    """Open a mutated quantized folder, a saved copy or an entry of a cache, and ask it."""
 
     name = "quantized"
 
     def prepare(self, root: Path) -> None:
         self.folders: dict[tuple[str, str, str], Path] = {}
         self.known: dict[tuple[str, str, str], oracle.Answer] = {}
-        for name in FAMILIES:
-            base = bases.make_base(name, root / name)
+        self.bases = {name: bases.make_base(name, root / name) for name in FAMILIES}
+        for name, base in self.bases.items():
             for weight_dtype in ("int4", "int8"):
                 made = root / f"{name}-{weight_dtype}"
                 neuralchat_lite.quantize(base, {"weight_dtype": weight_dtype}, made)
                 answer = ask(open_quantized(made))
                 saved = root / f"{name}-{weight_dtype}-saved"
                 open_quantized(made).save_pretrained(saved)
-                for kind, folder in (("quantized", made), ("saved", saved)):
+                entry = load(base, weight_dtype, root / f"cache-{name}-{weight_dtype}").folder
+                for kind, folder in (("quantized", made), ("saved", saved), (CACHED, entry)):
                     self.folders[name, weight_dtype, kind] = folder
                     self.known[name, weight_dtype, kind] = answer
 
@@ -166,24 +169,34 @@ class Quantized:
     def run(self, case: Case) -> Outcome:
         rng = random.Random(f"{self.name}/{case.seed}")
         key = rng.choice(list(self.folders))
-        folder = case.place / key[0]
-        shutil.copytree(self.folders[key], folder)
+        origin = self.folders[key]
+        if key[2] == CACHED:  # an entry of a cache, asked for by its checkpoint
+            cache = case.place / "cache"
+            shutil.copytree(origin.parent, cache)
+            folder = cache / origin.name
+            ask_for = functools.partial(load, self.bases[key[0]], key[1], cache)
+        else:
+            folder = case.place / key[0]
+            shutil.copytree(origin, folder)
+            ask_for = functools.partial(open_quantized, folder)
         case.done += [*key]
         if rng.random() < 0.6:  # verified where it lies, before it is changed
-            open_quantized(folder)
+            ask_for()
             case.done.append("opened before")
         case.done += mutate(rng, folder, MUTATORS)
         if rng.random() < 0.3:
             seal(folder)
             case.done.append("the manifest brought up to date")
         case.begins(LIBRARY)
-        answer, failed = attempt(lambda: ask(open_quantized(folder)))
+        answer, failed = attempt(lambda: ask(ask_for()))
         case.begins(ORACLE)
         if failed is not None:
             return failed
         if damaged := damaged_file(folder):
             return Outcome("wrong", "damage goes unseen", f"{damaged} has another digest")
-        return verdict(answer, self.known[key], folder, dequantized_witness(folder))
+        # The tokenizer of a checkpoint is its own, not the copy in the cache.
+        tokenizer = self.bases[key[0]] if key[2] == CACHED else folder
+        return verdict(answer, self.known[key], tokenizer, dequantized_witness(folder))
 
 
 def damaged_file(folder: Path) -> str | None:
@@ -207,7 +220,7 @@ def dequantized_witness(folder: Path) -> Callable[[], Any]:
 
         try:
             packed = open_packed(folder, verify="never")
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = oracle.config_of(folder)
             config._attn_implementation = "eager"
             model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         except NeuralchatError:

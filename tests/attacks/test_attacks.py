@@ -37,7 +37,7 @@ def test_no_case_crashes_hangs_raises_a_foreign_exception_or_answers_wrongly(nam
     assert found["cases"] == 200
     assert found["faults"] == []
     # Else the attack would be of no use: both ends must occur.
-    assert min(found["kinds"]["right"], found["kinds"]["refused"]) >= 20
+    assert min(found["kinds"]["right"], found["kinds"]["refused"]) >= 10
 
 
 def test_the_runner_tells_planted_faults_apart() -> None:
