@@ -44,13 +44,6 @@ def require_tokenizer(folder: Path, origin: Path | None = None) -> None:
             f"{origin or folder} has no tokenizer, expected one of {', '.join(VOCABULARIES)}: "
             "copy the tokenizer files of the model there"
         )
-    for name in TOKENIZER:
-        path = folder / name
-        if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
-            raise CheckpointError(
-                f"{(origin or folder) / name} is not a file: remove it, and copy the tokenizer "
-                "files of the model there"
-            )
 
 
 def read_vocabulary(folder: Path, options: Mapping[str, Any]) -> Any:
