@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 # C0 and C1 controls except newline and tab, which steer a terminal, and the controls that reorder
 # the text beside them (bidirectional embeddings, overrides and isolates).
@@ -18,11 +19,18 @@ def visible(text: str) -> str:
 class NeuralchatError(Exception):
     """Base of every error that this library raises about its input.
 
-    A message may quote names from a model's files. Its text has no control characters.
+    A message may quote names and values from a model's files, of any length. Its text has no
+    control characters, and the middle of a very long one is left out: the remedy comes last.
     """
 
+    longest: ClassVar[int] = 1000  # characters
+
     def __str__(self) -> str:
-        return visible(super().__str__())
+        text = visible(super().__str__())
+        if len(text) <= self.longest:
+            return text
+        begin, end = self.longest * 2 // 3, self.longest // 4
+        return f"{text[:begin]} [...] {text[-end:]}"
 
 
 class ConfigError(NeuralchatError, ValueError):
@@ -51,6 +59,8 @@ class HubError(NeuralchatError, OSError):
 
 class EngineError(NeuralchatError, RuntimeError):
     """An engine in another environment is not installed, reports an error, or has crashed."""
+
+    longest = 10_000  # it quotes the last lines of a log
 
 
 class ResourceError(NeuralchatError, MemoryError):

@@ -33,6 +33,7 @@ from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.values import shown
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def options_of(config: Any) -> dict[str, Any] | None:
         return {"weight_dtype": config}
     raise ConfigError(
         "quantization_config must be a WeightOnlyQuantConfig, a dictionary of its options, or a "
-        f"weight type such as 'int4', got {config!r}"
+        f"weight type such as 'int4', got {shown(config)}"
     )
 
 
@@ -180,7 +181,7 @@ def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any)
         return []
     if isinstance(adapters, str | os.PathLike) or not isinstance(adapters, Sequence):
         raise ConfigError(
-            f"adapters must be a list of folders or hub names, got {adapters!r}: write it as "
+            f"adapters must be a list of folders or hub names, got {shown(adapters)}: write it as "
             f"[{str(adapters)!r}]"
         )
     return [resolve(adapter, None, token, kind=ADAPTER, **where) for adapter in adapters]

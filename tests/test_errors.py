@@ -47,3 +47,9 @@ def test_a_folder_cannot_steer_the_terminal_by_its_name(tmp_path: Path) -> None:
         with pytest.raises(NeuralchatError) as error:
             ncl.load(folder)
         assert "\x1b" not in str(error.value) and "\x07" not in str(error.value)
+
+
+def test_the_middle_of_a_long_message_is_left_out_and_the_remedy_stays() -> None:
+    text = str(errors.CheckpointError(f"x is {'9' * 5000}, expected 2: download it again"))
+    assert len(text) <= 1000
+    assert text.startswith("x is 999") and text.endswith("expected 2: download it again")

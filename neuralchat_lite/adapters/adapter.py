@@ -27,6 +27,7 @@ from neuralchat_lite.files.names import (
 )
 from neuralchat_lite.files.safetensors_file import StoredTensor
 from neuralchat_lite.files.unchanged import UnchangedFile
+from neuralchat_lite.values import shown
 
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
 # Whole layers: PEFT stores a copy of the head and the embedding when one of them is a target.
@@ -159,8 +160,8 @@ def check_modules(
     strangers = sorted(stored.keys() - shapes.keys()) or config.unknown_targets(shapes)
     if strangers:
         raise CheckpointError(
-            f"{path} changes {strangers[0]}, which the base does not have: give the base that "
-            f"the adapter was trained on ({config.base or 'its config does not say which'})"
+            f"{path} changes {shown(strangers[0])}, which the base does not have: give the base "
+            f"that the adapter was trained on ({config.base or 'its config does not say which'})"
         )
     targets = {module for module in shapes if config.has_target(module)}
     if lacking := sorted(targets - stored.keys()):

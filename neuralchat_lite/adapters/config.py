@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from neuralchat_lite.adapters.patterns import Answers, PatternError, Query, answer
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
-from neuralchat_lite.families.config_values import LARGEST, shown
+from neuralchat_lite.families.config_values import LARGEST
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import ADAPTER_CONFIG
+from neuralchat_lite.values import shown
 
 REMEDY = (
     "merge it with peft (merge_and_unload, then save_pretrained of model and tokenizer) and give "

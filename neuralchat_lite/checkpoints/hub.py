@@ -25,6 +25,7 @@ from neuralchat_lite.files.names import (
     SIDECARS,
     TOKENIZER,
 )
+from neuralchat_lite.values import shown
 
 # "model*" leaves out second copies of the weights, such as Mistral's consolidated.safetensors.
 SHARDS = "model*.safetensors"
@@ -91,7 +92,7 @@ def resolve(
         return name_or_path
     if not isinstance(name_or_path, str | os.PathLike):
         raise CheckpointError(
-            f"the {kind.noun} must be a folder or a hub name, got {name_or_path!r}"
+            f"the {kind.noun} must be a folder or a hub name, got {shown(name_or_path)}"
         )
     if not os.fspath(name_or_path):
         raise CheckpointError(f"the {kind.noun} is an empty string: give a folder or a hub name")

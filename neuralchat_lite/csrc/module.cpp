@@ -132,7 +132,7 @@ NB_MODULE(_native, m) {
   m.def("run_failing_loop", &run_failing_loop, no_gil, "For tests: see csrc/ops/test_hooks.h.");
   m.def("count_preparations", &ncl::count_preparations, no_gil,
         "For tests: see csrc/ops/test_hooks.h.");
-#ifdef NEURALCHAT_LITE_SANITIZE
+#ifdef NCL_SANITIZE
   m.def("misbehave", &ncl::misbehave, no_gil, "For tests: see csrc/ops/test_hooks.h.");
 #endif
 }

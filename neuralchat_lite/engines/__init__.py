@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.values import shown
 
 if TYPE_CHECKING:
     from neuralchat_lite.engines.engine import Engine, Request
@@ -27,7 +28,7 @@ NAMES = (NATIVE, *ENGINES)
 def check_name(name: Any) -> None:
     """Raises ConfigError for an unknown name."""
     if name not in NAMES:
-        raise ConfigError(f"engine must be one of {', '.join(NAMES)}, got {name!r}")
+        raise ConfigError(f"engine must be one of {', '.join(NAMES)}, got {shown(name)}")
 
 
 def open_engine(name: str, request: Request) -> Engine:

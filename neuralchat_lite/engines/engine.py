@@ -16,6 +16,7 @@ from neuralchat_lite.kernels.interruption import between_blocks, may_be_interrup
 from neuralchat_lite.kernels.kv_format import KV_FORMATS
 from neuralchat_lite.models.decoder import PREFILL_BLOCK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.values import shown
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}
 WEIGHT_BITS = {"int4": 4, "int4_fullrange": 4, "int8": 8}
@@ -229,7 +230,7 @@ def quantized_precision(
             continue
         if value != defaults[option]:
             raise ConfigError(
-                f"engine {engine!r} does not support {option}={value!r}, expected one of "
+                f"engine {engine!r} does not support {option}={shown(value)}, expected one of "
                 f"{', '.join(map(repr, values))}: leave it out, or use engine='native'"
             )
         options[option] = values[0]

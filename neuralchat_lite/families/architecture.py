@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.block import Block, Norm
-from neuralchat_lite.values import plain
+from neuralchat_lite.values import plain, shown
 
 Role = Literal["linear", "lm_head", "embedding", "norm", "bias"]
 
@@ -176,6 +176,6 @@ def checked_context(arch: Architecture, length: int | None) -> int:
     if type(length) is not int or not 1 <= length <= arch.max_positions:
         raise ConfigError(
             "context_length must be an integer between 1 and the model's "
-            f"{arch.max_positions} positions, got {length!r}"
+            f"{arch.max_positions} positions, got {shown(length)}"
         )
     return length

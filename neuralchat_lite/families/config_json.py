@@ -15,7 +15,6 @@ from neuralchat_lite.families.config_values import (
     flag,
     number,
     positive,
-    shown,
     token_id,
     token_ids,
 )
@@ -23,6 +22,7 @@ from neuralchat_lite.families.family import Family
 from neuralchat_lite.families.rope_parameters import rope_parameters
 from neuralchat_lite.families.table import family_of
 from neuralchat_lite.files.json_file import read_json, read_optional_json
+from neuralchat_lite.values import shown
 
 log = logging.getLogger(__name__)
 

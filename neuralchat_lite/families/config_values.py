@@ -10,18 +10,12 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.values import shown
 
 Config = Mapping[str, Any]
 
 LARGEST = 2**31 - 1  # the kernels count in 32 bits
 SMALLEST = 1e-30  # its reciprocal is still a number in fp32
-SHOWN = 200  # characters of a value in an error
-
-
-def shown(value: Any) -> str:
-    """A value for an error: as Python writes it, and short."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def wrong(key: str, rule: str, value: Any, file: str = "config.json") -> CheckpointError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from neuralchat_lite.errors import UnsupportedModelError
 from neuralchat_lite.families.architecture import Names, Sizes
 from neuralchat_lite.families.block import Block, Linear, Norm
-from neuralchat_lite.families.config_values import Config, flag, shown
+from neuralchat_lite.families.config_values import Config, flag
 from neuralchat_lite.families.family import Family
 from neuralchat_lite.families.windows import no_window
 from neuralchat_lite.kernels.operations import Activation
+from neuralchat_lite.values import shown
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu"}
 

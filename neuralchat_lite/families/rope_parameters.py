@@ -14,9 +14,9 @@ from neuralchat_lite.families.config_values import (
     flag,
     number,
     positive,
-    shown,
     wrong,
 )
+from neuralchat_lite.values import shown
 
 DEFAULT_THETA = 10000.0
 ORIGINAL = "original_max_position_embeddings"

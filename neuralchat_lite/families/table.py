@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from neuralchat_lite.errors import UnsupportedModelError
-from neuralchat_lite.families.config_values import shown
 from neuralchat_lite.families.family import Family
+from neuralchat_lite.values import shown
 
 # model_type -> "module:name" of a Family, imported when a model asks for it.
 FAMILIES: dict[str, str] = {

@@ -6,10 +6,10 @@ A family chooses one of these rules.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from neuralchat_lite.errors import UnsupportedModelError
-from neuralchat_lite.families.config_values import Config, flag, positive, shown, wrong
+from neuralchat_lite.families.config_values import Config, flag, positive, wrong
+from neuralchat_lite.values import shown
 
 Windows = tuple[int | None, ...]
 WindowRule = Callable[[Config, int], Windows]  # config.json and the number of layers
@@ -20,6 +20,7 @@ DEFAULT_MAX_WINDOW_LAYERS = 28
 
 def no_window(config: Config, layers: int) -> Windows:
     """Every layer sees everything, whatever "sliding_window" says."""
+    layer_kinds(config, layers)
     return (None,) * layers
 
 
@@ -50,15 +51,19 @@ def windows_from(config: Config, layers: int, first_layer: Callable[[Config], in
     if config.get("sliding_window", DEFAULT_WINDOW) is None:
         return no_window(config, layers)
     window = positive(config, "sliding_window", DEFAULT_WINDOW)
-    kinds = config.get("layer_types")
+    kinds = layer_kinds(config, layers)
     if kinds is not None:
-        return tuple(window if sliding else None for sliding in sliding_layers(kinds, layers))
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     first = first_layer(config)
     return tuple(window if layer >= first else None for layer in range(layers))
 
 
-def sliding_layers(kinds: Any, layers: int) -> list[bool]:
-    """Layers with a window by "layer_types". Raises CheckpointError or UnsupportedModelError."""
+def layer_kinds(config: Config, layers: int) -> list[str] | None:
+    """The "layer_types", None where there are none. They are checked even when no layer has a
+    window, as in transformers. Raises CheckpointError or UnsupportedModelError."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return None
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise wrong("layer_types", f"a list of {layers}, one for each layer", kinds)
     unknown = {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}
@@ -67,4 +72,4 @@ def sliding_layers(kinds: Any, layers: int) -> list[bool]:
             f"layer_types {shown(sorted(unknown))} are not supported: use a model whose layers "
             "are all full_attention or sliding_attention"
         )
-    return [kind == "sliding_attention" for kind in kinds]
+    return kinds

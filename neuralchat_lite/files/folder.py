@@ -18,6 +18,7 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.files.names import LONGEST_NAME, is_file_name
+from neuralchat_lite.values import shown
 
 TEMPORARY = ".tmp-"  # prefix of the names of unfinished folders
 LONGEST_PATH = 4000  # bytes; the operating system's 4096, with room for a file's name
@@ -164,12 +165,12 @@ def given_folder(given: object, name: str) -> Path:
     Raises ConfigError for what cannot be a path.
     """
     if not isinstance(given, str | os.PathLike):
-        raise ConfigError(f"{name} must be the path of a folder, got {given!r}: give a text")
+        raise ConfigError(f"{name} must be the path of a folder, got {shown(given)}: give a text")
     text = os.fspath(given)
     if not isinstance(text, str):
         raise ConfigError(f"{name} must be a text, got the bytes {text!r}: decode them")
     if not text:
-        raise ConfigError(f"{name} is an empty text: give a folder, or leave it out")
+        raise ConfigError(f"{name} is an empty string: give a folder, or leave it out")
     try:
         path = Path(text).expanduser()
     except RuntimeError:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import suggestion
-from neuralchat_lite.values import plain
+from neuralchat_lite.values import plain, shown
 
 # What other libraries call our options.
 OTHER_NAMES = {
@@ -115,7 +115,7 @@ class GenerationOptions:
             value = plain(getattr(self, name))
             object.__setattr__(self, name, value)
             if not holds(value):
-                raise ConfigError(f"{name} must be {rule}, got {value!r}")
+                raise ConfigError(f"{name} must be {rule}, got {shown(value)}")
         filters = {name: getattr(self, name) for name in FILTERS}
         idle = [name for name, value in filters.items() if value != getattr(type(self), name)]
         if idle and self.temperature == 0:

@@ -12,6 +12,7 @@ from torch import Tensor
 from neuralchat_lite.checkpoints.chat_template import TemplateRefusal, render_messages
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import PromptError
+from neuralchat_lite.values import shown
 
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
 # A text, messages, token ids, or what a tokenizer of transformers returns.
@@ -64,7 +65,7 @@ def encode_prompt(
     """
     if isinstance(prompt, str):
         if not prompt:
-            raise PromptError("the prompt is an empty text: give at least one character")
+            raise PromptError("the prompt is an empty string: give at least one character")
         check_text(prompt, "the prompt")
         check_length(prompt, tokenizer, context_length)
         return Prompt(tuple(tokenizer.encode(prompt)))
@@ -76,7 +77,13 @@ def encode_prompt(
 
 
 def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
-    ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    try:
+        ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    except Exception as error:  # such as a tensor without values, or a sparse one
+        raise PromptError(
+            f"the token ids cannot be read from a {type(prompt).__name__} ({shown(str(error))}): "
+            "give a list of integers"
+        ) from None
     refuse_several(ids)
     if isinstance(ids, list | tuple) and len(ids) == 1 and isinstance(ids[0], list | tuple):
         ids = ids[0]  # a batch of one, as transformers' tokenizers return it
@@ -96,12 +103,12 @@ def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
             value = operator.index(value)  # an int, or what numpy has for it
         except TypeError:
             raise PromptError(
-                f"token ids must be integers, got {value!r}: give the ids of a tokenizer"
+                f"token ids must be integers, got {shown(value)}: give the ids of a tokenizer"
             ) from None
         checked.append(value)
         if not 0 <= value < vocab_size:
             raise PromptError(
-                f"token id {value} is outside the vocabulary of {vocab_size}: "
+                f"token id {shown(value)} is outside the vocabulary of {vocab_size}: "
                 "use the model's own tokenizer"
             )
     return tuple(checked)
@@ -187,11 +194,11 @@ def check_messages(messages: Sequence[Any]) -> None:
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise PromptError(
-                f"message {index} must be {{'role': ..., 'content': ...}}, got {message!r}"
+                f"message {index} must be {{'role': ..., 'content': ...}}, got {shown(message)}"
             )
         if message["role"] not in ROLES:
             raise PromptError(
-                f"message {index} has the role {message['role']!r}, "
+                f"message {index} has the role {shown(message['role'])}, "
                 f"expected one of {', '.join(ROLES)}"
             )
         if not isinstance(message["content"], str):
@@ -205,13 +212,13 @@ def check_messages(messages: Sequence[Any]) -> None:
         expected = ("user", "assistant")[index % 2]
         if message["role"] != expected:
             raise PromptError(
-                f"turn {index} has the role {message['role']!r}, expected {expected!r}: after an "
-                "optional system message, user and assistant speak in turn"
+                f"turn {index} has the role {shown(message['role'])}, expected {expected!r}: after "
+                "an optional system message, user and assistant speak in turn"
             )
     if not turns or turns[-1]["role"] != "user":
         raise PromptError(
             "the last message must be the user's, for the model to answer: "
-            f"got {messages[-1]['role']!r}"
+            f"got {shown(messages[-1]['role'])}"
         )
     if not turns[-1]["content"].strip():
         raise PromptError("the user's last message is empty: say something")

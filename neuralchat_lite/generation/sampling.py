@@ -29,7 +29,9 @@ class Chooser:
         if options.repetition_penalty != 1.0:
             from transformers import RepetitionPenaltyLogitsProcessor
 
-            self.penalties.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+            self.penalties.append(
+                RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty))
+            )
         if not self.greedy:
             self.filters = sampling_filters(options)
             self.generator = torch.Generator()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.values import plain
+from neuralchat_lite.values import plain, shown
 
 ISA_VARIABLE = "NEURALCHAT_LITE_ISA"
 THREADS_VARIABLE = "NEURALCHAT_LITE_THREADS"
@@ -84,7 +84,7 @@ def check_threads(count: object, name: str) -> int:
     count = plain(count)
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_THREADS:
         raise ConfigError(
-            f"{name} must be an integer from 1 to {MOST_THREADS}, got {count!r}: "
+            f"{name} must be an integer from 1 to {MOST_THREADS}, got {shown(count)}: "
             "leave it out to use the physical cores, which is usually best"
         )
     return count

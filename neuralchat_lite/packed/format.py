@@ -38,6 +38,7 @@ from neuralchat_lite.packed.manifest import (
 )
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.values import shown
 
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
@@ -150,7 +151,7 @@ def open_packed(
     """
     folder = Path(folder)
     if verify not in VERIFY:
-        raise ConfigError(f"verify must be one of {sorted(VERIFY)}, got {verify!r}")
+        raise ConfigError(f"verify must be one of {sorted(VERIFY)}, got {shown(verify)}")
     manifest = read_manifest(folder) if manifest is None else manifest
     check_sizes(folder, manifest)
     if VERIFY[verify](is_stamped(folder, manifest)):

@@ -43,6 +43,7 @@ from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer
+from neuralchat_lite.values import shown
 
 WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers
 
@@ -57,7 +58,7 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
         if not any(names(entry, module) for module in modules):
             last = [module.rpartition(".")[2] for module in modules]
             raise ConfigError(
-                f"modules_to_not_convert names {entry!r}, which this model does not have"
+                f"modules_to_not_convert names {shown(entry)}, which this model does not have"
                 f"{suggestion(entry, sorted({*modules, *last}))}: take it out, or use a name such "
                 f"as {modules[-1]!r}"
             )

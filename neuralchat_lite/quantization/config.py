@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
-from neuralchat_lite.values import plain
+from neuralchat_lite.values import plain, shown
 
 if TYPE_CHECKING:
     import torch
@@ -265,21 +265,23 @@ def canonical(option: str, value: object) -> str:
         return found
     reason = REFUSED_VALUES.get(option, {}).get(name)
     if reason is not None:
-        raise ConfigError(f"{option}={name!r} {reason}")
+        raise ConfigError(f"{option}={shown(name)} {reason}")
     if option == "lm_head" and name in {**FLOATS, **HALF}:
         raise ConfigError(
-            f"lm_head={name!r} is not an integer type: keep the head in the checkpoint's precision "
-            "with modules_to_not_convert=['lm_head']"
+            f"lm_head={shown(name)} is not an integer type: keep the head in the checkpoint's "
+            "precision with modules_to_not_convert=['lm_head']"
         )
     valid = [spelling for spelling in SPELLINGS[option] if not spelling.startswith("torch.")]
-    raise ConfigError(f"{option} must be one of {valid}, got {value!r}{suggestion(name, valid)}")
+    raise ConfigError(
+        f"{option} must be one of {valid}, got {shown(value)}{suggestion(name, valid)}"
+    )
 
 
 def checked_group_size(value: object) -> int:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value not in GROUP_SIZES:
         raise ConfigError(
-            f"group_size must be 32, 64, 128 or -1 (a whole row), got {value!r}: "
+            f"group_size must be 32, 64, 128 or -1 (a whole row), got {shown(value)}: "
             "32 is the most accurate, 128 the smallest"
         )
     return value
@@ -292,7 +294,7 @@ def checked_modules(value: object) -> tuple[str, ...]:
     ):
         raise ConfigError(
             f"modules_to_not_convert must be a list of module names such as ['lm_head'], "
-            f"got {value!r}"
+            f"got {shown(value)}"
         )
     return tuple(modules)
 
@@ -309,7 +311,7 @@ def accept_legacy(options: Mapping[str, Any]) -> list[str] | None:
             )
         promise, reason = UNMET_PROMISES.get(option, (None, ""))
         if promise is not None and value is not None and bool(value) is promise:
-            raise ConfigError(f"{option}={value!r} {reason}")
+            raise ConfigError(f"{option}={shown(value)} {reason}")
     idle = sorted(WITHOUT_EFFECT & options.keys())
     if idle:
         # stacklevel 3: the line that called __init__, which called accept_legacy.
@@ -322,7 +324,7 @@ def float_name(dtype: Any) -> str:
     name = FLOATS.get(str(dtype))
     if name is None:
         raise ConfigError(
-            f"dtype must be 'fp32' or 'bf16', got {dtype!r}: "
+            f"dtype must be 'fp32' or 'bf16', got {shown(dtype)}: "
             "for int4 or int8 give a WeightOnlyQuantConfig"
         )
     return name

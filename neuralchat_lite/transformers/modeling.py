@@ -37,6 +37,7 @@ from neuralchat_lite.transformers.criteria import PromptCriteria
 from neuralchat_lite.transformers.feeding import feed
 from neuralchat_lite.transformers.fixed import REFUSED, FixedWeights
 from neuralchat_lite.transformers.padding import check_positions, real_columns
+from neuralchat_lite.values import shown
 
 # The name of the cache argument: it changed within version 5 of transformers.
 CACHE = (
@@ -219,8 +220,8 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             return NativeCache(self.decoder)
         if not isinstance(past, NativeCache) or past.decoder is not self.decoder:
             raise ValueError(
-                f"the cache is {past!r}, expected a NativeCache of this model: leave it out, or "
-                "start with neuralchat_lite.transformers.NativeCache(model.decoder)"
+                f"the cache is {shown(past)}, expected a NativeCache of this model: leave it out, "
+                "or start with neuralchat_lite.transformers.NativeCache(model.decoder)"
             )
         return past
 
@@ -239,8 +240,8 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         kind = generation_config.cache_implementation
         if kind is not None and not kind.startswith("dynamic"):
             raise ValueError(
-                f"cache_implementation={kind!r} is a cache of transformers, and the native decoder "
-                "needs its own: leave it out"
+                f"cache_implementation={shown(kind)} is a cache of transformers, and the native "
+                "decoder needs its own: leave it out"
             )
         mask = model_kwargs.get("attention_mask")
         if mask is not None and not bool(mask[:, -1].all()):

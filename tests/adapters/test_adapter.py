@@ -252,7 +252,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a missing module": (without(A_OF_Q, B_OF_Q), "lacks model.layers.0.self_attn.q_proj, which"),
     "a target of another base": (
         with_config(target_modules=["q_proj", "v_proj", "query_key_value"]),
-        "query_key_value, which the base does not have: give the base that the adapter was tr",
+        "query_key_value', which the base does not have: give the base that the adapter was tr",
     ),
     "an untargeted module": (
         with_config(target_modules=["q_proj"]),
@@ -337,7 +337,7 @@ def test_what_is_more_than_lora_on_matrices_is_refused_by_name(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"num_hidden_layers": 1}, "changes model.layers.1.self_attn.q_proj, which the base does"),
+        ({"num_hidden_layers": 1}, "changes 'model.layers.1.self_attn.q_proj', which the base"),
         ({"num_hidden_layers": 3}, "lacks model.layers.2.self_attn.q_proj.*or for a smaller base"),
         ({"num_attention_heads": 8}, r"lora_B.weight has the shape \[64, 4\], expected \[128, 4\]"),
         ({"hidden_size": 32}, r"lora_A.weight has the shape \[4, 64\], expected \[4, 32\]"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.errors import CheckpointError, EngineError
 
 from .outcome import LIBRARY, ORACLE, Case, Outcome, attempt
 
@@ -28,8 +28,8 @@ PLANTED: tuple[tuple[Callable[[Path], Any], str], ...] = (
     (lambda place: 1, "right"),
     (lambda place: fail(CheckpointError("x is 1, expected 2: download it again")), "refused"),
     (lambda place: fail(CheckpointError("two lines\nof a message: download it again")), "foreign"),
-    (lambda place: fail(CheckpointError("an escape \x1b[31m: download it again")), "foreign"),
-    (lambda place: fail(CheckpointError("x" * 2000)), "foreign"),
+    (lambda place: fail(CheckpointError("unreadable \u200b: download it again")), "foreign"),
+    (lambda place: fail(EngineError("x" * 2000)), "foreign"),
     (lambda place: fail(ValueError("not ours")), "foreign"),
     (lambda place: fail(SystemExit(3)), "foreign"),
     (lambda place: bytearray(1 << 40), "foreign"),

@@ -20,7 +20,7 @@ IMPOSSIBLE = {
     "a long name of few characters": ("é" * 200, "at most 255 bytes"),
     "a long path": ("x/" * 3000, "a path of 5999 characters"),
     "an unknown home": ("~nobody-of-this-name/x", "a user who is not known"),
-    "nothing": ("", "is an empty text"),
+    "nothing": ("", "is an empty string"),
     "bytes": (b"folder", "must be the path of a folder"),
     "a number": (3, "must be the path of a folder"),
     "a list": (["folder"], "must be the path of a folder"),

@@ -97,7 +97,7 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
 @pytest.mark.parametrize(
     ("prompt", "rule"),
     [
-        ("", "empty text"),
+        ("", "empty string"),
         ([], "the prompt is empty"),
         (torch.tensor([]), "the prompt is empty"),
         (None, "got NoneType"),
@@ -171,3 +171,13 @@ def test_a_conversation_refuses_a_message_that_is_far_too_long() -> None:
     tokenizer: Any = Counting()
     with pytest.raises(PromptError, match="more tokens than the context of 1000"):
         Conversation(decoder, tokenizer).stream("a" * 200_000)
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.empty(3, dtype=torch.long, device="meta"), torch.tensor([0, 1]).to_sparse()]
+)
+def test_ids_that_cannot_be_read_are_refused_by_the_kind_of_their_tensor(
+    tokenizer: Any, ids: torch.Tensor
+) -> None:
+    with pytest.raises(PromptError, match=r"cannot be read from a Tensor .*list of integers"):
+        encode_prompt(ids, tokenizer, VOCABULARY)  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ int count_preparations(int loops) {
   return preparations;
 }
 
-#ifdef NEURALCHAT_LITE_SANITIZE
+#ifdef NCL_SANITIZE
 void misbehave(const std::string& kind) {
   Runtime& rt = runtime();
   const std::lock_guard lock(rt.turn);
