@@ -31,6 +31,7 @@ from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
 from neuralchat_lite.generation.sequence import Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
 from neuralchat_lite.generation.turn_ends import turn_ends
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.loading import (
     Adapters,
     adapters_of_quantized,
@@ -94,6 +95,7 @@ class Model:
         return fold(self.stream(prompt, **options))
 
     @shortages()
+    @at_work()
     def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
         """Answer a prompt token by token; `cancel` of the stream ends it, from any thread.
 
@@ -176,6 +178,7 @@ class Model:
 
 
 @shortages()
+@at_work()
 def load(
     model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
@@ -239,6 +242,7 @@ def load(
 
 
 @shortages()
+@at_work()
 def quantize(
     model: str | os.PathLike[str],
     quantization_config: QuantizationOptions = None,
@@ -265,16 +269,16 @@ def quantize(
     found, tuned = find(model, adapters, revision, token)
     if found.packed:
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
-    source, _ = open_with_tokenizer(found, tuned)
-    if out is None:
-        root = checked_root(cache_dir)
-        with shown(progress) as step:
-            return cached(source, config, root=root, progress=step, origin=found.folder)
+    root = checked_root(cache_dir)
     with shown(progress) as step:
+        source, _ = open_with_tokenizer(found, tuned)
+        if out is None:
+            return cached(source, config, root=root, progress=step, origin=found.folder)
         return quantize_checkpoint(source, config, out, progress=step)
 
 
 @shortages()
+@at_work()
 def merge(
     model: str | os.PathLike[str],
     adapters: Adapters,
@@ -296,8 +300,8 @@ def merge(
     found, tuned = find(model, adapters, revision, token)
     if found.packed:
         raise adapters_of_quantized(found.folder)
-    source, _ = open_with_tokenizer(found, tuned)
     with shown(progress) as step:
+        source, _ = open_with_tokenizer(found, tuned)
         return write_checkpoint(source, out, step)
 
 

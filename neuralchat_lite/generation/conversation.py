@@ -16,6 +16,7 @@ from neuralchat_lite.generation.prefix_cache import PrefixCache
 from neuralchat_lite.generation.prompt import Prompt, check_messages, encode_messages
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.shortages import shortages
 
 
@@ -104,6 +105,7 @@ class Conversation:
         return Stream(lambda cancelled: self.answer(messages, prompt, settings, cancelled))
 
     @shortages()
+    @at_work()
     def encode(
         self, before: list[dict[str, str]], text: str
     ) -> tuple[list[dict[str, str]], Prompt]:

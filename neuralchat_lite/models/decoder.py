@@ -93,6 +93,7 @@ class Decoder:
         self.when_not_finite = "use weights that are finite, or compute_dtype='fp32'"
 
     @shortages()
+    @at_work()
     def new_cache(self, capacity: int = 256) -> KVCache:
         """An empty conversation with room for `capacity` positions; it grows when needed."""
         return KVCache(

@@ -74,6 +74,16 @@ threading.Thread(target=work, daemon=True).start()
 threading.Thread(target=work, daemon=True).start()
 """
 )
+LOADING = """
+def work():
+    while True:  # after the first round all packages are imported, which is not ours to hold
+        model = ncl.load(nano, dtype="fp32")
+        [model.decoder.new_cache() for _ in range(20)]
+        [model.stream(PROMPT) for _ in range(20)]
+        begun.set()
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+"""
 FAILING = (
     DECODING
     + """
@@ -104,8 +114,18 @@ def exit_code(script: str, cache: Path, code: int) -> tuple[int, str]:
         (TORCH_ENGINE, 5),
         (QUANTIZING, 6),
         (SEVERAL, 8),
+        (LOADING, 9),
     ],
-    ids=["decoding", "decoding-7", "prompt", "drop-in", "torch", "quantizing", "several"],
+    ids=[
+        "decoding",
+        "decoding-7",
+        "prompt",
+        "drop-in",
+        "torch",
+        "quantizing",
+        "several",
+        "loading",
+    ],
 )
 def test_a_process_that_ends_while_a_daemon_thread_computes_has_its_own_exit_code(
     script: str, code: int, tmp_path: Path
