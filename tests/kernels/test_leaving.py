@@ -75,11 +75,11 @@ threading.Thread(target=work, daemon=True).start()
 """
 )
 LOADING = """
+kept = []  # torch gives up Python's lock to free a tensor, which is not ours to hold
 def work():
-    while True:  # after the first round all packages are imported, which is not ours to hold
+    while True:  # after the first round all packages are imported, which is not ours either
         model = ncl.load(nano, dtype="fp32")
-        [model.decoder.new_cache() for _ in range(20)]
-        [model.stream(PROMPT) for _ in range(20)]
+        kept.append((model, model.decoder.new_cache(), model.stream(PROMPT)))
         begun.set()
 for _ in range(3):
     threading.Thread(target=work, daemon=True).start()
