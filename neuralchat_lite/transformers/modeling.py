@@ -263,7 +263,9 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         """Called by `generate` with an assistant or with prompt lookup."""
         whole: Any = super()
         generator = whole._get_candidate_generator(generation_config, *args, **kwargs)
-        generator.get_candidates = fitting(generator.get_candidates, generation_config.max_length)
+        longest = generation_config.max_length
+        most = self.decoder.prefill_block if any(self.decoder.architecture.windows) else longest
+        generator.get_candidates = fitting(generator.get_candidates, longest, most)
         return generator
 
     def save_pretrained(  # type: ignore[override]
