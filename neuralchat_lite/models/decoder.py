@@ -93,6 +93,7 @@ class Decoder:
         self.when_not_finite = "use weights that are finite, or compute_dtype='fp32'"
 
     @shortages()
+    @at_work()
     def new_cache(self, capacity: int = 256) -> KVCache:
         """An empty conversation with room for `capacity` positions; it grows when needed."""
         return KVCache(
@@ -116,6 +117,7 @@ class Decoder:
         return logits if all_logits else logits[0]
 
     @shortages()
+    @at_work()
     def forward_batch(
         self,
         batch: Sequence[Sequence[int] | Tensor],
@@ -139,8 +141,7 @@ class Decoder:
         fed = [ids.long() for ids in fed]  # uint8 would index as a mask
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
-        with at_work():
-            return self.feed(fed, caches, keep)
+        return self.feed(fed, caches, keep)
 
     def feed(
         self, fed: Sequence[Tensor], caches: Sequence[KVCache], keep: int | None
