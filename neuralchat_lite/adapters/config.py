@@ -260,7 +260,7 @@ def checked_rank(path: Path, key: str, value: Any) -> int:
 def checked_alpha(path: Path, key: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not abs(value) < 1e30:
-        raise wrong(path, key, "a number", value)
+        raise wrong(path, key, "a number below 1e30", value)
     return float(value)
 
 

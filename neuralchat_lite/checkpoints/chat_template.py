@@ -25,12 +25,14 @@ from typing import Any
 
 from neuralchat_lite.checkpoints import template_process
 from neuralchat_lite.errors import PromptError
+from neuralchat_lite.files.json_file import DEEPEST, LONGEST_NUMBER
 
 # Ordinary templates take milliseconds.
 CPU_SECONDS = 1.0
 # For a machine so busy that the CPU seconds do not come about.
 PATIENCE_SECONDS = 60.0
 REMEDY = "give token ids or a text, or replace the chat template"
+LARGEST_INTEGER = 10**LONGEST_NUMBER
 CONTINUED = "<neuralchat-lite-continues-here>"
 
 
@@ -80,9 +82,11 @@ class Renderer:
             process.stdin.write(request)
             process.stdin.flush()
         pipe = process.stdout.fileno()
+        answered = select.poll()  # `select` has no descriptors from 1024 on
+        answered.register(pipe, select.POLLIN)
         while not received.endswith(b"\n"):
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            if left <= 0 or not answered.poll(left * 1000):
                 raise PromptError(f"{LIMITS['time']}: {REMEDY}")
             part = os.read(pipe, 1 << 20)
             if not part:
@@ -197,8 +201,13 @@ def render_messages(
         template = tokenizer.get_chat_template(chat_template, tools)
     except (ValueError, TypeError) as error:  # none, or several and none of them the default
         raise TemplateRefusal(" ".join(str(error).split())) from None
-    chat = [without_none(message) for message in plain(getattr(messages, "messages", messages))]
+    given = getattr(messages, "messages", messages)
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        raise PromptError(f"expected a list of messages, got {type(given).__name__}")
+    chat = [without_none(message) for message in plain(list(given))]
     if continue_final_message:
+        if not chat:
+            raise PromptError("there is no message to be continued: give one")
         mark_end(chat[-1], "content" if continue_final_message is True else continue_final_message)
     text = RENDERER.render(
         template,
@@ -207,7 +216,7 @@ def render_messages(
                 **tokenizer.special_tokens_map,
                 **variables,
                 "messages": chat,
-                "tools": None if tools is None else [schema(tool) for tool in tools],
+                "tools": None if tools is None else schemas(tools),
                 "documents": documents,
                 "add_generation_prompt": add_generation_prompt,
             }
@@ -216,16 +225,29 @@ def render_messages(
     return before_mark(text) if continue_final_message else text
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it; what JSON does not have becomes the name of its type."""
+def plain(value: Any, deeper: int = DEEPEST) -> Any:
+    """A value as JSON has it; what JSON does not have becomes the name of its type.
+
+    Raises PromptError for what the files of a model may not hold either: deep nesting, such as of a
+    value within itself, and integers that are too long.
+    """
+    if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
+        raise PromptError(
+            f"messages have integers of at most {LONGEST_NUMBER} digits: give a longer one as text"
+        )
     if value is None or isinstance(value, bool | str | int | float):
         return value
+    if deeper == 0:
+        raise PromptError(
+            f"messages, tools and options of a chat template are nested at most {DEEPEST} deep, "
+            "and never within themselves: give a part of them as text"
+        )
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry, deeper - 1) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
+        return [plain(entry, deeper - 1) for entry in value]
     if callable(getattr(value, "model_dump", None)):  # of pydantic
-        return plain(value.model_dump())
+        return plain(value.model_dump(), deeper - 1)
     # Special tokens may be AddedToken objects.
     return getattr(value, "content", None) or f"<{type(value).__name__}>"
 
@@ -239,11 +261,26 @@ def without_none(message: Any) -> dict[str, Any]:
     return {key: value for key, value in message.items() if value is not None}
 
 
-def schema(tool: Any) -> Any:
-    """A tool as templates want it: a JSON schema, made of a function's types and docstring."""
+def schemas(tools: Any) -> list[Any]:
+    """Tools as templates want them: JSON schemas, made of a function's types and docstring."""
     from transformers.utils.chat_template_utils import get_json_schema
 
-    return tool if isinstance(tool, Mapping) else get_json_schema(tool)
+    if not isinstance(tools, list | tuple):
+        raise PromptError(f"tools must be a list, got {type(tools).__name__}")
+    found = []
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            try:
+                tool = get_json_schema(tool)
+            # It has errors of its own, and those of whatever it asks about types.
+            except Exception as error:
+                why = " ".join(str(error).split())[:200]
+                raise PromptError(
+                    f"tool {index} has no JSON schema ({why}): give the schema, or a function with "
+                    "types and a docstring that has a line for each argument"
+                ) from error
+        found.append(tool)
+    return found
 
 
 def mark_end(message: dict[str, Any], key: str) -> None:

@@ -7,6 +7,7 @@ what the names of tensors tell.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ def instead_of_weights(*patterns: str) -> Callable[[Path], str | None]:
 
 
 def has_weights(folder: Path) -> bool:
-    return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
+    """Also as a link that leads nowhere, which is told where it is read."""
+    return any(os.path.lexists(folder / name) for name in (WEIGHTS, INDEX))
 
 
 def shards_alone(folder: Path) -> str | None:

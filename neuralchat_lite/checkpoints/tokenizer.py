@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.tokenizer_json import read_tokenizer_json, staged
 from neuralchat_lite.checkpoints.tokenizer_model import read_converted, read_tokenizer_model
+from neuralchat_lite.checkpoints.tokenizer_settings import check_settings
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import SIDECARS, TOKENIZER, VOCABULARIES
@@ -78,6 +79,7 @@ def load_tokenizer(folder: Path, origin: Path | None = None, **options: Any) -> 
     open_sidecars(folder, SIDECARS)  # the parsers would wait for a pipe, and read a device for ever
     read = next(READERS[name] for name in VOCABULARIES if (folder / name).exists())
     try:
+        check_settings(folder)
         tokenizer = read(folder, options)
     except CheckpointError as error:
         if origin is None:

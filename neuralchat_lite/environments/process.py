@@ -117,9 +117,11 @@ class Worker:
     def send(self, deadline: float | None) -> None:
         assert self.process.stdin
         pipe = self.process.stdin.fileno()
+        writable = select.poll()  # `select` has no descriptors from 1024 on
+        writable.register(pipe, select.POLLOUT)
         while self.unsent:
-            ready = select.select([], [pipe], [], remaining(deadline))[1]
-            if not ready:
+            left = remaining(deadline)
+            if not writable.poll(None if left is None else left * 1000):
                 raise TimeoutError
             try:
                 self.unsent = self.unsent[os.write(pipe, self.unsent) :]

@@ -167,6 +167,7 @@ def encode_messages(
     messages: Sequence[Any], tokenizer: Tokenizer, context_length: int | None = None
 ) -> Prompt:
     """Messages through the chat template. Raises as `encode_prompt` does."""
+    messages = list(messages)
     check_messages(messages)
     if tokenizer.chat_template is None:
         blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]

@@ -19,13 +19,28 @@ from neuralchat_lite.kernels import _native
 
 WAIT_SECONDS = 10.0  # at most: a reference engine may take as long for one step
 _at_work: dict[int, int] = {}  # thread -> how many `at_work` it is in
-os.register_at_fork(after_in_child=_at_work.clear)
+_worked = False  # whether any thread ever was
+
+
+def begin_child() -> None:
+    """No other thread is in the child of a fork. torch would wait for its own for ever (those of
+    OpenMP, which our operations do not use), so it gets along without."""
+    _at_work.clear()
+    if _worked:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=begin_child)
 
 
 @contextmanager
 def at_work() -> Iterator[None]:
     """This thread computes, with our operations or with torch's. May be nested."""
+    global _worked
     _native.hold_if_leaving()
+    _worked = True
     thread = threading.get_ident()
     _at_work[thread] = _at_work.get(thread, 0) + 1
     try:

@@ -12,6 +12,7 @@ from torch import Tensor
 from neuralchat_lite.families.architecture import HEAD, Architecture
 from neuralchat_lite.families.block import Linear, Norm
 from neuralchat_lite.kernels.layout import PackedMatrix
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.kernels.native import NativeKernels
 from neuralchat_lite.kernels.operations import (
     COMPUTE_DTYPES,
@@ -33,6 +34,7 @@ class Weights(Protocol):
         """The tensor of a Hugging Face name. The head is `HEAD`, whatever its stored name."""
 
 
+@at_work()
 def load_decoder(
     weights: Weights,
     *,

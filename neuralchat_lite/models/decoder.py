@@ -117,6 +117,7 @@ class Decoder:
         return logits if all_logits else logits[0]
 
     @shortages()
+    @at_work()
     def forward_batch(
         self,
         batch: Sequence[Sequence[int] | Tensor],
@@ -140,8 +141,7 @@ class Decoder:
         fed = [ids.long() for ids in fed]  # uint8 would index as a mask
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
-        with at_work():
-            return self.feed(fed, caches, keep)
+        return self.feed(fed, caches, keep)
 
     def feed(
         self, fed: Sequence[Tensor], caches: Sequence[KVCache], keep: int | None

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from neuralchat_lite.api import Model
 from neuralchat_lite.checkpoints.their_config import their_config
-from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.kernels.interruption import Interrupted, interrupted_by
 from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.models.decoder import Decoder
@@ -106,6 +106,7 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             raise ValueError(NO_EMBEDS)
         given = GENERATE.bind_partial(self, *args, **kwargs).arguments
         ids = given.get("inputs", kwargs.get("input_ids"))
+        check_ids(ids)
         check_prompt_of_cache(ids, kwargs)
         with at_work():
             criteria = given.get("stopping_criteria")
@@ -264,7 +265,9 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         """Called by `generate` with an assistant or with prompt lookup."""
         whole: Any = super()
         generator = whole._get_candidate_generator(generation_config, *args, **kwargs)
-        generator.get_candidates = fitting(generator.get_candidates, generation_config.max_length)
+        longest = generation_config.max_length
+        most = self.decoder.prefill_block if any(self.decoder.architecture.windows) else longest
+        generator.get_candidates = fitting(generator.get_candidates, longest, most)
         return generator
 
     def save_pretrained(  # type: ignore[override]
@@ -309,6 +312,17 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         twin = type(self)(self.native)
         twin.generation_config = deepcopy(self.generation_config, memo)
         return twin
+
+
+def check_ids(ids: Any) -> None:
+    """Raise PromptError unless the ids of `generate` are a batch, or left out."""
+    if ids is None or (isinstance(ids, Tensor) and ids.ndim == 2):
+        return
+    got = list(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+    raise PromptError(
+        f"input_ids must be a tensor [batch, tokens], got {got}: give "
+        "tokenizer(text, return_tensors='pt').input_ids"
+    )
 
 
 def check_prompt_of_cache(ids: Any, options: dict[str, Any]) -> None:

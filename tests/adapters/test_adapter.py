@@ -230,7 +230,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights cut short": (cut, "its header describes"),
     "rank no integer": (with_config(r="8"), "r must be a positive integer, got '8'"),
     "no rank": (with_config(r=0), "r must be a positive integer, got 0"),
-    "no alpha": (with_config(lora_alpha=None), "lora_alpha must be a number, got None"),
+    "no alpha": (with_config(lora_alpha=None), "lora_alpha must be a number below 1e30, got None"),
     "a strange flag": (with_config(use_rslora=1), "use_rslora must be true or false, got 1"),
     "no targets": (with_config(target_modules=None), "target_modules must be a list.*got None"),
     "empty targets": (with_config(target_modules=[]), "target_modules must be a list.*got ()"),

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation.prompt import encode_prompt
 
+from ..open_files import many_open_files
 from . import tokenizer_folders as made
 
 MESSAGES = [
@@ -135,6 +137,37 @@ def test_every_way_to_a_prompt_has_the_limits(tokenizer):
         hostile.apply_chat_template(MESSAGES)
 
 
+def within_itself() -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "user", "content": "a"}
+    message["inside"] = [message]
+    return message
+
+
+ODD = {
+    "within itself": ([within_itself()], {}, "at most 64 deep"),
+    "long integer": ([{"role": "user", "content": "a", "n": 10**5000}], {}, "at most 400 digits"),
+    "no list": (None, {}, "a list of messages, got NoneType"),
+    "a text": ("hello", {}, "a list of messages, got str"),
+    "nothing to continue": ([], {"continue_final_message": True}, "no message to be continued"),
+    "tool of another kind": (MESSAGES, {"tools": [5]}, "tool 0 has no JSON schema"),
+    "tool without docstring": (MESSAGES, {"tools": [lambda x: x]}, "types and a docstring"),
+    "tools no list": (MESSAGES, {"tools": "x"}, "tools must be a list, got str"),
+    "documents": (MESSAGES, {"documents": [within_itself()]}, "never within themselves"),
+}
+
+
+@pytest.mark.parametrize(("messages", "options", "said"), ODD.values(), ids=ODD)
+def test_what_cannot_be_messages_is_a_prompt_error(tokenizer, messages, options, said):
+    with pytest.raises(PromptError, match=said):
+        tokenizer.apply_chat_template(messages, **options)
+
+
+def test_any_sequence_of_messages_is_rendered(tokenizer):
+    assert render_messages(tokenizer, deque(MESSAGES)) == render_messages(tokenizer, MESSAGES)
+    prompt = encode_prompt(deque(MESSAGES), tokenizer, 1 << 20)
+    assert prompt == encode_prompt(MESSAGES, tokenizer, 1 << 20)
+
+
 def test_ctrl_c_ends_a_template_at_once(tokenizer, monkeypatch):
     renderer = chat_template.Renderer()
     monkeypatch.setattr(chat_template, "RENDERER", renderer)
@@ -158,6 +191,14 @@ def test_a_process_that_was_killed_is_replaced(tokenizer):
     process.kill()
     process.wait()
     assert render_messages(tokenizer, MESSAGES)
+
+
+def test_a_process_with_many_open_files_renders(tokenizer):
+    expected = render_messages(tokenizer, MESSAGES)
+    chat_template.RENDERER.end()
+    with many_open_files():
+        assert render_messages(tokenizer, MESSAGES) == expected
+        chat_template.RENDERER.end()
 
 
 def test_a_fork_renders_with_a_process_of_its_own(tokenizer):

@@ -86,6 +86,19 @@ def test_a_folder_of_another_kind_is_told_by_name(write_checkpoint, change, mess
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("blobs/removed", "a link to blobs/removed, where nothing is"), (".", "in a circle")],
+)
+def test_weights_that_are_a_broken_link_are_told_as_such(write_checkpoint, name, target, said):
+    folder = write_checkpoint()
+    (folder / "model.safetensors").unlink()
+    (folder / name).symlink_to(name if target == "." else target)
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read \(.*{said}"):
+        open_checkpoint(folder)
+
+
 def test_other_files_beside_a_whole_checkpoint_are_no_reason_to_refuse_it(write_checkpoint):
     folder = write_checkpoint()
     for name in ("consolidated.safetensors", "m.gguf", "pytorch_model.bin", "x.part"):

@@ -18,6 +18,7 @@ import pytest
 from neuralchat_lite.environments.process import Worker
 from neuralchat_lite.errors import EngineError
 
+from ..open_files import many_open_files
 from ..patience import patience
 
 ECHO = [sys.executable, str(Path(__file__).parent / "echo_worker.py")]
@@ -62,6 +63,11 @@ def becomes(claim: Callable[[], bool], seconds: float | None = None) -> bool:
 def test_values_come_back_as_they_went(worker: Worker) -> None:
     for value in (None, 1.5, "grüße\n\u2028", [1, {"a": [True]}], "x" * 300_000):
         assert worker.call("echo", value=value) == value
+
+
+def test_a_caller_with_many_open_files_has_workers() -> None:
+    with many_open_files(), Worker(ECHO, name="the echo") as worker:
+        assert worker.call("echo", value=[1]) == [1]
 
 
 def test_what_a_library_prints_is_no_reply_but_a_last_line(worker: Worker) -> None:

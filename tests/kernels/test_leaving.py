@@ -135,3 +135,27 @@ def test_a_process_that_ends_while_a_daemon_thread_computes_has_its_own_exit_cod
 
 def test_a_process_that_ends_by_an_exception_has_the_exit_code_of_python(tmp_path: Path) -> None:
     assert exit_code(FAILING, tmp_path / "cache", 0) == (1, "")
+
+
+FORKED = """
+import faulthandler, os, sys
+import neuralchat_lite as ncl
+nano, cache, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+model = ncl.load(nano, "int4", cache_dir=cache, progress=False)
+ids = list(range(5, 65))
+def answer():
+    return model.generate(ids, max_new_tokens=3).token_ids
+wanted = answer() if sys.argv[4] == "answered" else None
+child = os.fork()
+if child == 0:
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    os._exit(0 if wanted in (answer(), None) else 2)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("parent", ["answered", "loaded"])
+def test_a_fork_of_a_process_that_has_a_model_answers_too(tmp_path: Path, parent: str) -> None:
+    command = [sys.executable, "-c", FORKED, NANO, tmp_path, str(patience(10)), parent]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -46,3 +46,14 @@ def test_assistants_whose_context_is_shorter_or_longer_give_the_same_text(
     want = model.generate(ids, **OPTIONS)
     assert torch.equal(model.generate(ids, assistant_model=assistant, **OPTIONS), want)
     assert torch.equal(model.generate(ids, assistant_model=nano.theirs, **OPTIONS), want)
+
+
+def test_candidates_beyond_what_a_sliding_window_can_go_back_are_cut(
+    nano: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shortened(nano, 512, monkeypatch)
+    model.decoder.prefill_block = 16
+    ids = torch.tensor([[5] * 300])
+    options = {"max_new_tokens": 110, "eos_token_id": -1}
+    found = model.generate(ids, prompt_lookup_num_tokens=100, **options)
+    assert torch.equal(found, model.generate(ids, **options))

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as hf
 
-from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.transformers.auto import AutoModelForCausalLM
 
 from ..conftest import TRAINED
@@ -309,6 +309,14 @@ def test_an_unknown_option_of_generate_names_the_one_that_is_meant(nano: Pair) -
             nano.ours.generate(**batch, **{given: 3})
     with pytest.raises(ValueError, match="not used by the model: \\['xyz'\\]"):
         nano.ours.generate(**batch, xyz=3)
+
+
+@pytest.mark.parametrize(
+    ("ids", "got"), [("hello", "str"), ([[5, 6]], "list"), (torch.tensor([5, 6]), r"\[2\]")]
+)
+def test_what_is_no_batch_of_ids_is_refused_by_generate(nano: Pair, ids: Any, got: str) -> None:
+    with pytest.raises(PromptError, match=rf"a tensor \[batch, tokens\], got {got}: give tok"):
+        nano.ours.generate(ids)
 
 
 def test_embeddings_in_place_of_ids_are_refused_by_name(nano: Pair) -> None:
