@@ -15,12 +15,14 @@ comma := ,
 CSRC := $(shell find neuralchat_lite/csrc -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-engines lint format docs notebooks bench-decode bench bench-quick clean
+.PHONY: help demo test test-engines fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
 
 help:
 	@echo "make demo          make an environment, install, and let the little model calculate"
 	@echo "make test          make an environment, install, build, check style and types, run the tests"
 	@echo "make test-engines  run the tests that need \`neuralchat-lite engines setup ipex\` and itrex"
+	@echo "make fuzz          attack with broken folders and inputs for SECONDS=600 from SEED on"
+	@echo "make sanitize      run the tests of the core on builds with gcc's sanitizers (memory, threads)"
 	@echo "make lint          style and types alone"
 	@echo "make format        rewrite the code in the project's style"
 	@echo "make docs          build the documentation into site/"
@@ -50,7 +52,7 @@ demo: $(VENV)/install.stamp
 	@echo "== quantize the little model to int4 (once; then it lies in the cache)"
 	$(BIN)/neuralchat-lite quantize examples/nano/model
 	@echo "== ask it"
-	$(BIN)/neuralchat-lite generate examples/nano/model --chat --timings -p "calculate 100 + 520 + 60"
+	$(BIN)/neuralchat-lite generate examples/nano/model --timings "calculate 100 + 520 + 60"
 	@echo
 	@echo "The same with the 7B (a download of 14 GB, and then 5 GB in the cache):"
 	@echo "  $(BIN)/neuralchat-lite chat Intel/neural-chat-7b-v3-2"
@@ -68,6 +70,15 @@ test: lint
 
 test-engines: $(VENV)/test.stamp
 	$(BIN)/pytest -m engines
+
+# Another start at each run, unless SEED says which; the figures name it.
+SECONDS ?= 600
+SEED ?= $(shell date +%s)
+fuzz: $(VENV)/test.stamp
+	$(BIN)/python -m tests.attacks --seconds $(SECONDS) --seed $(SEED) $(ATTACKS)
+
+sanitize: $(VENV)/test.stamp
+	$(BIN)/python -m tests.sanitizers
 
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
         HubError,
         NeuralchatError,
         PromptError,
+        ResourceError,
         UnsupportedModelError,
     )
     from neuralchat_lite.generation.conversation import Conversation
     from neuralchat_lite.generation.options import GenerationOptions
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
+    from neuralchat_lite.generation.stream import Stream
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "Piece",
     "PromptError",
     "Reply",
+    "ResourceError",
+    "Stream",
     "Timings",
     "UnsupportedModelError",
     "WeightOnlyQuantConfig",
@@ -45,7 +49,7 @@ __all__ = [
     "stream",
 ]
 
-# Where a name lives when it is not an error. Modules are imported on first use: torch takes a
+# The module of each name that is not an error. Modules are imported on first use: torch takes a
 # second, and `neuralchat-lite --help` needs none of it.
 HOMES = {
     "Conversation": "generation.conversation",
@@ -53,6 +57,7 @@ HOMES = {
     "Model": "api",
     "Piece": "generation.sequence",
     "Reply": "generation.sequence",
+    "Stream": "generation.stream",
     "Timings": "generation.sequence",
     "WeightOnlyQuantConfig": "quantization.config",
     "generate": "api",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,19 @@ from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.checkpoints.write import write_checkpoint
 from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, Engine
-from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.files.folder import require_empty
-from neuralchat_lite.files.progress import ProgressCallback
+from neuralchat_lite.files.folder import given_folder, require_empty
+from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.defaults import recommended
 from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_sequence
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
-from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
+from neuralchat_lite.generation.sequence import Reply, Sequence
+from neuralchat_lite.generation.stream import Stream
+from neuralchat_lite.generation.turn_ends import turn_ends
 from neuralchat_lite.loading import (
     Adapters,
     adapters_of_quantized,
@@ -42,6 +45,7 @@ from neuralchat_lite.packed.cache import cached
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.packed.save import save_copy
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.shortages import shortages
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | str | None
 
@@ -73,8 +77,8 @@ class Model:
         runs = self.engine.describe()
         weights = "unquantized" if self.config is None else self.config.short_name
         return (
-            f"<Model {self.folder.name}: {weights} weights, {runs['compute_dtype']} compute, "
-            f"engine {runs['engine']}>"
+            f"<Model {visible(self.folder.name)}: {weights} weights, "
+            f"{runs['compute_dtype']} compute, engine {runs['engine']}>"
         )
 
     @property
@@ -89,8 +93,9 @@ class Model:
         """Answer a prompt: `stream`, joined."""
         return fold(self.stream(prompt, **options))
 
-    def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Iterator[Piece]:
-        """Answer a prompt token by token; closing the iterator cancels.
+    @shortages()
+    def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
+        """Answer a prompt token by token; `cancel` of the stream ends it, from any thread.
 
         prompt: a text, a list of {"role", "content"} messages, or token ids (see
             `generation.prompt.encode_prompt`)
@@ -98,7 +103,9 @@ class Model:
         Raises PromptError or ConfigError at once, before the first piece is asked for.
         """
         settings = GenerationOptions.of(options)
-        encoded = encode_prompt(prompt, self.tokenizer, self.architecture.vocab_size)
+        encoded = encode_prompt(
+            prompt, self.tokenizer, self.architecture.vocab_size, self.decoder.context_length
+        )
         return stream_sequence(
             Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
         )
@@ -110,17 +117,35 @@ class Model:
         return Conversation(self.decoder, self.tokenizer, system, **options)
 
     def report(self) -> dict[str, Any]:
-        """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds)."""
+        """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds).
+
+        generation_config_not_used: what the model's generation_config.json recommends about
+            choosing tokens. `generate` and `stream` do not use it; pass it as options.
+        """
         return {
             "folder": str(self.folder),
             "model_type": self.architecture.model_type,
             "weights": self.config.to_dict() if self.config else "as in the checkpoint",
             "adapters": list(self.adapters),
             "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
+            "turn_ends": self.turn_ends(),
             "context_length": self.decoder.context_length,
+            "generation_config_not_used": recommended(self.folder),
             "load_s": self.load_s,
             **self.engine.describe(),
         }
+
+    def turn_ends(self) -> list[dict[str, Any]]:
+        """The tokens that end an answer to messages, and which files name each."""
+        size = self.architecture.vocab_size
+        return [
+            {
+                "id": index,
+                "token": self.tokenizer.convert_ids_to_tokens(index) if index < size else None,
+                "from": sources,
+            }
+            for index, sources in sorted(turn_ends(self.tokenizer, self.architecture).items())
+        ]
 
     def close(self) -> None:
         """End the process of an engine that has one of its own; the model answers no more.
@@ -132,8 +157,9 @@ class Model:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the quantized model to a folder that stands alone; `load` maps it.
 
-        A tokenizer may be saved there too, before or after. Raises ConfigError when the model is
-        not quantized, CacheError when the folder has other files or cannot be written.
+        An earlier copy there, also the model's own folder, is replaced; other files stay. A
+        tokenizer may be saved there too, before or after. Raises ConfigError when the model is
+        not quantized, CacheError when the folder holds another model or cannot be written.
         """
         if self.config is None:
             raise ConfigError(
@@ -146,9 +172,10 @@ class Model:
                 f"engine {self.report()['engine']!r} has quantized this model in its own memory: "
                 "load it with engine='native' to save it"
             )
-        return save_copy(self.folder, self.config, Path(folder))
+        return save_copy(self.folder, self.config, given_folder(folder, "the folder to save to"))
 
 
+@shortages()
 def load(
     model: str | os.PathLike[str] | Resolved,
     quantization_config: QuantizationOptions = None,
@@ -162,7 +189,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     context_length: int | None = None,
     threads: int | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> Model:
     """Load a model, quantizing it first unless that was done before.
 
@@ -182,9 +209,12 @@ def load(
     cache_dir: where quantized models are kept, instead of the default cache
     context_length: positions to allow; the model's own default when None
     threads: of the operations, in the whole process; physical cores when None
-    progress: called with each step of quantizing (see `files.progress.Progress`)
+    progress: by default a bar while quantizing, on a terminal or in a notebook, and elsewhere a
+        line of the log (INFO) for each stage; False for neither, or a function that is called with
+        each step (see `files.progress.Progress`)
 
-    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError or EngineError.
+    Raises ConfigError, CheckpointError, UnsupportedModelError, CacheError, HubError, EngineError
+    or ResourceError.
     """
     start = time.perf_counter()
     planned = plan_loading(
@@ -200,13 +230,15 @@ def load(
         context_length=context_length,
         threads=threads,
     )
-    opened = open_plan(planned, progress)
+    with shown(progress) as step:
+        opened = open_plan(planned, step)
     load_s = time.perf_counter() - start
     return Model(
         opened.engine, opened.tokenizer, opened.folder, opened.config, load_s, opened.adapters
     )
 
 
+@shortages()
 def quantize(
     model: str | os.PathLike[str],
     quantization_config: QuantizationOptions = None,
@@ -216,27 +248,33 @@ def quantize(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> Path:
     """Quantize a checkpoint into `output`, a new folder that stands alone, or into the cache.
 
     adapters: merged first, as in `load`
+    progress: as in `load`
 
     Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
     Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
     """
     config = WeightOnlyQuantConfig(**(options_of(quantization_config) or {}))
-    if output is not None:
-        require_empty(Path(output))  # before a download
+    out = None if output is None else given_folder(output, "output")
+    if out is not None:
+        require_empty(out)  # before a download
     found, tuned = find(model, adapters, revision, token)
     if found.packed:
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     source, _ = open_with_tokenizer(found, tuned)
-    if output is None:
-        return cached(source, config, root=checked_root(cache_dir), progress=progress)
-    return quantize_checkpoint(source, config, Path(output), progress=progress)
+    if out is None:
+        root = checked_root(cache_dir)
+        with shown(progress) as step:
+            return cached(source, config, root=root, progress=step, origin=found.folder)
+    with shown(progress) as step:
+        return quantize_checkpoint(source, config, out, progress=step)
 
 
+@shortages()
 def merge(
     model: str | os.PathLike[str],
     adapters: Adapters,
@@ -244,7 +282,7 @@ def merge(
     *,
     revision: str | None = None,
     token: str | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> Path:
     """Merge PEFT LoRA adapters into a checkpoint, in order, and write it to the new folder
     `output` in the layout of transformers; returns it.
@@ -253,12 +291,14 @@ def merge(
     """
     if not adapters:
         raise ConfigError("merge needs at least one adapter, got none: give a folder or a hub name")
-    require_empty(Path(output))  # before a download
+    out = given_folder(output, "output")
+    require_empty(out)  # before a download
     found, tuned = find(model, adapters, revision, token)
     if found.packed:
         raise adapters_of_quantized(found.folder)
     source, _ = open_with_tokenizer(found, tuned)
-    return write_checkpoint(source, Path(output), progress)
+    with shown(progress) as step:
+        return write_checkpoint(source, out, step)
 
 
 def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:
@@ -266,8 +306,6 @@ def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeyw
     return model.generate(prompt, **options)
 
 
-def stream(
-    model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]
-) -> Iterator[Piece]:
+def stream(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
     """`model.stream(prompt, **options)`."""
     return model.stream(prompt, **options)

@@ -1,7 +1,7 @@
-"""From what a user asks for to a model that generates text: first a plan, then it is opened.
+"""Loading a model: `plan_loading` makes a plan, and `open_plan` opens it.
 
-`plan_loading` checks everything that can be known without reading weights, and says which way
-the model takes; WAYS has a function for each.
+The plan checks everything that can be checked without reading weights, and names the function
+of WAYS that opens the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from neuralchat_lite.adapters.adapter import Adapter, open_adapter
 from neuralchat_lite.adapters.merged import MergedCheckpoint
@@ -24,7 +24,8 @@ from neuralchat_lite.engines import NATIVE, check_name, open_engine
 from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.families.architecture import checked_context
+from neuralchat_lite.families.architecture import Architecture, checked_context
+from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
@@ -32,6 +33,7 @@ from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.values import shown
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +45,13 @@ Adapters = Sequence[str | os.PathLike[str] | Resolved]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be loaded, and how. Made by `plan_loading`.
+    """What to load, and how. Made by `plan_loading`.
 
-    found: where the model lies
+    found: the folder of the model
     way: a key of WAYS
-    asked: options of WeightOnlyQuantConfig that were given; None when none was
-    dtype: of weights that are not quantized; None when they are
-    cache_root: of quantized models; None for the default one
+    asked: the options of WeightOnlyQuantConfig that were given; None when there are none
+    dtype: dtype of unquantized weights; None when the weights are quantized
+    cache_root: cache folder of quantized models; None for the default
     """
 
     found: Resolved
@@ -65,7 +67,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a plan gave. See `api.Model`, which has the same fields."""
+    """An opened model. `api.Model` has the same fields."""
 
     engine: Engine
     tokenizer: Tokenizer
@@ -92,19 +94,19 @@ def plan_loading(
     check_name(engine)
     if adapters and engine != NATIVE:
         raise ConfigError(
-            f"engine {engine!r} reads a checkpoint from its folder, and adapters are merged in "
-            "memory: write a merged one first, with neuralchat_lite.merge, and load that"
+            f"engine {engine!r} reads a checkpoint from its folder, but adapters are merged in "
+            "memory: write the merged checkpoint with neuralchat_lite.merge, then load that"
         )
     asked = options_of(quantization_config)
     if compute_dtype is not None:
         asked = {**(asked or {}), "compute_dtype": compute_dtype}
     if dtype is not None and asked is not None:
         raise ConfigError(
-            f"dtype={str(dtype)!r} means weights that are not quantized, and "
-            f"{', '.join(asked)} the contrary: give one of them"
+            f"dtype={str(dtype)!r} asks for unquantized weights, but "
+            f"{', '.join(asked)} for quantized ones: give only one of them"
         )
     if threads is not None:
-        check_threads(threads, "threads")
+        threads = check_threads(threads, "threads")
     root = checked_root(cache_dir)
     found, tuned = find(model, adapters, revision, token)
     way = way_of(found, engine, dtype)
@@ -121,7 +123,7 @@ def find(
     revision: str | None,
     token: str | None,
 ) -> tuple[Resolved, list[Resolved]]:
-    """Where a model and its adapters lie; hub names are downloaded, the adapters first."""
+    """The folders of a model and its adapters. Hub names are downloaded, the adapters first."""
     tuned = resolve_adapters(adapters, token)
     return resolve(model, revision, token), tuned
 
@@ -135,8 +137,8 @@ def way_of(found: Resolved, engine: str, dtype: Any) -> str:
 
 
 def options_of(config: Any) -> dict[str, Any] | None:
-    """The options that were given: all of a configuration, some in a dictionary, or the name of a
-    weight type alone."""
+    """The options that were given: all options of a configuration, those in a dictionary, or only
+    the weight type when that is all that was named."""
     if config is None or isinstance(config, Mapping):
         return None if config is None else dict(config)
     if isinstance(config, WeightOnlyQuantConfig):
@@ -145,7 +147,7 @@ def options_of(config: Any) -> dict[str, Any] | None:
         return {"weight_dtype": config}
     raise ConfigError(
         "quantization_config must be a WeightOnlyQuantConfig, a dictionary of its options, or a "
-        f"weight type such as 'int4', got {config!r}"
+        f"weight type such as 'int4', got {shown(config)}"
     )
 
 
@@ -164,26 +166,22 @@ def refuse_for_quantized(folder: Path, engine: str, dtype: Any) -> None:
 
 def adapters_of_quantized(folder: Path) -> ConfigError:
     return ConfigError(
-        f"adapters are merged before quantizing, and {folder} is quantized: give the original "
-        "checkpoint with them"
+        f"adapters are merged before quantizing, but {folder} is already quantized: give the "
+        "original checkpoint with the adapters"
     )
 
 
 def checked_root(given: str | os.PathLike[str] | None) -> Path | None:
-    if given is None:
-        return None
-    if not os.fspath(given):
-        raise ConfigError("cache_dir is an empty text: give a folder, or leave it out")
-    return Path(given).expanduser()
+    return None if given is None else given_folder(given, "cache_dir")
 
 
 def resolve_adapters(adapters: Adapters | None, token: str | None, **where: Any) -> list[Resolved]:
-    """where: `cache_dir` and `local_files_only` of `hub.resolve`"""
+    """where: the options `cache_dir` and `local_files_only` of `hub.resolve`"""
     if adapters is None:
         return []
     if isinstance(adapters, str | os.PathLike) or not isinstance(adapters, Sequence):
         raise ConfigError(
-            f"adapters must be a list of folders or hub names, got {adapters!r}: write it as "
+            f"adapters must be a list of folders or hub names, got {shown(adapters)}: write it as "
             f"[{str(adapters)!r}]"
         )
     return [resolve(adapter, None, token, kind=ADAPTER, **where) for adapter in adapters]
@@ -199,19 +197,23 @@ def open_plan(plan: Plan, progress: ProgressCallback | None = None) -> Opened:
 
 
 def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A quantized folder, mapped."""
+    """Map a quantized folder."""
     packed = open_packed(plan.found.folder)
     config = agreed_config(packed.config, plan.asked, packed.folder)
     length = checked_context(packed.architecture, plan.context_length)
-    return run_packed(packed, config, load_tokenizer(packed.folder), length)
+    tokenizer = load_tokenizer(packed.folder)
+    check_tokenizer_fits(packed.architecture, tokenizer, packed.folder)
+    return run_packed(packed, config, tokenizer, length)
 
 
 def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A checkpoint, from the cache or into it."""
+    """Open a checkpoint from the cache. Quantizes it first if it is not there."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
     config = WeightOnlyQuantConfig(**(plan.asked or {}))
-    packed = open_cached(source, config, root=plan.cache_root, progress=progress)
+    packed = open_cached(
+        source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
+    )
     return run_packed(packed, config, tokenizer, length)
 
 
@@ -223,22 +225,34 @@ def run_packed(
 
 
 def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A checkpoint's own weights on the native kernels."""
+    """Open a checkpoint's own weights with the native kernels."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
     running = open_native(source, None, compute_dtype=float_name(plan.dtype), context_length=length)
+    source.require_unchanged()
     return Opened(running, tokenizer, plan.found.folder, None, source.adapters)
 
 
 def open_other_engine(plan: Plan, progress: ProgressCallback | None) -> Opened:
-    """A checkpoint in an engine of another package."""
+    """Open a checkpoint with an engine of another package."""
     folder = plan.found.folder
     source, tokenizer = open_with_tokenizer(plan.found)
+    refuse_wrapped(source, plan.engine)
     arch = source.architecture
     length = checked_context(arch, plan.context_length)
     request = Request(folder, arch, plan.asked, plan.dtype, length, plan.threads)
     running = open_engine(plan.engine, request)
     return Opened(running, tokenizer, folder, running.config)
+
+
+def refuse_wrapped(source: Source, engine: str) -> None:
+    """transformers makes up the tensors whose names it does not know."""
+    wrappers = getattr(source, "wrappers", ())
+    if wrappers:
+        raise CheckpointError(
+            f"{source.folder}: names of tensors have {wrappers[0]!r}, which engine {engine!r} does "
+            "not take off: save the model without its wrapper, or use engine='native'"
+        )
 
 
 WAYS: dict[str, Callable[[Plan, ProgressCallback | None], Opened]] = {
@@ -252,8 +266,8 @@ WAYS: dict[str, Callable[[Plan, ProgressCallback | None], Opened]] = {
 def agreed_config(
     stored: WeightOnlyQuantConfig, asked: Mapping[str, Any] | None, folder: Path
 ) -> WeightOnlyQuantConfig:
-    """The stored configuration with what was asked for, when the stored weights are that; raises
-    ConfigError otherwise."""
+    """The stored configuration, updated with the options that were asked for. Raises ConfigError
+    when they ask for other weights than the stored ones."""
     config = WeightOnlyQuantConfig(**{**stored.to_dict(), **(asked or {})})
     want, have = config.bytes_config(), stored.bytes_config()
     differing = [
@@ -277,24 +291,28 @@ def open_with_tokenizer(
     source = open_source(found.folder, found.hub)
     RotaryTable(source.architecture)
     if not adapters:
-        return source, tokenizer_of(source)
+        tokenizer = tokenizer_of(source)
+        check_tokenizer_fits(source.architecture, tokenizer, source.folder or found.folder)
+        return source, tokenizer
     opened = [open_adapter(each.folder, source, each.hub) for each in adapters]
     for adapter in opened:
         warn_of_another_base(adapter, found.hub)
     merged = MergedCheckpoint(source, opened)
     tokenizer = tokenizer_of(merged, merged.tokenizer_origin or source.folder)
-    check_tokenizer_fits(merged, tokenizer)
+    origin = merged.tokenizer_origin
+    base = None if origin is None else found.folder
+    check_tokenizer_fits(merged.architecture, tokenizer, origin or found.folder, base)
     return merged, tokenizer
 
 
 def warn_of_another_base(adapter: Adapter, hub: tuple[str, str] | None) -> None:
-    """Shapes decide whether an adapter fits; its word for its base is often a path of the machine
-    on which it was trained, so only another name on the hub is worth a warning."""
+    """Warn when an adapter names another base. Its shapes decide whether it fits. The name of its
+    base is often a path on the machine that trained it, so only hub names are compared."""
     said = adapter.config.base or ""
     if hub is not None and HUB_NAME.fullmatch(said) and said != hub[0]:
         log.warning(
-            "the adapter %s says that it was trained on %s; its shapes fit %s, and it is merged "
-            "into that",
+            "the adapter %s says that it was trained on %s; it is merged into %s, because its "
+            "shapes fit",
             adapter.name,
             said,
             hub[0],
@@ -302,7 +320,7 @@ def warn_of_another_base(adapter: Adapter, hub: tuple[str, str] | None) -> None:
 
 
 def tokenizer_of(source: Source, origin: Path | None = None) -> Tokenizer:
-    """The tokenizer of a source, from its folder or from the files that it has instead of one.
+    """The tokenizer of a source: from its folder, or from `sidecars()` when it has no folder.
 
     origin: the folder to name in errors
     """
@@ -314,11 +332,48 @@ def tokenizer_of(source: Source, origin: Path | None = None) -> Tokenizer:
         return load_tokenizer(Path(folder), origin)
 
 
-def check_tokenizer_fits(merged: MergedCheckpoint, tokenizer: Tokenizer) -> None:
-    origin, size = merged.tokenizer_origin, len(cast(Any, tokenizer))
-    if origin is not None and size > merged.architecture.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer in {origin} has {size} tokens, but the base's embedding only "
-            f"{merged.architecture.vocab_size} rows: give a base whose embedding was resized for "
-            "the adapter, or remove the adapter's tokenizer files to keep the base's"
+def check_tokenizer_fits(
+    architecture: Architecture, tokenizer: Tokenizer, folder: Path, base: Path | None = None
+) -> None:
+    """Raise CheckpointError when the embedding lacks rows for tokens that every conversation or
+    text needs; warn of other added tokens without a row, such as a padding token.
+
+    folder: of the tokenizer
+    base: the checkpoint whose embedding it is, when the tokenizer is an adapter's
+    """
+    rows = architecture.vocab_size
+    beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
+    if not beyond:
+        return
+    remedy = "give the tokenizer files of this model, or weights whose embedding was resized for it"
+    if base is not None:
+        remedy = (
+            "give a base whose embedding was resized for the adapter, or remove the adapter's "
+            "tokenizer files to keep the base's"
         )
+    what = f"the tokenizer in {folder} has {rows + len(beyond)} tokens"
+    whose = "the base's embedding" if base is not None else "the model's embedding"
+    first = min(beyond, key=lambda token: beyond[token])
+    example = f"{first!r} is {beyond[first]}"
+    learned = not beyond.keys() <= tokenizer.get_added_vocab().keys()
+    if base is not None or learned or is_written(beyond, tokenizer):
+        raise CheckpointError(f"{what}, but {whose} has only {rows} rows ({example}): {remedy}")
+    log.warning(
+        "%s, but %s has only %d rows (%s): a prompt with such a token will be refused",
+        what,
+        whose,
+        rows,
+        example,
+    )
+
+
+def is_written(tokens: Mapping[str, int], tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer itself or the chat template writes one of the tokens."""
+    template = str(tokenizer.chat_template or "")
+    named = {
+        token: name for name, token in tokenizer.special_tokens_map.items() if name in template
+    }
+    around = {*tokenizer.encode("a")}
+    return any(
+        index in around or token in template or token in named for token, index in tokens.items()
+    )

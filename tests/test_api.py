@@ -125,13 +125,13 @@ def test_save_pretrained_stands_alone(stories: Path, tmp_path: Path) -> None:
     assert ncl.load(folder).generate(PROMPT, max_new_tokens=30).text == text
 
 
-def test_save_pretrained_refuses_a_folder_that_is_not_empty(
+def test_save_pretrained_refuses_a_folder_with_another_model(
     model: ncl.Model, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine").write_text("precious")
-    with pytest.raises(CacheError, match="not empty: choose another"):
+    (tmp_path / "pytorch_model.bin").write_text("precious")
+    with pytest.raises(CacheError, match="holds another model"):
         model.save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pytorch_model.bin"]
 
 
 def test_a_copy_that_fails_leaves_nothing(
@@ -157,7 +157,7 @@ def test_unquantized_model_cannot_be_saved_as_quantized(stories: Path, tmp_path:
         ({"dtype": "int4"}, "dtype must be 'fp32' or 'bf16', got 'int4'"),
         (
             {"dtype": "fp32", "quantization_config": ncl.WeightOnlyQuantConfig()},
-            "give one of them",
+            "give only one of them",
         ),
         ({"threads": 0}, "threads must be an integer from 1 to 1024, got 0"),
         ({"threads": "two"}, "got 'two'"),
@@ -209,9 +209,9 @@ def test_what_cannot_run_is_said_before_any_work(checkpoint: Path, cache: Path) 
         ("STORIES", {"context_length": "a"}, "context_length must be an integer.*got 'a'"),
         ("STORIES", {"context_length": 7.5}, "got 7.5"),
         ("STORIES", {"context_length": True}, "got True"),
-        ("STORIES", {"cache_dir": ""}, "cache_dir is an empty text"),
+        ("STORIES", {"cache_dir": ""}, "cache_dir is an empty string"),
         ("STORIES", {"compute_dtype": "fp16"}, "compute_dtype='fp16'"),
-        ("STORIES", {"dtype": "bf16", "compute_dtype": "bf16"}, "give one of them"),
+        ("STORIES", {"dtype": "bf16", "compute_dtype": "bf16"}, "give only one of them"),
     ],
 )
 def test_arguments_of_another_kind_are_refused(
@@ -288,7 +288,7 @@ def test_a_config_that_cannot_be_read_is_named(
 
 
 def test_unknown_option_is_refused_with_the_valid_ones(model: ncl.Model) -> None:
-    with pytest.raises(ConfigError, match="unknown generation option max_tokens: expected max_new"):
+    with pytest.raises(ConfigError, match=r"did you mean 'max_new_tokens'.*expected max_new"):
         model.stream(PROMPT, max_tokens=3)
 
 
@@ -351,6 +351,9 @@ def test_report_says_what_runs_and_why(model: ncl.Model) -> None:
     assert report["isa_why"]
     assert report["threads_why"]
     assert report["weights"]["weight_dtype"] == "int4"
+    [end] = report["turn_ends"]
+    assert (end["id"], end["token"]) == (2, "</s>")
+    assert {"config.json", "the tokenizer's eos_token"} <= set(end["from"])
     json.dumps(report)
 
 

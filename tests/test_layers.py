@@ -15,7 +15,7 @@ PACKAGE = ROOT / "neuralchat_lite"
 NAME = "neuralchat_lite"
 
 # From top to bottom. A module may import from rows below its own and from its own row; a folder
-# stands for all its modules. `errors` may be imported by all.
+# stands for all its modules. `errors` and `values` may be imported by all.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("ipex", "__main__"),
     ("cli", "transformers"),
@@ -32,7 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("families",),
     ("files",),
     ("kernels",),
-    ("errors",),
+    ("shortages",),
+    ("errors", "values"),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 INIT_MAY_IMPORT = set(LEVEL)  # for type checkers only; test_importing_... sees that it does not

@@ -17,7 +17,7 @@ import torch
 import neuralchat_lite as ncl
 from neuralchat_lite import loading
 from neuralchat_lite.checkpoints.hub import Resolved
-from neuralchat_lite.errors import CheckpointError, ConfigError
+from neuralchat_lite.errors import CheckpointError, ConfigError, PromptError
 
 from .patience import patience
 
@@ -110,7 +110,47 @@ def test_a_template_of_its_own_wins_over_one_inside_the_bases_tokenizer_config(
     assert ncl.load(base, dtype="bf16", adapters=adapters).tokenizer.chat_template == "new"
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused(adapters: list[Path]) -> None:
+def test_a_tokenizer_that_writes_tokens_without_a_row_is_refused_at_load(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(NANO, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    new = content["added_tokens"][0] | {"id": 679, "content": "<|im_start|>"}
+    content["added_tokens"].append(new)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "chat_template.jinja").write_text("<|im_start|>{{ messages[0].content }}")
+    for options in ({"dtype": "bf16"}, {"cache_dir": tmp_path / "cache"}):
+        with pytest.raises(
+            CheckpointError, match=r"has 680 tokens, but the model's embedding has only 679 rows"
+        ):
+            ncl.load(folder, **options)
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused_at_load(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(NANO, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["unheard"] = 679
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"'unheard' is 679.*give the tokenizer files of"):
+        ncl.load(folder, dtype="bf16")
+
+
+def test_an_added_token_that_nothing_writes_only_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(NANO, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"pad_token": "[PAD]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    model = ncl.load(folder, dtype="bf16")
+    assert "has 680 tokens, but the model's embedding has only 679 rows" in caplog.text
+    assert model.generate("2 + 2", max_new_tokens=1).text
+    with pytest.raises(PromptError, match="679"):
+        model.generate("[PAD]", max_new_tokens=1)
+
+
+def test_an_adapters_tokenizer_larger_than_the_embedding_is_refused(adapters: list[Path]) -> None:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(NANO)
@@ -120,7 +160,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(adapters: list[Path]) 
     assert ncl.load(NANO, dtype="bf16", adapters=adapters)
     tokenizer.add_tokens(["<|im_start|>"])
     tokenizer.save_pretrained(adapters[1])
-    with pytest.raises(CheckpointError, match=r"dpo has 680 tokens, but .* only 679 rows: give a"):
+    with pytest.raises(CheckpointError, match=r"dpo has 680 tokens, .* 679 rows .*: give a"):
         ncl.load(NANO, dtype="bf16", adapters=adapters)
 
 
@@ -221,5 +261,20 @@ def test_loading_from_the_cache_opens_each_file_of_the_entry_once(cache: Path) -
     ours = {path.name: n for path, n in counts.items() if path.parent.parent == cache.resolve()}
     read = {"manifest.json", "config.json", "quantization_config.json", "generation_config.json"}
     assert read < set(ours)
-    # The header of the weights is compared when it is read; then the file is mapped.
-    assert {name: n for name, n in ours.items() if n > 1} == {"model.safetensors": 2}
+    assert {name: n for name, n in ours.items() if n > 1} == {}
+
+
+def test_an_unquantized_model_that_changes_while_it_is_loaded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(NANO, tmp_path / "model")
+    honest = loading.open_native
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        running = honest(*arguments, **options)
+        (folder / "model.safetensors").touch()
+        return running
+
+    monkeypatch.setattr(loading, "open_native", late)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has changed since"):
+        ncl.load(folder, dtype="fp32")

@@ -24,6 +24,7 @@ import neuralchat_lite as ncl
 from benchmarks.accuracy.measures import MEASURES, leaderboard_task
 from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
+from neuralchat_lite.packed.foreign import KEY
 from neuralchat_lite.packed.format import open_packed
 
 TOLERANCE = 1e-3
@@ -79,6 +80,7 @@ def write_dequantized(quantized: Path, folder: Path) -> None:
         if (quantized / name).exists():
             (folder / name).write_bytes((quantized / name).read_bytes())
     config = json.loads((quantized / "config.json").read_text(encoding="utf-8"))
+    config.pop(KEY, None)
     # The quantized head is no longer the embedding, even where it once was.
     config |= {"tie_word_embeddings": False, "dtype": "float32", "torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

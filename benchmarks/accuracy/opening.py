@@ -19,7 +19,7 @@ DEFAULT = (
     "llamacpp:Q8_0", "openvino", "onnxruntime", "torchao:int4", "ctranslate2",
 )  # fmt: skip
 # Of a model's report, what says nothing about its scores.
-NO_CONDITIONS = ("folder", "model_type", "chat_template", "load_s")
+NO_CONDITIONS = ("folder", "model_type", "chat_template", "turn_ends", "load_s")
 # The next-token distributions of the others are compared with those of this one.
 [REFERENCE] = find_variants(["neuralchat_lite:fp32"], scored_variants())
 

@@ -11,10 +11,11 @@ from benchmarks.engines.environments import environment_of
 from benchmarks.engines.table import ENGINES
 from benchmarks.models.kept import cache_root, remove_models
 from benchmarks.report.terminal import console
-from neuralchat_lite.cli.terminal import size_text, warn
+from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.environments.environment import STATES
 from neuralchat_lite.environments.installation import install
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.files.progress import size_text
 
 EngineNames = Annotated[list[str], typer.Argument(metavar="ENGINE…", help="Names as in `list`.")]
 

@@ -21,8 +21,9 @@ from benchmarks.models.random_checkpoint import random_model
 from benchmarks.models.shapes import shape_name
 from benchmarks.report.terminal import show_latency
 from neuralchat_lite.checkpoints.hub import resolve
-from neuralchat_lite.cli.terminal import size_text, warn
+from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.files.progress import size_text
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
 

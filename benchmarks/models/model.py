@@ -92,7 +92,7 @@ def checkpoint_digest(folder: Path) -> str:
         return str(read_json(mark)["sha256"])
     checkpoint = open_checkpoint(folder)
     digest = hashlib.sha256(sha256_of(folder / "config.json").encode())
-    for path in checkpoint.files:
-        with path.open("rb") as file:
+    for mapped in checkpoint.files:
+        with mapped.path.open("rb") as file:
             digest.update(file.read(int.from_bytes(file.read(8), "little")))
     return digest.hexdigest()

@@ -7,15 +7,18 @@ implemented is refused by name. So a merge has the same weights as in PEFT, or i
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from neuralchat_lite.adapters.patterns import Answers, PatternError, Query, answer
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+from neuralchat_lite.families.config_values import LARGEST
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import ADAPTER_CONFIG
+from neuralchat_lite.values import shown
 
 REMEDY = (
     "merge it with peft (merge_and_unload, then save_pretrained of model and tokenizer) and give "
@@ -60,21 +63,26 @@ WITHOUT_EFFECT = (
 # "loftq", "corda" ...) PEFT subtracts something from them when it loads the adapter.
 NEUTRAL_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 
+MOST_NAMES = 4096  # of a list or of patterns: more than a large model has modules
+
 ALL_LINEAR = r"model\.layers\..*"  # "all-linear" in PEFT: every matrix but the output head
 
 Value = TypeVar("Value")
+Many = TypeVar("Many", list[str], dict[str, Any])
 Names = str | tuple[str, ...]  # a pattern of whole names, or a list of their ends
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The content of an adapter_config.json, as `read_adapter_config` returns it.
+    """The content of an adapter_config.json, as `read_adapter_config` returns it. What it selects
+    is asked of the object that `on` returns.
 
     rank_pattern, alpha_pattern: exceptions by module: a pattern of the end of its name -> value
     targets, excluded: the modules with and without an adapter: a pattern, or ends of names
     layers: the numbers of the layers with an adapter, or None for all
     layers_pattern: the names before a layer's number, or none for any
     base: the name that the adapter gives its base model
+    answers: what the patterns say of the modules of a base
     """
 
     rank: int
@@ -87,47 +95,85 @@ class AdapterConfig:
     layers: tuple[int, ...] | None
     layers_pattern: tuple[str, ...]
     base: str | None
+    answers: Answers = field(default_factory=dict)
+
+    def on(self, modules: Iterable[str]) -> AdapterConfig:
+        """The same, for the modules of a base. Raises CheckpointError for a pattern that is no
+        regular expression or takes too long to match."""
+        known = list(modules)
+        try:
+            return replace(self, answers=answer(self.queries(), known))
+        except PatternError as error:
+            raise CheckpointError(
+                f"{ADAPTER_CONFIG}: {self.key_of(error.pattern)} must be a regular expression that "
+                f"can be matched in time, got {shown(error.pattern)} ({error}): write the names "
+                "of modules instead"
+            ) from None
+
+    def key_of(self, pattern: str) -> str:
+        """The option that has a pattern."""
+        options: dict[str, Iterable[Names]] = {
+            "target_modules": [self.targets],
+            "exclude_modules": [self.excluded],
+            "rank_pattern": self.rank_pattern,
+            "alpha_pattern": self.alpha_pattern,
+        }
+        return next((key for key in options if pattern in list(options[key])), "layers_pattern")
+
+    def queries(self) -> Iterator[Query]:
+        for names in (self.targets, self.excluded):
+            if isinstance(names, str):
+                yield names, "whole"
+        for pattern in (*self.rank_pattern, *self.alpha_pattern):
+            yield pattern, "ending"
+        if self.layers is not None:
+            yield self.layer_query()
+
+    def layer_query(self) -> Query:
+        return "|".join(self.layers_pattern) or r"[^.]*", "layer"
 
     def rank_of(self, module: str) -> int:
-        return first_match(self.rank_pattern, module, self.rank)
+        return self.first_match(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
         """The factor of B @ A: alpha / r, or alpha / sqrt(r) when rank-stabilised
         (arXiv:2312.03732)."""
         rank = self.rank_of(module)
-        alpha = first_match(self.alpha_pattern, module, self.alpha)
+        alpha = self.first_match(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
     def has_target(self, module: str) -> bool:
         """Whether PEFT gives this module of the base an adapter."""
-        if matches(self.excluded, module) or not matches(self.targets, module):
+        if self.matches(self.excluded, module) or not self.matches(self.targets, module):
             return False
         # In PEFT, layers_to_transform does not restrict a pattern or a whole name.
         if self.layers is None or isinstance(self.targets, str) or module in self.targets:
             return True
-        before = "|".join(self.layers_pattern) or r"[^.]*"
-        numbered = re.match(rf"(?:.*?\.)?(?:{before})\.(\d+)\.", module)
-        return numbered is not None and int(numbered[1]) in self.layers
+        number = self.answers[self.layer_query()][module]
+        return number is not None and int(number) in self.layers
+
+    def matches(self, names: Names, module: str) -> bool:
+        if isinstance(names, str):
+            return self.answers[names, "whole"][module] is not None
+        return is_listed(names, module)
+
+    def first_match(self, patterns: Mapping[str, Value], module: str, default: Value) -> Value:
+        for end, value in patterns.items():
+            if self.answers[end, "ending"][module] is not None:
+                return value
+        return default
 
     def unknown_targets(self, modules: Iterable[str]) -> list[str]:
         """The listed targets that match no module of a model."""
         if isinstance(self.targets, str):
             return []
         known = list(modules)
-        return [end for end in self.targets if not any(matches((end,), name) for name in known)]
+        return [end for end in self.targets if not any(is_listed((end,), name) for name in known)]
 
 
-def matches(names: Names, module: str) -> bool:
-    if isinstance(names, str):
-        return re.fullmatch(names, module) is not None
+def is_listed(names: Iterable[str], module: str) -> bool:
+    """Whether a list has a module, by its whole name or the end of it."""
     return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def first_match(pattern: Mapping[str, Value], module: str, default: Value) -> Value:
-    for end, value in pattern.items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{end})", module):
-            return value
-    return default
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
@@ -137,7 +183,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     merge needs more than W + scale * B @ A.
     """
     path = folder / ADAPTER_CONFIG
-    if not path.exists():
+    if not os.path.lexists(path):
         raise CheckpointError(
             f"{folder} has no {ADAPTER_CONFIG}, so it is not a PEFT adapter: give the folder that "
             "peft's save_pretrained wrote, or pass a whole model as the model"
@@ -157,11 +203,11 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         rank=checked_rank(path, "r", given.get("r")),
         alpha=checked_alpha(path, "lora_alpha", given.get("lora_alpha")),
         rank_pattern={
-            end: checked_rank(path, f"rank_pattern[{end!r}]", rank)
+            end: checked_rank(path, f"rank_pattern[{shown(end)}]", rank)
             for end, rank in patterns(path, "rank_pattern", given).items()
         },
         alpha_pattern={
-            end: checked_alpha(path, f"alpha_pattern[{end!r}]", alpha)
+            end: checked_alpha(path, f"alpha_pattern[{shown(end)}]", alpha)
             for end, alpha in patterns(path, "alpha_pattern", given).items()
         },
         rank_stabilised=stabilised,
@@ -180,30 +226,34 @@ def refuse_other_kinds(path: Path, given: Mapping[str, Any]) -> None:
     kind = given.get("peft_type")
     if kind != "LORA":
         raise UnsupportedModelError(
-            f"{path}: peft_type {kind!r} is not supported, expected 'LORA': {REMEDY}"
+            f"{path}: peft_type {shown(kind)} is not supported, expected 'LORA': {REMEDY}"
         )
     bias = given.get("bias", "none")
     if bias != "none":
         raise UnsupportedModelError(
-            f"{path}: bias {bias!r} means that biases were trained too, expected 'none': {REMEDY}"
+            f"{path}: bias {shown(bias)} means that biases were trained too, expected 'none': "
+            f"{REMEDY}"
         )
     start = given.get("init_lora_weights")
     if start not in NEUTRAL_INITIALISATIONS:
         raise UnsupportedModelError(
-            f"{path}: init_lora_weights {start!r} changes the weights of the base model too: save "
-            "the adapter as plain LoRA (peft's save_pretrained with "
+            f"{path}: init_lora_weights {shown(start)} changes the weights of the base model "
+            "too: save the adapter as plain LoRA (peft's save_pretrained with "
             f"path_initial_model_for_weight_conversion), or {REMEDY}"
         )
     for key, value in given.items():
         if value and key not in READ and key not in WITHOUT_EFFECT:
             raise UnsupportedModelError(
-                f"{path}: {key} {value!r} asks for more than W + scale * B @ A: {REMEDY}"
+                f"{path}: {shown(key)[1:-1]} {shown(value)} asks for more than W + scale * B @ A: "
+                f"{REMEDY}"
             )
 
 
 def checked_rank(path: Path, key: str, value: Any) -> int:
     if not is_count(value, 1):
         raise wrong(path, key, "a positive integer", value)
+    if value > LARGEST:
+        raise wrong(path, key, f"at most {LARGEST}", value)
     return int(value)
 
 
@@ -220,31 +270,31 @@ def is_count(value: Any, least: int) -> bool:
 
 def checked_names(path: Path, key: str, value: Any) -> Names:
     if isinstance(value, str):
-        return checked_pattern(path, key, ALL_LINEAR if value == "all-linear" else value)
+        return ALL_LINEAR if value == "all-linear" else value
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise wrong(path, key, "a list of names or a pattern", value)
-    return tuple(value)
+    return tuple(few(path, key, value))
+
+
+def few(path: Path, key: str, value: Many) -> Many:
+    if len(value) > MOST_NAMES:
+        raise wrong(path, key, f"of at most {MOST_NAMES} entries", len(value))
+    return value
 
 
 def checked_layers_pattern(path: Path, value: Any) -> tuple[str, ...]:
     names = checked_names(path, "layers_pattern", [value] if isinstance(value, str) else value)
-    return tuple(checked_pattern(path, "layers_pattern", name) for name in names)
+    return tuple(names)
 
 
 def patterns(path: Path, key: str, given: Mapping[str, Any]) -> dict[str, Any]:
     value = given.get(key) or {}
     if not isinstance(value, dict):
         raise wrong(path, key, "an object", value)
-    return {checked_pattern(path, key, end): entry for end, entry in value.items()}
-
-
-def checked_pattern(path: Path, key: str, value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise wrong(path, key, f"a regular expression ({error})", value) from None
-    return value
+    return few(path, key, value)
 
 
 def wrong(path: Path, key: str, rule: str, value: Any) -> CheckpointError:
-    return CheckpointError(f"{path}: {key} must be {rule}, got {value!r}: download the file again")
+    return CheckpointError(
+        f"{path}: {key} must be {rule}, got {shown(value)}: download the file again"
+    )

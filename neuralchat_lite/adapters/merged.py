@@ -25,15 +25,15 @@ SLAB_WEIGHTS = 1 << 20  # 4 MB of fp32 at a time, whatever the size of the matri
 
 
 class MergedCheckpoint(Source):
-    """A checkpoint with adapters merged into it, in order; each tensor when it is asked for.
+    """A checkpoint with adapters merged into it, in order. Each tensor is merged when it is read.
 
-    Reads like a `Checkpoint`: what the adapters change is computed, the rest is the base's own.
+    It reads like a `Checkpoint`. Tensors that no adapter changes are the base's own.
     """
 
     def __init__(
         self, base: Source, adapters: Sequence[Adapter], slab_weights: int = SLAB_WEIGHTS
     ) -> None:
-        """slab_weights: of one piece of a matrix, about"""
+        """slab_weights: about how many weights one piece of a matrix has"""
         self.base = base
         self.merged = tuple(adapters)
         self.adapters = tuple(each.hub[0] if each.hub else each.name for each in adapters)
@@ -71,9 +71,9 @@ class MergedCheckpoint(Source):
         if not all_finite(piece):
             return not_finite(name, piece, first)
         return CheckpointError(
-            f"{name}: merged with {', '.join(adapter.name for adapter in self.merged)} it is "
-            f"beyond the largest {str(piece.dtype).removeprefix('torch.')}: use adapters of this "
-            "base, or a base in bf16 or fp32"
+            f"{name}: merged with {', '.join(adapter.name for adapter in self.merged)}, it has a "
+            f"value beyond the range of {str(piece.dtype).removeprefix('torch.')}: use adapters of "
+            "this base, or a base in bf16 or fp32"
         )
 
     def identity(
@@ -88,9 +88,9 @@ class MergedCheckpoint(Source):
         return self.base.held_bytes() + largest_tensor(self)
 
     def sidecars(self) -> dict[str, bytes]:
-        """Configuration of the base, and one tokenizer: that of the last adapter that brings
-        one, else the base's. Its files come from one folder; only a chat template alone may
-        come from a later adapter."""
+        """The configuration of the base, and one tokenizer: that of the last adapter that has
+        one, else the base's. Its files come from one folder, but a later adapter with only a
+        chat template replaces the template."""
         found = self.base.sidecars()
         others = {name: data for name, data in found.items() if name not in TOKENIZER}
         chosen = {name: data for name, data in found.items() if name in TOKENIZER}
@@ -103,12 +103,18 @@ class MergedCheckpoint(Source):
             chosen = own
         return others | {name: chosen[name] for name in TOKENIZER if name in chosen}
 
+    def require_unchanged(self) -> None:
+        self.base.require_unchanged()
+        for adapter in self.merged:
+            for file in adapter.files():
+                file.require_unchanged()
+
     @property
     def tokenizer_origin(self) -> Path | None:
-        """The folder of the last adapter that brings a tokenizer; None when it is the base's."""
+        """The folder of the last adapter that has a tokenizer; None when it is the base's."""
         bringing = [
             adapter
             for adapter in self.merged
-            if not {path.name for path in adapter.tokenizer_files()} <= set(CHAT_TEMPLATES)
+            if not {file.name for file in adapter.tokenizer_files()} <= set(CHAT_TEMPLATES)
         ]
         return bringing[-1].folder if bringing else None

@@ -1,6 +1,6 @@
 """Unquantized weights: where they come from, and what identifies them.
 
-A kind of source is a file here and a row of SOURCES.
+A new kind of source is one file here and one row of SOURCES.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from neuralchat_lite.checkpoints.source import Source
 
 FOLDER = "folder"
-# What a path is, a folder or a file with this ending -> the function that opens it as a `Source`,
-# given the path and the (repository, commit) that it is from.
+# FOLDER, or the ending of a file's name -> the function that opens it as a `Source`. The function
+# takes the path and, for a download, its (repository, commit).
 SOURCES = {
     FOLDER: "neuralchat_lite.checkpoints.checkpoint:open_checkpoint",
 }
@@ -26,7 +26,7 @@ def is_source_file(path: Path) -> bool:
 
 
 def open_source(path: Path, hub: tuple[str, str] | None = None) -> Source:
-    """Open what lies at a path, a folder or a file of a kind that SOURCES has.
+    """Open a folder, or a file of a kind that SOURCES lists.
 
     Raises CheckpointError or UnsupportedModelError.
     """

@@ -1,4 +1,4 @@
-"""Weights must be finite: found before they are used, and told by their place."""
+"""Weights must be finite: they are checked before use, and an error names the first bad one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PIECE_BYTES = 1 << 23
 
 
 def all_finite(piece: Tensor) -> bool:
-    """Whether a tensor has no NaN and no infinity: they show in its extremes, which one pass
-    finds, twenty times as fast as `isfinite().all()`."""
+    """Whether a tensor has no NaN and no infinity. Both show in its minimum or maximum, which one
+    pass finds, twenty times as fast as `isfinite().all()`."""
     return all(math.isfinite(extreme) for extreme in piece.aminmax())
 
 
@@ -28,7 +28,7 @@ def not_finite(name: str, piece: Tensor, first: int) -> CheckpointError:
 
 
 def finite_pieces(weight: Tensor, name: str) -> Iterator[Tensor]:
-    """A tensor a few rows at a time, each found to be finite. Raises CheckpointError."""
+    """Yield a tensor a few rows at a time. Raises CheckpointError if they are not finite."""
     rows = max(1, PIECE_BYTES // (weight[:1].numel() * weight.element_size()))
     for first in range(0, weight.shape[0], rows):
         piece = weight[first : first + rows]

@@ -1,8 +1,8 @@
-"""From what a user calls a model to a folder: a path, or a name on the Hugging Face hub.
+"""Finding the folder of a model: from a path, or from a name on the Hugging Face hub.
 
 A name is downloaded by `huggingface_hub`, with its own cache, tokens and environment variables.
-Only what this library reads is fetched: configuration, tokenizer, safetensors, of a model or of an
-adapter to one. Never code, and never a pickle.
+Only files that this library reads are downloaded: configuration, tokenizer and safetensors of a
+model or an adapter. Code and pickled files are never downloaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from neuralchat_lite.checkpoints import is_source_file
+from neuralchat_lite.checkpoints.foreign import MODEL_FILES, refuse_impostors
 from neuralchat_lite.errors import CheckpointError, HubError
 from neuralchat_lite.files.names import (
     ADAPTER_CONFIG,
@@ -24,6 +25,7 @@ from neuralchat_lite.files.names import (
     SIDECARS,
     TOKENIZER,
 )
+from neuralchat_lite.values import shown
 
 # "model*" leaves out second copies of the weights, such as Mistral's consolidated.safetensors.
 SHARDS = "model*.safetensors"
@@ -34,8 +36,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a name is wanted for: what to call it, the files to fetch, the pattern of the weights
-    that must be among them, and whose save_pretrained writes such a folder."""
+    """A kind of folder: its name in messages, the files to download, the pattern of the weights
+    that must be among them, and the library whose save_pretrained writes such a folder."""
 
     noun: str
     one: str
@@ -48,6 +50,8 @@ MODEL = Kind("model", "a model", WANTED, SHARDS, "transformers")
 ADAPTER = Kind(
     "adapter", "an adapter", (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER), ADAPTER_WEIGHTS, "peft"
 )
+# Whether a vocabulary is among them, `require_tokenizer` says.
+TOKENIZER_ALONE = Kind("tokenizer", "a tokenizer", ("config.json", *TOKENIZER), "*", "transformers")
 
 
 @dataclass(frozen=True)
@@ -74,30 +78,30 @@ def resolve(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Resolved:
-    """Find the folder of a model or an adapter, downloading it when it is a hub name that is not
-    yet here.
+    """Find the folder of a model or an adapter, downloading it when it is a hub name that was not
+    downloaded before.
 
-    kind: MODEL or ADAPTER
-    cache_dir: where downloads lie, instead of the hub client's own cache
+    kind: MODEL, ADAPTER or TOKENIZER_ALONE
+    cache_dir: folder for downloads, instead of the hub client's own cache
     local_files_only: download nothing
 
-    An existing folder wins over a hub name, and what is resolved already stays. Raises
+    An existing folder wins over a hub name. A `Resolved` is returned unchanged. Raises
     CheckpointError for a path that is not a folder, HubError for a name that is not available.
     """
     if isinstance(name_or_path, Resolved):
         return name_or_path
     if not isinstance(name_or_path, str | os.PathLike):
         raise CheckpointError(
-            f"the {kind.noun} must be a folder or a hub name, got {name_or_path!r}"
+            f"the {kind.noun} must be a folder or a hub name, got {shown(name_or_path)}"
         )
     if not os.fspath(name_or_path):
-        raise CheckpointError(f"the {kind.noun} is an empty text, expected a folder or a hub name")
+        raise CheckpointError(f"the {kind.noun} is an empty string: give a folder or a hub name")
     try:
         path = Path(name_or_path).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
         if is_folder:
             next(path.iterdir(), None)
-    except (OSError, RuntimeError, ValueError) as error:  # closed, too long, ~nobody, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # denied, too long, ~nobody, a zero byte
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"{str(name_or_path)[:200]!r} cannot be opened as {kind.one} folder ({why}): check the "
@@ -109,13 +113,13 @@ def resolve(
                 f"revision {revision!r} was given for the folder {str(path)!r}, but only hub "
                 "names have revisions: leave it out"
             )
+        refuse_impostors(path)
         return Resolved(path)
     if exists and kind is MODEL and is_source_file(path):
         return Resolved(path)
     if exists:
-        raise CheckpointError(
-            f"{str(path)!r} is a file, expected {kind.one} folder: give the folder that holds it"
-        )
+        remedy = MODEL_FILES.get(path.suffix.lower(), "give the folder that holds it")
+        raise CheckpointError(f"{str(path)!r} is a file, expected {kind.one} folder: {remedy}")
     if not isinstance(name_or_path, str) or not HUB_NAME.fullmatch(name_or_path):
         raise CheckpointError(
             f"there is no folder {str(name_or_path)!r}, and it is not a hub name either: give the "
@@ -133,7 +137,7 @@ def download(
     local_files_only: bool,
 ) -> Resolved:
     import huggingface_hub
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its client's
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # the HTTP client's
 
     at = name if revision is None else f"{name} at revision {revision!r}"
     try:
@@ -147,8 +151,8 @@ def download(
                 allow_patterns=list(kind.wanted),
             )
         )
-    # The hub client raises OSError (no such name, no access, no space), ValueError (a name that
-    # cannot be), or what its HTTP client raises when a connection breaks.
+    # The hub client raises OSError (no such name, no access, no space), ValueError (an invalid
+    # name), or what its HTTP client raises when a connection breaks.
     except (OSError, ValueError, HTTPError) as error:
         raise HubError(f"cannot get {at}: {explain(error)}") from error
     if not any(folder.glob(kind.weights)):
@@ -169,11 +173,11 @@ def explain(error: Exception) -> str:
     """What went wrong, and the remedy, from an exception of the hub client."""
     from huggingface_hub import errors
 
-    # The first row that fits counts: subclasses stand before their bases.
+    # The first row that matches is used, so subclasses come before their bases.
     remedies: tuple[tuple[type[Exception], str], ...] = (
         (
             errors.GatedRepoError,
-            "access to it must be asked for on its page; then give a token, or set HF_TOKEN",
+            "access must be requested on its page; then give a token, or set HF_TOKEN",
         ),
         (
             errors.RepositoryNotFoundError,
@@ -184,11 +188,11 @@ def explain(error: Exception) -> str:
             errors.RevisionNotFoundError,
             "the repository has no such revision: give an existing branch, tag or commit",
         ),
-        (errors.HFValidationError, "a name has the form 'organisation/model'"),
+        (errors.HFValidationError, "a name must have the form 'organisation/model'"),
         (
             errors.LocalEntryNotFoundError,
             "it is not in the local cache, and the hub is "
-            + ("off (HF_HUB_OFFLINE is set)" if is_offline() else "out of reach")
+            + ("off (HF_HUB_OFFLINE is set)" if is_offline() else "not reachable")
             + ": download it beforehand on a machine with a connection (`hf download NAME`), give "
             "the path of a model folder"
             + (", or unset HF_HUB_OFFLINE" if is_offline() else ", or check the connection"),

@@ -17,7 +17,7 @@ from neuralchat_lite.files.digests import HashProgress
 
 
 class RandomCheckpoint(Source):
-    """Normal weights of standard deviation 0.02, norms of one, from a config.json and a seed.
+    """Normally distributed weights (deviation 0.02) and norms of 1, from a config.json and a seed.
 
     Each tensor depends on its name and the seed alone, and is made when it is asked for.
     """

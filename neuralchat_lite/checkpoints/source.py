@@ -7,25 +7,26 @@ A tensor goes from its source through a quantizer into the packed file.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.digests import HashProgress, file_digest
+from neuralchat_lite.files.unchanged import UnchangedFile
 from neuralchat_lite.kernels.layout import PackedMatrix
 
 
 class Source(Protocol):
-    """Weights by their Hugging Face names, and all that a model folder has beside them.
+    """Weights by their Hugging Face names, and the other files of the model folder.
 
-    name: what people call it: the last part of a repository's or a folder's name
+    name: the last part of the repository's or the folder's name
     architecture: names and shapes of the tensors
-    adapters: what is merged into it, in order, as `Model.adapters` says it
-    folder: the Hugging Face folder in which its tokenizer lies; None when it lies in no folder
+    adapters: the adapters merged into it, in order, as in `Model.adapters`
+    folder: the Hugging Face folder with its tokenizer; None when there is none
     """
 
     name: str
@@ -41,32 +42,37 @@ class Source(Protocol):
     def dtype(self, name: str) -> torch.dtype: ...
 
     def packed(self, name: str) -> PackedMatrix | None:
-        """The matrix of this name where it is stored as codes that the kernels can read, else
+        """The matrix of this name if it is stored as codes that the kernels can read, else
         None. A configuration that asks for other codes is refused."""
         return None
 
     def identity(
         self, root: Path | None = None, progress: HashProgress | None = None
     ) -> dict[str, Any]:
-        """A JSON object that is the same for the same contents, and holds no path.
+        """A JSON object that is the same for the same contents, and contains no path.
 
-        root: cache folder that keeps digests of local files; without one nothing is kept
+        root: cache folder that keeps digests of local files; without one no digest is kept
         progress: called with file name, bytes hashed, bytes in all
         Raises CheckpointError when a file cannot be read.
         """
         ...
 
     def held_bytes(self) -> int:
-        """The memory that reading it tensor by tensor takes at most, beyond mapped files."""
+        """The most memory in bytes that reading tensor by tensor takes, beyond mapped files."""
         ...
 
     def sidecars(self) -> dict[str, bytes]:
         """The files beside the weights, by name: configuration and tokenizer."""
         ...
 
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError when a file has changed since it was opened. Asked when all has
+        been read, before what was made of it gets its name."""
+        return None  # a source without files
+
 
 def largest_tensor(source: Source) -> int:
-    """Bytes of the largest tensor: what a source holds that makes one at a time."""
+    """Bytes of the largest tensor: the memory of a source that computes one at a time."""
     return max(
         source.dtype(spec.name).itemsize * math.prod(spec.shape)
         for spec in source.architecture.tensors()
@@ -74,30 +80,23 @@ def largest_tensor(source: Source) -> int:
 
 
 def files_identity(
-    files: list[Path],
+    files: Sequence[UnchangedFile],
     hub: tuple[str, str] | None,
     root: Path | None,
     progress: HashProgress | None,
 ) -> dict[str, Any]:
-    """The identity of files: of a hub's repository its name and commit, else every sha256.
+    """The identity of files: the name and commit of a hub repository, else the sha256 of each.
 
-    hub: (repository, resolved commit), if they are from there
+    hub: (repository, resolved commit), if they are from the hub
+    Raises CheckpointError when one has changed since it was opened.
     """
     if hub is not None:
-        # The commit fixes the contents; which files were there decides what is copied.
-        sizes = {path.name: path.stat().st_size for path in files}
+        # The commit fixes the contents. The list of files decides which are copied.
+        sizes = {file.name: file.size for file in files}
         return {"hub": hub[0], "revision": hub[1], "files": sizes}
-    return {"files": {path.name: file_digest(path, root, progress) for path in files}}
+    return {"files": {file.name: file_digest(file, root, progress) for file in files}}
 
 
-def read_files(paths: list[Path]) -> dict[str, bytes]:
-    """Small files by name. Raises CheckpointError when one cannot be read."""
-    found = {}
-    for path in paths:
-        try:
-            found[path.name] = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} cannot be read ({error.strerror}): check permissions"
-            ) from None
-    return found
+def read_files(files: Sequence[UnchangedFile]) -> dict[str, bytes]:
+    """Small files by name. Raises CheckpointError when one cannot be read or has changed."""
+    return {file.name: file.read() for file in files}

@@ -1,4 +1,4 @@
-"""A source written as a Hugging Face folder, tensor by tensor, all or nothing.
+"""Writing a source as a Hugging Face folder, tensor by tensor, whole or not at all.
 
 It has the layout in which transformers saves models: shards of at most 5 GB, and an index when
 there are several. Memory holds one tensor, however large the model is.
@@ -23,7 +23,7 @@ from neuralchat_lite.files.safetensors_file import (
     build_header,
 )
 
-METADATA = {"format": "pt"}  # what transformers looks for
+PYTORCH_METADATA = {"format": "pt"}  # transformers requires it
 SHARD_BYTES = 5_000_000_000
 WORKING_MEMORY = 64 << 20  # torch's scratch space and buffers
 
@@ -37,9 +37,9 @@ def write_checkpoint(
 ) -> Path:
     """Write a source into the folder `out`, which must be new or empty; returns it.
 
-    Raises CacheError when the folder cannot be written or memory or disk do not suffice,
+    Raises CacheError when the folder cannot be written or there is too little memory or disk,
     CheckpointError for weights that are not finite. In each case, and when interrupted, `out` is
-    as it was before.
+    left unchanged.
     """
     out = Path(out)
     require_empty(out)
@@ -53,7 +53,7 @@ def write_checkpoint(
         if len(shards) > 1:
             write_flushed(folder / INDEX, index_of(shards, total))
         for file, tensors in shards.items():
-            with SafetensorsWriter(folder / file, tensors, METADATA) as writer:
+            with SafetensorsWriter(folder / file, tensors, PYTORCH_METADATA) as writer:
                 for tensor in tensors:
                     writer.begin(tensor.name)
                     for piece in finite_pieces(source.weight(tensor.name), tensor.name):
@@ -62,11 +62,12 @@ def write_checkpoint(
                         if progress is not None:
                             progress(Progress("merge", tensor.name, done, total))
                 writer.finish()
+        source.require_unchanged()
     return out
 
 
 def plan_shards(source: Source, shard_bytes: int = SHARD_BYTES) -> dict[str, list[StoredTensor]]:
-    """File name -> tensors in the order in which the file has them. A tied head is not stored."""
+    """File name -> tensors in their order in the file. A tied head is not stored."""
     shards: list[list[StoredTensor]] = [[]]
     room = shard_bytes
     for spec in source.architecture.tensors():
@@ -96,10 +97,12 @@ def index_of(shards: dict[str, list[StoredTensor]], total: int) -> bytes:
 def estimate(
     source: Source, shards: dict[str, list[StoredTensor]], sidecars: Mapping[str, bytes]
 ) -> Estimate:
-    """What writing a checkpoint folder of these shards and files takes."""
+    """Disk space and memory for writing a checkpoint folder of these shards and files."""
     disk = sum(map(len, sidecars.values()))
     for tensors in shards.values():
-        disk += len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
+        disk += len(build_header(tensors, PYTORCH_METADATA)) + sum(
+            tensor.nbytes for tensor in tensors
+        )
     if len(shards) > 1:
         disk += len(index_of(shards, disk))
     return Estimate(disk, WORKING_MEMORY + source.held_bytes(), "merging")

@@ -5,6 +5,7 @@ No command imports torch at the top of its module, so that `--help` is shown at 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -14,11 +15,20 @@ import typer
 
 from neuralchat_lite import installed_version
 from neuralchat_lite.cli import cache, chat, doctor, engines, generate, quantize
-from neuralchat_lite.cli.terminal import warn
+from neuralchat_lite.cli.terminal import (
+    discard_output,
+    open_missing_streams,
+    say,
+    show_traceback,
+    show_warnings,
+    warn,
+)
 from neuralchat_lite.errors import NeuralchatError
+from neuralchat_lite.shortages import shortages
 
 DEBUG_VARIABLE = "NEURALCHAT_LITE_DEBUG"
 INPUT_ERROR, INTERRUPTED = 2, 130
+CLOSED_PIPE = 141  # as shells report a program that SIGPIPE has ended
 
 app = typer.Typer(
     name="neuralchat-lite",
@@ -44,7 +54,7 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 def show_version(wanted: bool) -> None:
     if wanted:
-        print(f"neuralchat-lite {installed_version()}")
+        say(f"neuralchat-lite {installed_version()}")
         raise typer.Exit
 
 
@@ -65,24 +75,36 @@ def common(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code.
 
-    0: done; 1: an internal error, or a closed output; 2: bad input, one line on stderr;
-    130: interrupted
+    0: done; 1: an internal error; 2: bad input, or no stdout, one line on stderr;
+    130: interrupted; 141: the reader of our output has left
     """
+    open_missing_streams()
+    show_warnings()
+    if sys.stdout is None:
+        warn("neuralchat-lite: stdout is closed: send it to a file or a pipe, or to /dev/null")
+        sys.exit(INPUT_ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="replace"
         )  # a terminal may not be able to show every character
     try:
-        code = app(arguments, prog_name="neuralchat-lite", standalone_mode=False)
+        with shortages([errno.ENOMEM]):
+            code = app(arguments, prog_name="neuralchat-lite", standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk is still an error and not a footnote
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output has closed it, as `head` does. click makes a SystemExit of that,
+        # and of nothing else.
+        discard_output()
+        code = CLOSED_PIPE
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
+            sys.excepthook = show_traceback
             raise
         code = complain(error)
+        if isinstance(error, OSError):
+            discard_output()
     sys.exit(code)
 
 

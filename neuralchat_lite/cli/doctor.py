@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from neuralchat_lite import installed_version
-from neuralchat_lite.cli.terminal import size_text
+from neuralchat_lite.cli.terminal import say
 from neuralchat_lite.errors import NeuralchatError
+from neuralchat_lite.files.progress import size_text
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
 
@@ -16,7 +17,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_h
 def doctor() -> None:
     """Say what this machine has, what will run on it, and why."""
     for name, value in findings():
-        print(f"{name + ':':<13} {value}", flush=True)
+        say(f"{name + ':':<13} {value}")
 
 
 def findings() -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from neuralchat_lite.cli.terminal import warn
+from neuralchat_lite.cli.terminal import say, warn
 
 app = typer.Typer(
     help="Look after the engines that need an environment of their own.",
@@ -22,10 +22,10 @@ def engines_list() -> None:
     """Show which engines can run, and what the others need."""
     from neuralchat_lite.environments.environment import ENVIRONMENTS, engine_environment
 
-    print("native\tready\tin this process: int4 and int8 kernels of this library")
-    print("torch\tready\tin this process: transformers in bf16 or fp32, the reference")
+    say("native\tready\tin this process: int4 and int8 kernels of this library")
+    say("torch\tready\tin this process: transformers in bf16 or fp32, the reference")
     for name in ENVIRONMENTS:
-        print("\t".join((name, *engine_environment(name).summary())))
+        say("\t".join((name, *engine_environment(name).summary())))
 
 
 @app.command("setup")
@@ -64,4 +64,4 @@ def engines_remove(name: SetupName) -> None:
     from neuralchat_lite.environments.installation import remove
 
     there = remove(engine_environment(name))
-    print(f"{name}\t{'removed' if there else 'was not there'}")
+    say(f"{name}\t{'removed' if there else 'was not there'}")

@@ -1,8 +1,10 @@
-"""`neuralchat-lite generate`: continue one text, or answer one message."""
+"""`neuralchat-lite generate`: answer one message, or continue one text."""
 
 from __future__ import annotations
 
 from typing import Annotated
+
+import typer
 
 from neuralchat_lite.cli.options import (
     TEXT,
@@ -17,41 +19,93 @@ from neuralchat_lite.cli.options import (
     with_groups,
 )
 from neuralchat_lite.cli.replies import load_model, show, timings_text, warn_without_template
-from neuralchat_lite.cli.terminal import read_stdin, warn, write
-from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.cli.terminal import read_stdin, warn, without_file_marks, write
+from neuralchat_lite.errors import ConfigError, PromptError
 
-EXAMPLE = "Example: [bold]neuralchat-lite generate ./stories260K -p 'Once upon a time'[/bold]"
+EXAMPLE = (
+    "Example: [bold]neuralchat-lite generate Intel/neural-chat-7b-v3-2 'Why is the sky blue?'"
+    "[/bold]"
+)
+
+AS_MESSAGE = (
+    "The prompt is a message in the model's chat template (--raw continues it as plain text)."
+)
+AS_ASKED = "The prompt is continued as plain text, without the model's chat template."
+WITHOUT_TEMPLATE = (
+    "The prompt is continued as plain text: the model has no chat template (--chat sends a "
+    "message in neural-chat's form)."
+)
 
 
 @with_groups
 def generate(
     model: ModelArgument,
-    prompt: Annotated[str, option(TEXT, "The prompt; - reads it from stdin.", "-p", "--prompt")],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.")
+    ] = None,
     *,
+    prompt_option: Annotated[
+        str | None, option(TEXT, "The prompt, as an option.", "-p", "--prompt")
+    ] = None,
     max_new_tokens: MaxNewTokens = 256,
     generation: GenerationGroup,
-    chat: Annotated[bool, option(TEXT, "Send the prompt as a chat message.", "--chat")] = False,
+    chat: Annotated[
+        bool, option(TEXT, "Send a message, also to a model without a chat template.", "--chat")
+    ] = False,
+    raw: Annotated[
+        bool, option(TEXT, "Continue plain text, without the model's chat template.", "--raw")
+    ] = False,
     system: System = None,
     weights: WeightsGroup,
     loading: LoadingGroup,
     timings: ShowTimings = False,
 ) -> None:
-    """Continue a text, or answer a message with [bold]--chat[/bold].
+    """Answer a message, or continue a text.
 
-    A text is printed with its continuation, so that it reads as a whole; an answer alone.
+    A model with a chat template is sent a message, and its answer is printed. For a model without
+    one, and with [bold]--raw[/bold], the prompt is printed with its continuation.
     """
     options = generation.options(max_new_tokens)
-    if system is not None and not chat:
-        raise ConfigError(f"--system {system!r} is part of a chat: give --chat too")
-    text = read_stdin() if prompt == "-" else prompt
+    given = the_prompt(prompt, prompt_option)
+    refuse_both_ways(chat, raw, system)
+    text = read_stdin() if given == "-" else given
     loaded = load_model(model, weights, loading)
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    if chat:
+    has_template = loaded.tokenizer.chat_template is not None
+    if chat or (has_template and not raw):
+        if has_template:
+            warn(AS_MESSAGE)
         warn_without_template(loaded)
+        if given == "-":
+            text = without_file_marks(text)
+        messages = [{"role": "system", "content": system}] if system is not None else []
         pieces = loaded.stream([*messages, {"role": "user", "content": text}], **options)
     else:
+        if system is not None:
+            raise ConfigError(
+                f"--system {system!r} is part of a chat, and this model has no chat template: "
+                "give --chat too"
+            )
+        warn(AS_ASKED if has_template else WITHOUT_TEMPLATE)
         pieces = loaded.stream(text, **options)
         write(text)
     cost = show(pieces)
     if timings and cost:
         warn(timings_text(cost))
+
+
+def the_prompt(argument: str | None, option: str | None) -> str:
+    given = [text for text in (argument, option) if text is not None]
+    if len(given) == 2:
+        raise ConfigError(
+            "the prompt was given twice, as PROMPT and with -p: leave one of them out"
+        )
+    if not given:
+        raise PromptError("there is no prompt: give it after the model, or - to read it from stdin")
+    return given[0]
+
+
+def refuse_both_ways(chat: bool, raw: bool, system: str | None) -> None:
+    if raw and chat:
+        raise ConfigError("--raw and --chat are opposites: give one of them")
+    if raw and system is not None:
+        raise ConfigError(f"--system {system!r} is part of a chat: leave --raw or --system out")

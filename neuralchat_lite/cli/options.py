@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from neuralchat_lite.cli.terminal import unescaped
+
 
 def option(panel: str, help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
@@ -36,27 +38,40 @@ ShowTimings = Annotated[bool, option(RUN, "Say on stderr what it took.", "--timi
 class GenerationGroup:
     """How tokens are chosen and where the text ends."""
 
-    stop: Annotated[list[str] | None, option(TEXT, "End at this text (repeatable).")] = None
-    temperature: Annotated[float, option(SAMPLING, "0 takes the likeliest token.")] = 0.0
-    top_k: Annotated[int, option(SAMPLING, "Sample from the k likeliest (0: off).")] = 0
+    stop: Annotated[
+        list[str] | None,
+        option(
+            TEXT, "End at this text (repeatable); \\n is a newline, \\t a tab, \\\\ a backslash."
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        option(SAMPLING, "0 (default) takes the likeliest token; chat asks the model's makers."),
+    ] = None
+    top_k: Annotated[int | None, option(SAMPLING, "Sample from the k likeliest (0: off).")] = None
     top_p: Annotated[
-        float, option(SAMPLING, "Sample from the likeliest that sum to p (1: off).")
-    ] = 1.0
+        float | None, option(SAMPLING, "Sample from the likeliest that sum to p (1: off).")
+    ] = None
     min_p: Annotated[
-        float, option(SAMPLING, "Drop tokens below p times the likeliest (0: off).")
-    ] = 0.0
+        float | None, option(SAMPLING, "Drop tokens below p times the likeliest (0: off).")
+    ] = None
     repetition_penalty: Annotated[
-        float, option(SAMPLING, "Penalise what has occurred (1: off).")
-    ] = 1.0
+        float | None, option(SAMPLING, "Penalise what has occurred (1: off).")
+    ] = None
     seed: Annotated[int | None, option(SAMPLING, "Make sampling repeatable.")] = None
 
-    def options(self, max_new_tokens: int) -> dict[str, Any]:
-        """The arguments of `GenerationOptions`. Raises ConfigError for a bad value, so that it is
-        reported before a model is loaded."""
+    def options(self, max_new_tokens: int, **assumed: Any) -> dict[str, Any]:
+        """The arguments of `GenerationOptions` that were given. Raises ConfigError for a bad value,
+        so that it is reported before a model is loaded.
+
+        assumed: values for that check of options that were not given
+        """
         from neuralchat_lite import GenerationOptions
 
-        given = asdict(self) | {"stop": tuple(self.stop or ()), "max_new_tokens": max_new_tokens}
-        GenerationOptions.of(given)
+        stop = tuple(unescaped(text, "--stop") for text in self.stop or ())
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        given |= {"stop": stop, "max_new_tokens": max_new_tokens}
+        GenerationOptions.of({**assumed, **given})
         return given
 
 

@@ -16,8 +16,9 @@ from neuralchat_lite.cli.options import (
     option,
     with_groups,
 )
-from neuralchat_lite.cli.progress import QuantizingProgress
+from neuralchat_lite.cli.terminal import say, warn
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.files.progress_bar import ProgressBar
 
 QUANTIZE_EXAMPLE = (
     "Example: [bold]neuralchat-lite quantize ./mistral-7b -o ./mistral-7b-int4 "
@@ -50,7 +51,7 @@ def quantize(
         )
     from neuralchat_lite.api import quantize as quantize_model
 
-    with QuantizingProgress() as progress:
+    with ProgressBar(warn) as progress:
         folder = quantize_model(
             model,
             config,
@@ -59,7 +60,7 @@ def quantize(
             revision=revision,
             progress=progress.update,
         )
-    print(folder)
+    say(str(folder))
 
 
 def merge(
@@ -75,8 +76,8 @@ def merge(
     """
     from neuralchat_lite.api import merge as merge_adapters
 
-    with QuantizingProgress() as progress:
+    with ProgressBar(warn) as progress:
         folder = merge_adapters(
             model, adapters, output, revision=revision, progress=progress.update
         )
-    print(folder)
+    say(str(folder))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from neuralchat_lite.cli.options import LoadingGroup, WeightsGroup
-from neuralchat_lite.cli.progress import QuantizingProgress
-from neuralchat_lite.cli.terminal import size_text, warn, write
+from neuralchat_lite.cli.terminal import warn, write
+from neuralchat_lite.files.progress import size_text
+from neuralchat_lite.files.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from neuralchat_lite import Model, Piece, Timings
+
+# finish_reason -> what is said of an answer that could have gone on
+CUT = {
+    "length": "(The answer was cut after {new} tokens: --max-new-tokens allows more.)",
+    "context": "(The answer was cut, since the context is full after {all} tokens: "
+    "--context-length may allow more.)",
+}
 
 
 def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Model:
@@ -19,7 +27,7 @@ def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Mode
 
     asked = asdict(loading)
     adapters = asked.pop("adapter") or ()
-    with QuantizingProgress() as progress:
+    with ProgressBar(warn) as progress:
         return load(model, weights.config(), adapters=adapters, progress=progress.update, **asked)
 
 
@@ -28,17 +36,31 @@ def warn_without_template(model: Model) -> None:
         warn("The model has no chat template: messages take neural-chat's form.")
 
 
-def show(pieces: Iterator[Piece]) -> Timings | None:
-    """Write the text as it comes. Returns the timings of the last piece, if there was one."""
-    timings, text = None, ""
+def show(pieces: Iterator[Piece], put: Callable[[str], None] | None = None) -> Timings | None:
+    """Write the text as it comes, and say it on stderr when a limit has cut it. Returns the timings
+    of the last piece, if there was one.
+
+    put: writes it; `write` when None
+    """
+    put = put or write
+    last, text = None, ""
     try:
-        for piece in pieces:
-            write(piece.text)
-            text, timings = piece.text or text, piece.timings
+        for last in pieces:
+            put(last.text)
+            text = last.text or text
     finally:
         if not text.endswith("\n"):
-            write("\n")
-    return timings
+            put("\n")
+    if last is None:
+        return None
+    if last.finish_reason in CUT and last.timings:
+        made = last.timings
+        warn(
+            CUT[last.finish_reason].format(
+                new=made.new_tokens, all=made.prompt_tokens + made.new_tokens
+            )
+        )
+    return last.timings
 
 
 def timings_text(timings: Timings) -> str:

@@ -1,4 +1,4 @@
-// The Python face of the core: plain pointers and shapes, checked by kernels/native.py.
+// The Python bindings of the core. kernels/native.py checks the pointers and shapes they get.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
@@ -9,6 +9,7 @@
 #include <string>
 #include <tuple>
 
+#include "interpreter_lock.h"
 #include "ops/attention.h"
 #include "ops/bandwidth.h"
 #include "ops/linear.h"
@@ -110,7 +111,7 @@ void run_failing_loop(int items, bool on_worker, const std::string& kind, Addres
 
 NB_MODULE(_native, m) {
   m.doc() = "The C++ core. Use it through neuralchat_lite.kernels.native.";
-  const auto no_gil = nb::call_guard<nb::gil_scoped_release>();
+  const auto no_gil = nb::call_guard<ncl::WithoutInterpreterLock>();
   nb::class_<ncl::Projection>(m, "Projection")
       .def("__init__",
            [](ncl::Projection* self, const std::string& compute) {
@@ -125,7 +126,13 @@ NB_MODULE(_native, m) {
   m.def("cpu_features", &ncl::cpu_features);
   m.def("instruction_sets", &instruction_sets);
   m.def("use_instruction_set", &use_instruction_set);
+  m.def("leave", &ncl::leave);
+  m.def("hold_if_leaving", &ncl::hold_if_leaving);
+  m.def("held_threads", &ncl::held_threads);
   m.def("run_failing_loop", &run_failing_loop, no_gil, "For tests: see csrc/ops/test_hooks.h.");
   m.def("count_preparations", &ncl::count_preparations, no_gil,
         "For tests: see csrc/ops/test_hooks.h.");
+#ifdef NCL_SANITIZE
+  m.def("misbehave", &ncl::misbehave, no_gil, "For tests: see csrc/ops/test_hooks.h.");
+#endif
 }

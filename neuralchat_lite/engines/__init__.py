@@ -1,7 +1,7 @@
 """Whole-model engines behind one protocol, chosen by name.
 
-`generation` needs nothing of a model but its decoder, so an engine is what gives one. The engines
-of other packages serve as references and for comparison; "native" is what this library is for.
+`generation` only needs a model's decoder, so an engine is an object that has one. "native" is the
+engine of this library. Engines of other packages are references and serve for comparison.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.values import shown
 
 if TYPE_CHECKING:
     from neuralchat_lite.engines.engine import Engine, Request
 
 NATIVE = "native"
-# Name -> the function that opens it for a `Request`. "native" depends on its weights: see loading.
+# Name -> the function that opens it for a `Request`. `loading` opens "native".
 ENGINES = {
     "torch": "neuralchat_lite.engines.reference:open_reference",
     "ipex": "neuralchat_lite.engines.ipex:open_ipex",
@@ -25,9 +26,9 @@ NAMES = (NATIVE, *ENGINES)
 
 
 def check_name(name: Any) -> None:
-    """Raises ConfigError for another name."""
+    """Raises ConfigError for an unknown name."""
     if name not in NAMES:
-        raise ConfigError(f"engine must be one of {', '.join(NAMES)}, got {name!r}")
+        raise ConfigError(f"engine must be one of {', '.join(NAMES)}, got {shown(name)}")
 
 
 def open_engine(name: str, request: Request) -> Engine:

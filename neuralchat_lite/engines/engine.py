@@ -1,21 +1,29 @@
-"""Protocols of engines, decoders and caches, and what an engine is asked for."""
+"""Protocols of engines, decoders and caches, and the request that opens an engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.kernels.interruption import between_blocks, may_be_interrupted
 from neuralchat_lite.kernels.kv_format import KV_FORMATS
+from neuralchat_lite.models.decoder import PREFILL_BLOCK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.values import shown
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}
 WEIGHT_BITS = {"int4": 4, "int4_fullrange": 4, "int8": 8}
+
+
+# What to check when logits are not finite, of an engine that cannot say it more closely.
+WHEN_NOT_FINITE = "download the checkpoint again, or load it with dtype='fp32' or engine='native'"
 
 
 class Cache(Protocol):
@@ -29,14 +37,15 @@ class Cache(Protocol):
     def truncate(self, length: int) -> None: ...
 
     def copy(self) -> Any:
-        """Another sequence that holds the same so far."""
+        """A copy, for another sequence that starts with the same tokens."""
         ...
 
 
 class Decoder(Protocol):
     """A model that turns token ids into logits. See `models.decoder.Decoder`.
 
-    Its caches are its own: one that `new_cache` made is only given back to the same decoder.
+    A cache from `new_cache` must only be used with the decoder that made it. A decoder that knows
+    what to check when its logits are not finite says it in `when_not_finite`.
     """
 
     architecture: Architecture
@@ -64,8 +73,8 @@ class Decoder(Protocol):
         """Feed several sequences, each with a cache of its own.
 
         Returns for each the fp32 logits of its last `keep` tokens, or of all when None:
-        [min(keep, len(ids)), vocab]. Raises PromptError as `forward` does; the caches are then
-        all as before.
+        [min(keep, len(ids)), vocab]. Raises PromptError as `forward` does; all caches are
+        then unchanged.
         """
         ...
 
@@ -103,11 +112,20 @@ def last_logits(
 ) -> Tensor:
     if keep == 1:
         return decoder.forward(ids, cache)[None]
-    # Logits that nobody asked for are not computed: each is a whole vocabulary.
+    # Logits that are not returned are not computed: each row is as long as the vocabulary.
     begin = 0 if keep is None else max(0, len(ids) - keep)
     if begin:
         decoder.forward(ids[:begin], cache)
     return decoder.forward(ids[begin:], cache, all_logits=True)
+
+
+def parts(ids: Tensor, all_logits: bool) -> Iterator[Tensor]:
+    """What an engine is to feed at a time: blocks of a prompt that may be interrupted between
+    them, otherwise all. With `all_logits` all, since the logits of each are wanted."""
+    size = PREFILL_BLOCK if may_be_interrupted() and not all_logits else len(ids)
+    for part in torch.split(ids, size):
+        between_blocks()
+        yield part
 
 
 class Engine(Protocol):
@@ -122,17 +140,17 @@ class Engine(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What runs, and why: its part of `Model.report()`."""
+        """The engine's part of `Model.report()`: what runs, and why."""
         ...
 
     def close(self) -> None:
-        """Free what it holds outside this process; it answers no more."""
+        """Free what it holds outside this process. The engine cannot be used afterwards."""
         ...
 
 
 class FullCache:
-    """A cache that keeps every position, of windowed layers too (the windows are in the masks),
-    and so can go back to any length. Engines add what they keep, and `copy`."""
+    """A cache that keeps every position, so it can go back to any length. Layers with a sliding
+    window apply it as a mask. Engines add their keys and values, and `copy`."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -151,13 +169,13 @@ class FullCache:
 
 @dataclass(frozen=True)
 class Request:
-    """What `open_engine` is asked for.
+    """The request that `open_engine` gets.
 
     folder: of the checkpoint
     architecture: as its config.json describes it
-    asked: options of WeightOnlyQuantConfig that were given; None when none was
-    dtype: of the checkpoint's own weights, unquantized; None when none was given
-    context_length: positions to allow, as `checked_context` gives it
+    asked: the options of WeightOnlyQuantConfig that were given; None when there are none
+    dtype: dtype for unquantized weights; None when none was given
+    context_length: the most positions, as `checked_context` returns it
     threads: as `check_threads` accepts it; None for the engine's own choice
     """
 
@@ -171,11 +189,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Precision:
-    """What an engine computes in: a float type, or a quantization that it has.
+    """The precision of an engine: a float type, or a quantization.
 
-    config: as it was asked for, None for a float type
-    options: of that configuration, what the engine does
-    notes: option -> why it is not what the configuration's default says
+    config: the configuration that was asked for; None for a float type
+    options: the options that the engine really uses
+    notes: option -> why the engine does not use the configuration's default
     """
 
     dtype: str | None = None
@@ -185,7 +203,7 @@ class Precision:
 
 
 def float_precision(engine: str, request: Request, default: str) -> Precision:
-    """The float type asked for, of an engine that does not quantize. Raises ConfigError."""
+    """The float type for an engine that does not quantize. Raises ConfigError."""
     if request.asked is not None:
         raise ConfigError(
             f"engine {engine!r} runs the checkpoint's own weights, not quantized ones with "
@@ -197,11 +215,12 @@ def float_precision(engine: str, request: Request, default: str) -> Precision:
 def quantized_precision(
     engine: str, config: WeightOnlyQuantConfig, honoured: Mapping[str, tuple[Any, ...]]
 ) -> Precision:
-    """A configuration as an engine can honour it.
+    """A configuration with the values that an engine supports.
 
-    honoured: option -> the values that the engine has, its own first. An option that was left at
-        its default takes the engine's own value, with a note for the report; another value that
-        it does not have is a ConfigError that names it.
+    honoured: option -> the values that the engine supports, its default first. An option that was
+        left at this library's default takes the engine's default, with a note for the report.
+
+    Raises ConfigError for any other value that the engine does not support.
     """
     defaults = WeightOnlyQuantConfig().to_dict()
     options, notes = config.to_dict(), {}
@@ -211,16 +230,16 @@ def quantized_precision(
             continue
         if value != defaults[option]:
             raise ConfigError(
-                f"engine {engine!r} has no {option}={value!r}, expected one of "
+                f"engine {engine!r} does not support {option}={shown(value)}, expected one of "
                 f"{', '.join(map(repr, values))}: leave it out, or use engine='native'"
             )
         options[option] = values[0]
-        notes[option] = f"{values[0]}: engine {engine!r} has no {value!r}, the default"
+        notes[option] = f"{values[0]}: engine {engine!r} does not support {value!r}, the default"
     return Precision(config=config, options=options, notes=notes)
 
 
 def weight_bytes(architecture: Architecture, precision: Precision) -> int:
-    """Bytes of matrices that decoding one token reads, where they are read once."""
+    """Bytes of matrices that decoding one token reads, each matrix once."""
     total = 0.0
     for spec in architecture.tensors():
         if not spec.is_matrix:
@@ -242,6 +261,6 @@ def weight_bytes(architecture: Architecture, precision: Precision) -> int:
 
 def cache_bytes(architecture: Architecture, context: int, dtype: str) -> int:
     """Bytes of keys and values that decoding one token at position `context` reads, in an engine
-    that computes attention over all that it has kept."""
+    that attends to every position in its cache."""
     position = KV_FORMATS[dtype].bytes_per_position(architecture.kv_heads, architecture.head_dim)
     return architecture.layers * context * position

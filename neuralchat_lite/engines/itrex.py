@@ -11,14 +11,14 @@ from neuralchat_lite.errors import ConfigError, EngineError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 NAME = "itrex"
-# ITREX's own default; QBits has bf16 only where there is AMX.
+# ITREX's own default. QBits supports bf16 only on CPUs with AMX.
 DEFAULT = {"weight_dtype": "int4", "compute_dtype": "fp32"}
 HONOURED: dict[str, tuple[Any, ...]] = {
-    "weight_dtype": ("int4", "int8"),  # its int4_fullrange computes what int4 does
+    "weight_dtype": ("int4", "int8"),  # its int4_fullrange gives the results of int4
     "compute_dtype": ("fp32", "bf16", "int8"),
     "scale_dtype": ("fp32", "bf16"),
     "lm_head": ("fp32",),
-    "modules_to_not_convert": ([], ["lm_head"]),  # the rest is ignored there
+    "modules_to_not_convert": ([], ["lm_head"]),  # it ignores other modules
 }
 
 
@@ -26,8 +26,8 @@ def open_itrex(request: Request) -> RemoteEngine:
     """int4 with fp32 compute unless a quantization is given. Raises ConfigError or EngineError."""
     if request.dtype is not None:
         raise ConfigError(
-            f"engine {NAME!r} quantizes, and dtype={str(request.dtype)!r} means not to: give a "
-            "WeightOnlyQuantConfig, or use engine='ipex' or 'torch'"
+            f"engine {NAME!r} always quantizes, but dtype={str(request.dtype)!r} asks for "
+            "unquantized weights: give a WeightOnlyQuantConfig, or use engine='ipex' or 'torch'"
         )
     config = WeightOnlyQuantConfig(**(DEFAULT if request.asked is None else request.asked))
     precision = quantized_precision(NAME, config, HONOURED)
@@ -46,15 +46,15 @@ def refuse_beyond_window(request: Request) -> None:
     window = min((w for w in request.architecture.windows if w is not None), default=None)
     if window is not None and request.context_length > window:
         raise ConfigError(
-            f"engine {NAME!r} has a transformers that gets sliding windows wrong, and the context "
+            f"engine {NAME!r} has a transformers with wrong sliding windows, and the context "
             f"of {request.context_length} exceeds the window of {window}: load with "
             f"context_length={window}"
         )
 
 
 def refuse_ragged_groups(request: Request, precision: Precision) -> None:
-    """QBits has been seen to compute something else where a group is not full, unless weights are
-    int8 and the rest is in floats."""
+    """In tests, QBits gave wrong results when a matrix ends with an incomplete group, except for
+    int8 weights with fp32 or bf16 compute."""
     options = precision.options
     assert options is not None
     kind = (options["weight_dtype"], options["compute_dtype"])
@@ -64,7 +64,7 @@ def refuse_ragged_groups(request: Request, precision: Precision) -> None:
     for spec in request.architecture.tensors():
         if spec.role == "linear" and spec.shape[1] % group:
             raise ConfigError(
-                f"engine {NAME!r} computes {kind[0]} weights in {kind[1]} wrongly where columns "
-                f"are no multiple of {group}, and {spec.name} has {spec.shape[1]}: use "
+                f"engine {NAME!r} gives wrong results for {kind[0]} weights in {kind[1]} when "
+                f"columns are not a multiple of {group}, and {spec.name} has {spec.shape[1]}: use "
                 "weight_dtype='int8' with compute_dtype='fp32', or engine='native'"
             )

@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from neuralchat_lite.checkpoints.their_config import their_config
 from neuralchat_lite.engines.engine import (
     FullCache,
     OneByOne,
@@ -19,12 +20,14 @@ from neuralchat_lite.engines.engine import (
     Request,
     cache_bytes,
     float_precision,
+    parts,
     weight_bytes,
 )
 from neuralchat_lite.environments.worker.stepping import Positions, Stepper
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.models.decoder import check_ids
+from neuralchat_lite.shortages import shortage
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -56,12 +59,13 @@ class ReferenceDecoder(OneByOne):
     def forward(
         self, ids: Sequence[int] | Tensor, cache: ReferenceCache, *, all_logits: bool = False
     ) -> Tensor:
-        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab], or of
-        each, [len(ids), vocab], with `all_logits`."""
+        """Feed ids after what the cache holds. Returns the fp32 logits of the last token,
+        [vocab], or of each, [len(ids), vocab], with `all_logits`."""
         ids = torch.as_tensor(ids)
         check_ids(ids, cache.length, self.context_length, self.architecture)
-        logits = self.step(ids.tolist(), cache.positions, cache.length, all_logits)
-        cache.length += len(ids)
+        for part in parts(ids, all_logits):
+            logits = self.step(part.tolist(), cache.positions, cache.length, all_logits)
+            cache.length += len(part)
         return logits
 
     def bytes_per_token(self, context: int) -> int:
@@ -86,7 +90,7 @@ class ReferenceEngine:
         }
 
     def close(self) -> None:
-        """Nothing lies outside this process."""
+        """Does nothing: nothing is held outside this process."""
 
 
 def open_reference(request: Request) -> ReferenceEngine:
@@ -101,11 +105,17 @@ def open_reference(request: Request) -> ReferenceEngine:
         with no_progress_bar():
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 request.folder,
+                config=their_config(request.folder),
                 dtype=DTYPES[str(precision.dtype)],
                 local_files_only=True,
                 trust_remote_code=False,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except CheckpointError:
+        raise
+    # An error here comes from the files or the system. transformers raises any type.
+    except Exception as error:
+        if (refused := shortage(error)) is not None:
+            raise refused from error
         raise CheckpointError(
             f"transformers cannot load {request.folder} "
             f"({type(error).__name__}: {error}): check its files"
@@ -118,7 +128,7 @@ def open_reference(request: Request) -> ReferenceEngine:
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Keeps transformers' own bar off stderr."""
+    """Hide the progress bar of transformers."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped

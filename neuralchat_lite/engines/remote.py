@@ -1,7 +1,8 @@
-"""A decoder in another process: ids go over, logits come back. `worker.py` is the other end.
+"""A decoder in another process, a worker: it gets token ids and returns logits.
 
-Keys and values stay there. A cache here is a number and a length; each call says how long the
-cache is, so that what was taken back, or left by an interrupted call, is dropped over there.
+`environments/worker` runs there. Keys and values stay there. A cache here is a number and a length.
+Each call sends the length, so that the worker drops what was truncated or left by an interrupted
+call.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from neuralchat_lite.engines.engine import (
     Precision,
     Request,
     cache_bytes,
+    parts,
     weight_bytes,
 )
 from neuralchat_lite.environments import worker
@@ -37,7 +39,7 @@ from neuralchat_lite.models.decoder import check_ids
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 WORKER = Path(worker.__file__).parent / "main.py"
-# Beyond these seconds a worker counts as hanging. Reference engines are slow: a bf16 token of a
+# A worker that takes longer counts as hanging. Reference engines are slow: a bf16 token of a
 # 7B model has been seen to take six.
 LOAD_SECONDS = 3600.0
 CALL_SECONDS = 600.0
@@ -45,7 +47,7 @@ SECONDS_PER_TOKEN = 10.0
 
 
 class RemoteCache(FullCache):
-    """The handle of a cache in the worker, which is freed there when this one is."""
+    """The handle of a cache in the worker. The worker frees its cache when this one is freed."""
 
     def __init__(self, decoder: RemoteDecoder) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class RemoteCache(FullCache):
     def copy(self) -> RemoteCache:
         """Raises EngineError as `Worker.call` does."""
         twin = RemoteCache(self.decoder)
-        if self.length:  # an empty one is not known there
+        if self.length:  # the worker does not know empty ones
             self.decoder.worker.call(
                 "copy", timeout=CALL_SECONDS, source=self.number, target=twin.number
             )
@@ -85,24 +87,25 @@ class RemoteDecoder(OneByOne):
     def forward(
         self, ids: Sequence[int] | Tensor, cache: RemoteCache, *, all_logits: bool = False
     ) -> Tensor:
-        """Feed ids after what the cache holds; the fp32 logits of the last token, [vocab], or of
-        each, [len(ids), vocab], with `all_logits`.
+        """Feed ids after what the cache holds. Returns the fp32 logits of the last token,
+        [vocab], or of each, [len(ids), vocab], with `all_logits`.
 
         Raises EngineError as `Worker.call` does.
         """
         ids = torch.as_tensor(ids)
         check_ids(ids, cache.length, self.context_length, self.architecture)
-        drop = [self.dropped.popleft() for _ in range(len(self.dropped))]
-        reply = self.worker.call(
-            "forward",
-            timeout=CALL_SECONDS + SECONDS_PER_TOKEN * len(ids),
-            cache=cache.number,
-            length=cache.length,
-            ids=ids.tolist(),
-            drop=drop,
-            all_logits=all_logits,
-        )
-        cache.length += len(ids)
+        for part in parts(ids, all_logits):
+            drop = [self.dropped.popleft() for _ in range(len(self.dropped))]
+            reply = self.worker.call(
+                "forward",
+                timeout=CALL_SECONDS + SECONDS_PER_TOKEN * len(part),
+                cache=cache.number,
+                length=cache.length,
+                ids=part.tolist(),
+                drop=drop,
+                all_logits=all_logits,
+            )
+            cache.length += len(part)
         logits = np.frombuffer(base64.b64decode(reply["logits"]), dtype=np.float32)
         found = torch.from_numpy(logits.copy())
         return found.view(len(ids), -1) if all_logits else found
@@ -115,8 +118,8 @@ class RemoteDecoder(OneByOne):
 class RemoteEngine:
     """See `engine.Engine`.
 
-    loaded: what the worker said of itself: versions, threads, flags
-    folder: its working directory, gone with the engine: ITREX writes into it
+    loaded: what the worker reported: versions, threads, flags
+    folder: the worker's directory, deleted with the engine; ITREX writes into it
     """
 
     name: str
@@ -159,19 +162,19 @@ def open_remote(
     """Start a worker with the Python of an environment and load a checkpoint there.
 
     loader: one of worker.LOADERS
-    variables: of the environment
-    Raises EngineError with what the library there said.
+    variables: environment variables for the worker
+    Raises EngineError with the message of the library there.
     """
     threads = default_threads()[0] if request.threads is None else request.threads
     folder = tempfile.TemporaryDirectory(prefix=f"neuralchat-lite-{name}-")
     worker = Worker(
-        # Without the variables and the user's packages that are meant for other Pythons.
+        # -E and -s: without variables and user packages that are meant for other Pythons.
         [str(python), "-E", "-s", str(WORKER)],
         name=f"engine {name!r}",
         variables={
             **variables,
             "OMP_NUM_THREADS": str(threads),
-            "KMP_BLOCKTIME": "1",  # Intel's OpenMP: let cores go between two tokens
+            "KMP_BLOCKTIME": "1",  # Intel's OpenMP: free the cores between two tokens
             "HF_HUB_OFFLINE": "1",
         },
         folder=Path(folder.name),
@@ -196,7 +199,7 @@ def open_remote(
 
 
 def open_in_environment(name: str, request: Request, precision: Precision) -> RemoteEngine:
-    """`open_remote` in the environment of the engine's name; EngineError unless it is ready."""
+    """`open_remote` in the environment of that name. Raises EngineError unless it is ready."""
     environment = engine_environment(name)
     environment.require_ready()
     return open_remote(name, name, request, precision, environment.python, environment.variables())

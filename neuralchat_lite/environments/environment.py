@@ -23,6 +23,8 @@ from neuralchat_lite.environments.description import (
 )
 from neuralchat_lite.environments.host import interpreters, this_cpu
 from neuralchat_lite.errors import ConfigError, EngineError
+from neuralchat_lite.files.json_file import JSON_LIMIT, parse_json
+from neuralchat_lite.files.regular import read_regular
 
 ROOT_VARIABLE = "NEURALCHAT_LITE_ENVIRONMENTS"
 STAMP = "neuralchat-lite.json"
@@ -84,7 +86,7 @@ class Environment:
     def stamp(self) -> dict[str, Any]:
         """What the setup wrote: when complete, the digest, Python, and where torch came from."""
         try:
-            return dict(json.loads((self.folder / STAMP).read_text(encoding="utf-8")))
+            return parse_json(read_regular(self.folder / STAMP, JSON_LIMIT))
         except (OSError, ValueError):
             return {}
 

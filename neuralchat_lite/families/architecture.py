@@ -7,16 +7,17 @@ from here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.block import Block, Norm
+from neuralchat_lite.values import plain, shown
 
 Role = Literal["linear", "lm_head", "embedding", "norm", "bias"]
 
-# The name by which this library asks for the output head, whatever a family calls it, and also
-# where the head is the embedding. Quantized, a tied head is a matrix of its own.
+# This library's name of the output head in every family, also when the head is tied to the
+# embedding. A quantized head is always a matrix of its own.
 HEAD_MODULE = "lm_head"
 HEAD = f"{HEAD_MODULE}.weight"
 
@@ -31,8 +32,8 @@ class TensorSpec:
 
     @property
     def module(self) -> str:
-        """Its module. The head is "lm_head" in every family, and so is a tied one, though its
-        weight is the embedding's."""
+        """Its module. The module of the head is "lm_head" in every family, also when the head is
+        tied and its weight is the embedding's."""
         return HEAD_MODULE if self.role == "lm_head" else self.name.rpartition(".")[0]
 
     @property
@@ -49,7 +50,7 @@ class Names:
         without a head leaves it out
     embedding, norm: after `base`; the norm is the one before the head
     layers: after `base`; block i is "{layers}.{i}"
-    ignored: endings of tensors that checkpoints may hold and no decoder needs
+    ignored: endings of tensors that checkpoints may contain and that no decoder needs
     """
 
     base: str
@@ -89,6 +90,8 @@ class Architecture(Sizes):
     windows: for each layer how many positions a query sees, itself included; None: all
     tied: the head is the embedding
     rope: "rope_type", "rope_theta" and that type's own parameters
+    eos_ids: that end a text: those of generation_config.json, else of config.json
+    stated_eos: file -> the ids that it gives
     """
 
     model_type: str
@@ -101,6 +104,7 @@ class Architecture(Sizes):
     rope: Mapping[str, Any]
     eos_ids: tuple[int, ...]
     bos_id: int | None
+    stated_eos: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         qkv = sum(linear.rows for linear in self.block.qkv)
@@ -111,7 +115,7 @@ class Architecture(Sizes):
 
     @property
     def default_context(self) -> int:
-        """Positions to use unless asked otherwise.
+        """The default number of positions.
 
         A sliding-window model is trained on about two windows (Mistral-7B: window 4096,
         context 8192) whatever its position limit says.
@@ -130,7 +134,7 @@ class Architecture(Sizes):
 
     @property
     def norm(self) -> Norm:
-        """The one between the last layer and the head."""
+        """The norm between the last layer and the head."""
         return Norm(f"{self.names.base}{self.names.norm}", self.hidden_size)
 
     def layer(self, index: int) -> Block:
@@ -160,17 +164,18 @@ class Architecture(Sizes):
                 if linear.bias is not None:
                     yield TensorSpec(linear.bias, (linear.rows,), "bias")
         yield TensorSpec(self.norm.weight, (self.norm.size,), "norm")
-        # A tied head is the embedding; it is still its own matrix once quantized.
+        # A tied head is the embedding, but a quantized head is a matrix of its own.
         yield TensorSpec(self.stored_name(HEAD), table, "lm_head")
 
 
 def checked_context(arch: Architecture, length: int | None) -> int:
-    """The positions to allow: `length`, or the model's default. Raises ConfigError."""
+    """The most positions: `length`, or the model's default. Raises ConfigError."""
     if length is None:
         return arch.default_context
+    length = plain(length)
     if type(length) is not int or not 1 <= length <= arch.max_positions:
         raise ConfigError(
             "context_length must be an integer between 1 and the model's "
-            f"{arch.max_positions} positions, got {length!r}"
+            f"{arch.max_positions} positions, got {shown(length)}"
         )
     return length

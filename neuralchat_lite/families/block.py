@@ -5,8 +5,8 @@ A block is attention and then a gated MLP, each with a norm before it and added 
     x = x + output(attention(qkv(attention_norm(x))))
     x = x + down(activation(gate(y)) * up(y))          with y = mlp_norm(x)
 
-What a family may choose is a field here. `Architecture.tensors` derives the tensors that a
-checkpoint must have from it, and `models.build` the layers that are run.
+Families differ in the fields below. `Architecture.tensors` derives from them the tensors that a
+checkpoint must have, and `models.build` the layers that run.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Block:
     gate_up: gate and up, stacked by output: two matrices, or one that holds both
     scale: what scores are multiplied with before the softmax
     activation: of the gate
-    query_norm, key_norm: over head_dim, before the rotary embedding; None where there is none
+    query_norm, key_norm: over head_dim, before the rotary embedding; None if there is none
     """
 
     attention_norm: Norm

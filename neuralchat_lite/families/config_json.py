@@ -1,10 +1,11 @@
-"""From config.json to an Architecture: every value checked, and what cannot be run refused.
+"""Reading config.json into an Architecture. Every value is checked.
 
-Where a key is missing or spelled in two ways, the model means what transformers makes of it.
+A key that is missing or spelled in two ways means the same as in transformers.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
@@ -20,18 +21,28 @@ from neuralchat_lite.families.config_values import (
 from neuralchat_lite.families.family import Family
 from neuralchat_lite.families.rope_parameters import rope_parameters
 from neuralchat_lite.families.table import family_of
-from neuralchat_lite.files.json_file import read_json
+from neuralchat_lite.files.json_file import read_json, read_optional_json
+from neuralchat_lite.values import shown
+
+log = logging.getLogger(__name__)
+
+GENERATION = "generation_config.json"
+# As many as the header of a safetensors file has room for; the deepest model has 126. A mistyped
+# number is refused before lists are made of it.
+MOST_LAYERS = 1000
+# Who quantizes says so under one of these: MLX under the second, compressed-tensors once did under
+# the third.
+QUANTIZED_KEYS = ("quantization_config", "quantization", "compression_config")
 
 
 def read_architecture(folder: Path) -> Architecture:
     """Read `config.json` (and the end-of-text ids of `generation_config.json`) of a model folder.
 
-    Raises CheckpointError when a file is missing or a value impossible, UnsupportedModelError
-    when the model is of another shape than its family's description can say.
+    Raises CheckpointError when a file is missing or a value invalid, UnsupportedModelError
+    when the model is not supported.
     """
     config = read_json(folder / "config.json")
-    generation_path = folder / "generation_config.json"
-    generation = read_json(generation_path) if generation_path.exists() else {}
+    generation = read_optional_json(folder / GENERATION)
     return parse_architecture(config, generation)
 
 
@@ -45,6 +56,8 @@ def parse_architecture(config: Config, generation: Config | None = None) -> Arch
     refuse_quantized(config)
     sizes = read_sizes(config, family)
     max_positions = positive(config, "max_position_embeddings", family.max_positions)
+    eos = end_ids(config, "config.json", sizes.vocab_size)
+    generation_eos = end_ids(generation or {}, GENERATION, sizes.vocab_size)
     return Architecture(
         **vars(sizes),
         model_type=str(model_type),
@@ -55,26 +68,46 @@ def parse_architecture(config: Config, generation: Config | None = None) -> Arch
         windows=family.windows(config, sizes.layers),
         tied=flag(config, "tie_word_embeddings"),
         rope=rope_parameters(config, max_positions),
-        eos_ids=token_ids(generation or {}, "eos_token_id") or token_ids(config, "eos_token_id"),
+        eos_ids=generation_eos or eos,
         bos_id=token_id(config, "bos_token_id"),
+        stated_eos={"config.json": eos, GENERATION: generation_eos},
     )
 
 
-def refuse_quantized(config: Config) -> None:
-    method = config.get("quantization_config")
-    if method is not None:
-        name = method.get("quant_method") if isinstance(method, dict) else method
-        raise UnsupportedModelError(
-            f"the checkpoint is already quantized ({name!r}): "
-            "use the original bf16, fp16 or fp32 checkpoint"
+def end_ids(config: Config, file: str, vocab_size: int) -> tuple[int, ...]:
+    """The ids in a file that end a text. One that the model cannot choose is left out with a
+    warning: an answer would not end there."""
+    ids = token_ids(config, "eos_token_id", file)
+    beyond = [each for each in ids if each >= vocab_size]
+    if beyond:
+        log.warning(
+            "%s: eos_token_id names %s, but the vocabulary has %s tokens: ignored, answers do not "
+            "end there; correct the file if they should",
+            file,
+            shown(beyond),
+            vocab_size,
         )
+    return tuple(each for each in ids if each < vocab_size)
+
+
+def refuse_quantized(config: Config) -> None:
+    for key in QUANTIZED_KEYS:
+        method = config.get(key)
+        if method is not None:
+            name = method.get("quant_method", method) if isinstance(method, dict) else method
+            raise UnsupportedModelError(
+                f"config.json: the checkpoint is already quantized ({key} {shown(name)}): "
+                "use the original bf16, fp16 or fp32 checkpoint"
+            )
 
 
 def read_sizes(config: Config, family: Family) -> Sizes:
-    layers = positive(config, "num_hidden_layers")
+    layers = positive(config, "num_hidden_layers", largest=MOST_LAYERS)
     heads = positive(config, "num_attention_heads")
     hidden = positive(config, "hidden_size")
-    kv_heads = positive(config, "num_key_value_heads", family.kv_heads or heads)
+    # A null is not a missing key here: in every family it means as many as heads.
+    default = family.kv_heads if "num_key_value_heads" not in config else None
+    kv_heads = positive(config, "num_key_value_heads", default or heads)
     head_dim = positive(config, "head_dim", family.head_dim or max(1, hidden // heads))
     if heads % kv_heads:
         raise CheckpointError(

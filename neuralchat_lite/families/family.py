@@ -1,4 +1,4 @@
-"""What a file of a family holds: everything that config.json leaves to the model type."""
+"""The description of a model family: what config.json leaves to the model type."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Family:
 
     names: of the modules around the blocks
     block: config.json and the sizes read from it -> the family's block
-    windows: config.json and the number of layers -> what each layer's queries see
+    windows: config.json and the number of layers -> the window of each layer
     max_positions: default of "max_position_embeddings"
     kv_heads: default of "num_key_value_heads"; None: as many as heads
     head_dim: default of "head_dim"; None: hidden_size / heads

@@ -9,6 +9,7 @@ from neuralchat_lite.families.config_values import Config, flag
 from neuralchat_lite.families.family import Family
 from neuralchat_lite.families.windows import no_window
 from neuralchat_lite.kernels.operations import Activation
+from neuralchat_lite.values import shown
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "swish": "silu"}
 
@@ -19,7 +20,14 @@ LLAMA_NAMES = Names(
     norm="norm",
     head="lm_head",
     # Left in old checkpoints by transformers; computed anew by every decoder.
-    ignored=("rotary_emb.inv_freq", "self_attn.masked_bias", "self_attn.bias_mask"),
+    ignored=(
+        "rotary_emb.inv_freq",
+        "rotary_emb.original_inv_freq",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+        "self_attn.masked_bias",
+        "self_attn.bias_mask",
+    ),
 )
 
 
@@ -56,18 +64,20 @@ def llama_block(
 
 
 def gate_activation(config: Config) -> Activation:
-    """What "hidden_act" names. Raises UnsupportedModelError."""
-    name = config.get("hidden_act") or "silu"
+    """The activation that "hidden_act" names. Raises UnsupportedModelError."""
+    name = config.get("hidden_act")
+    if name is None:
+        name = "silu"
     activation = ACTIVATIONS.get(name) if isinstance(name, str) else None
     if activation is None:
         raise UnsupportedModelError(
-            f"hidden_act {name!r} is not supported: use a model with 'silu'"
+            f"hidden_act {shown(name)} is not supported: use a model with 'silu'"
         )
     return activation
 
 
 def block(config: Config, sizes: Sizes) -> Block:
-    """An "attention_bias" includes the output projection."""
+    """With "attention_bias", the output projection has a bias too."""
     bias = flag(config, "attention_bias")
     mlp_bias = flag(config, "mlp_bias")
     return llama_block(config, sizes, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias)

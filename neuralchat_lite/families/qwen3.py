@@ -11,7 +11,7 @@ from neuralchat_lite.families.windows import window_in_late_layers
 
 
 def block(config: Config, sizes: Sizes) -> Block:
-    """An "attention_bias" includes the output projection, as in Llama."""
+    """With "attention_bias", the output projection has a bias too, as in Llama."""
     bias = flag(config, "attention_bias")
     return llama_block(config, sizes, qkv_bias=bias, output_bias=bias, qk_norm=True)
 

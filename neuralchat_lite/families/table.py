@@ -1,4 +1,4 @@
-"""The table of families: `model_type` of config.json -> where its description stands.
+"""The table of families: `model_type` of config.json -> the place of its description.
 
 A new family is one file beside `llama.py` and one row here.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from neuralchat_lite.errors import UnsupportedModelError
 from neuralchat_lite.families.family import Family
+from neuralchat_lite.values import shown
 
 # model_type -> "module:name" of a Family, imported when a model asks for it.
 FAMILIES: dict[str, str] = {
@@ -25,7 +26,7 @@ def family_of(model_type: Any) -> Family:
     place = FAMILIES.get(str(model_type))
     if place is None:
         raise UnsupportedModelError(
-            f"model_type {model_type!r} is not supported: expected one of {sorted(FAMILIES)}"
+            f"model_type {shown(model_type)} is not supported: expected one of {sorted(FAMILIES)}"
         )
     module, _, name = place.partition(":")
     family = getattr(import_module(module), name)

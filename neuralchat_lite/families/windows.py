@@ -6,25 +6,26 @@ A family chooses one of these rules.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from neuralchat_lite.errors import UnsupportedModelError
 from neuralchat_lite.families.config_values import Config, flag, positive, wrong
+from neuralchat_lite.values import shown
 
 Windows = tuple[int | None, ...]
 WindowRule = Callable[[Config, int], Windows]  # config.json and the number of layers
 
-DEFAULT_WINDOW = 4096  # where a family has windows
+DEFAULT_WINDOW = 4096  # in families with windows
 DEFAULT_MAX_WINDOW_LAYERS = 28
 
 
 def no_window(config: Config, layers: int) -> Windows:
     """Every layer sees everything, whatever "sliding_window" says."""
+    layer_kinds(config, layers)
     return (None,) * layers
 
 
 def window_in_every_layer(config: Config, layers: int) -> Windows:
-    """A "sliding_window" counts for every layer, or for those that "layer_types" names."""
+    """The "sliding_window" applies to every layer, or to those that "layer_types" names."""
     return windows_from(config, layers, lambda config: 0)
 
 
@@ -43,28 +44,32 @@ def max_window_layers(config: Config) -> int:
 
 
 def windows_from(config: Config, layers: int, first_layer: Callable[[Config], int]) -> Windows:
-    """A window where "layer_types" has one, or without that key from `first_layer` on.
+    """Windows in the layers that "layer_types" names, or without it in those from `first_layer` on.
 
-    A "sliding_window" that is null means none at all.
+    If "sliding_window" is null, no layer has a window.
     """
     if config.get("sliding_window", DEFAULT_WINDOW) is None:
         return no_window(config, layers)
     window = positive(config, "sliding_window", DEFAULT_WINDOW)
-    kinds = config.get("layer_types")
+    kinds = layer_kinds(config, layers)
     if kinds is not None:
-        return tuple(window if sliding else None for sliding in sliding_layers(kinds, layers))
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     first = first_layer(config)
     return tuple(window if layer >= first else None for layer in range(layers))
 
 
-def sliding_layers(kinds: Any, layers: int) -> list[bool]:
-    """What "layer_types" says of each layer. Raises CheckpointError or UnsupportedModelError."""
+def layer_kinds(config: Config, layers: int) -> list[str] | None:
+    """The "layer_types", None where there are none. They are checked even when no layer has a
+    window, as in transformers. Raises CheckpointError or UnsupportedModelError."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return None
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise wrong("layer_types", f"a list of {layers}, one for each layer", kinds)
     unknown = {str(kind) for kind in kinds} - {"full_attention", "sliding_attention"}
     if unknown:
         raise UnsupportedModelError(
-            f"layer_types {sorted(unknown)} are not supported: use a model whose layers are all "
-            "full_attention or sliding_attention"
+            f"layer_types {shown(sorted(unknown))} are not supported: use a model whose layers "
+            "are all full_attention or sliding_attention"
         )
-    return [kind == "sliding_attention" for kind in kinds]
+    return kinds

@@ -1,1 +1,1 @@
-"""Files on disk, whatever they mean: names, safetensors, digests, folders written whole."""
+"""Files on disk: names, safetensors, digests, and folders that are written whole or not at all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 MANIFEST = "manifest.json"
 QUANTIZATION = "quantization_config.json"
 WEIGHTS = "model.safetensors"
@@ -23,3 +25,14 @@ TOKENIZER = (
 )
 # Beside the weights of a checkpoint; copied as they are, where they exist.
 SIDECARS = (*CONFIGURATION, *TOKENIZER)
+
+LONGEST_NAME = 255  # bytes that a file system allows
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a text can be the name of a file, without a folder."""
+    try:
+        data = os.fsencode(name)
+    except UnicodeEncodeError:  # half a character
+        return False
+    return name not in ("", ".", "..") and not {"/", "\0"} & set(name) and len(data) <= LONGEST_NAME

@@ -1,4 +1,4 @@
-"""How far a long operation is, for whoever shows it."""
+"""Progress reports of long operations."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+
+
+def size_text(count: float) -> str:
+    """Bytes as people read them, in powers of ten."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
 
 
 def hashing(progress: ProgressCallback | None, stage: str = "hash") -> HashProgress | None:

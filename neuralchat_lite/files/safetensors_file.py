@@ -1,9 +1,9 @@
-"""One safetensors file: its header read and checked, its bytes streamed to disk.
+"""One safetensors file: reading and checking its header, and writing it as a stream.
 
 A file is 8 bytes of header length (little endian), the header as JSON, then the tensors. Reading
 tensors is left to the safetensors library, which maps them. Writing is done here, because a model
-must be written while it is being quantized, tensor by tensor, and because tensors must lie at
-multiples of 64 bytes to be used where they are.
+must be written while it is being quantized, tensor by tensor, and because tensors must start
+at multiples of 64 bytes to be used without a copy.
 """
 
 from __future__ import annotations
@@ -16,16 +16,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.files.json_file import parse_json
+from neuralchat_lite.files.regular import open_regular, remedy_of
 
 ALIGNMENT = 64  # a cache line, and one tile of weights
 REMEDY = "download or copy the file again"
-HEADER_LIMIT = 100_000_000  # the safetensors library's own
+# A thousand layers of 32 tensors, each described in 256 bytes; the deepest model has 126 layers.
+# The safetensors library reads up to 100 MB, which takes Python 8 s.
+HEADER_LIMIT = 1000 * 32 * 256
+LONGEST_NAME = 1000  # characters of a tensor's name
+LONGEST_SHOWN = 100
+LONGEST_DTYPE = 16
+MOST_DIMENSIONS = 32
+LARGEST = 1 << 63
 
 DTYPE_NAMES = {
     torch.uint8: "U8",
@@ -35,7 +44,7 @@ DTYPE_NAMES = {
     torch.float32: "F32",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-# Of dtypes that occur in checkpoints but that are not read here.
+# Bytes per element of dtypes that occur in checkpoints but are not supported here.
 OTHER_SIZES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "BOOL": 1}
 
 
@@ -53,76 +62,104 @@ class StoredTensor:
         return size * math.prod(self.shape)
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file in the order of its header, all found to lie within the file.
+def read_header(path: Path, descriptor: int | None = None) -> dict[str, StoredTensor]:
+    """The tensors of a file in the order of its header, checked to lie within the file.
 
-    Raises CheckpointError when the file is missing, cut short or no safetensors file.
+    descriptor: of the file, where it is open already
+    Raises CheckpointError when the file is missing, cut short or not a safetensors file.
     """
-    header, start, size = parse_header(path)
+    header, start, size = parse_header(path, descriptor)
     tensors = {}
     end = 0
-    try:
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            tensor = StoredTensor(name, str(entry["dtype"]), tuple(map(int, entry["shape"])))
-            first, last = entry["data_offsets"]
-            known = tensor.dtype in DTYPES or tensor.dtype in OTHER_SIZES
-            if first < 0 or last < first or (known and last - first != tensor.nbytes):
-                raise ValueError(
-                    f"{name} of {tensor.shape} {tensor.dtype} has bytes {first}:{last}"
-                )
-            end = max(end, last)
-            tensors[name] = tensor
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise damaged(path, error) from None
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        wrong = fault_of(name, entry)
+        if wrong is not None:
+            raise damaged(path, f"{name[:LONGEST_SHOWN]!r} {wrong}")
+        tensors[name] = StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
+        end = max(end, entry["data_offsets"][1])
     if start + end != size:
         raise CheckpointError(
-            f"{path} has {size} bytes, its header promises {start + end}: {REMEDY}"
+            f"{path} has {size} bytes, but its header describes {start + end}: {REMEDY}"
         )
     return tensors
 
 
+def fault_of(name: str, entry: Any) -> str | None:
+    """What is wrong with a tensor's description in a header; None when it is right."""
+    if len(name) > LONGEST_NAME:
+        return f"is a name of {len(name)} characters, expected {LONGEST_NAME} at most"
+    if not isinstance(entry, dict):
+        return f"is a {type(entry).__name__}, expected an object"
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not dtype.isalnum() or len(dtype) > LONGEST_DTYPE:
+        return "has no dtype that is a name"
+    if not are_counts(shape) or len(shape) > MOST_DIMENSIONS:
+        return f"has no shape of at most {MOST_DIMENSIONS} sizes"
+    if not are_counts(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
+        return "has no data_offsets, a first and a last byte"
+    tensor = StoredTensor(name, dtype, tuple(shape))
+    known = dtype in DTYPES or dtype in OTHER_SIZES
+    if known and offsets[1] - offsets[0] != tensor.nbytes:
+        return f"of {tensor.shape} {dtype} has bytes {offsets[0]}:{offsets[1]}"
+    return None
+
+
+def are_counts(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        type(entry) is int and 0 <= entry < LARGEST for entry in value
+    )
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What the header says of the whole file. Raises CheckpointError as `read_header` does."""
+    """The metadata of the file, from its header. Raises CheckpointError as `read_header` does."""
     metadata = parse_header(path)[0].get("__metadata__")
     return metadata if isinstance(metadata, dict) else {}
 
 
-def parse_header(path: Path) -> tuple[dict[str, Any], int, int]:
+def parse_header(path: Path, descriptor: int | None = None) -> tuple[dict[str, Any], int, int]:
     """The header as it stands, the byte at which tensors begin, and the size of the file."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(8)
+        opened = open_regular(path) if descriptor is None else descriptor
+        try:
+            size = os.fstat(opened).st_size
+            start = os.pread(opened, 8, 0)
             length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
+            if len(start) < 8 or length > size - 8:
                 raise CheckpointError(
-                    f"{path} is cut short or no safetensors file: {size} bytes, but a header of "
-                    f"{length}: {REMEDY}"
+                    f"{path} is cut short or not a safetensors file: it has {size} bytes, and its "
+                    f"header should have {length}: {REMEDY}"
                 )
-            header = json.loads(file.read(length))
+            if length > HEADER_LIMIT:
+                raise CheckpointError(
+                    f"{path} has a header of {length} bytes, at most {HEADER_LIMIT} are read: "
+                    "save the model with fewer tensors in a file, or with less metadata"
+                )
+            text = os.pread(opened, length, 8)
+        finally:
+            if descriptor is None:
+                os.close(opened)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: {REMEDY}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from None
-    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): {remedy_of(error)}"
+        ) from None
+    try:
+        return parse_json(text), 8 + length, size
+    except ValueError as error:
         raise damaged(path, error) from None
-    if not isinstance(header, dict):
-        raise damaged(path, TypeError(f"the header is a {type(header).__name__}"))
-    return header, 8 + length, size
 
 
-def damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path} has a damaged header ({error}): download or copy the file again"
-    )
+def damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(f"{path} has a damaged header ({why}): {REMEDY}")
 
 
 def aligned_order(tensors: Iterable[StoredTensor]) -> list[StoredTensor]:
-    """Tensors of whole 64-byte lines first, then those of whole 32 bytes, and so on.
+    """Sort tensors: first those whose bytes are a multiple of 64, then of 32, and so on.
 
-    So each of the first starts on a line, and each of the others on a multiple of its elements.
+    So the first start at multiples of 64 bytes, and the others at multiples of their element size.
     """
     return sorted(tensors, key=lambda tensor: -math.gcd(tensor.nbytes, ALIGNMENT))
 
@@ -147,7 +184,7 @@ def build_header(tensors: Iterable[StoredTensor], metadata: Mapping[str, str]) -
 
 
 class SafetensorsWriter:
-    """Writes a file from front to back and hashes it meanwhile; nothing is held in memory.
+    """Writes a file from front to back and hashes it. Holds no tensor in memory.
 
     The tensors must be written in the order given, each in as many pieces as is convenient.
     """

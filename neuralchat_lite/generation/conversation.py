@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 
 from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.loop import fold, stream
+from neuralchat_lite.generation.loop import fold, pieces_of
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prefix_cache import PrefixCache
-from neuralchat_lite.generation.prompt import Prompt, encode_messages
+from neuralchat_lite.generation.prompt import Prompt, check_messages, encode_messages
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
+from neuralchat_lite.generation.stream import Stream
+from neuralchat_lite.shortages import shortages
 
 
 class Conversation:
@@ -49,6 +51,35 @@ class Conversation:
         finally:
             self.turn.release()
 
+    def undo(self) -> str | None:
+        """Take back the last turn, and return what was said in it; None when there is none.
+
+        Raises PromptError while an answer is still being streamed.
+        """
+        self.take_turn()
+        try:
+            if not self.messages or self.messages[-1]["role"] != "assistant":
+                return None
+            *self.messages, said, _ = self.messages
+            return said["content"]
+        finally:
+            self.turn.release()
+
+    def resume(self, messages: list[dict[str, str]]) -> None:
+        """Go on from messages that were said before: a system message if there is one, then
+        whole turns. Raises PromptError for messages of another form."""
+        if messages and messages[-1].get("role") != "system":
+            check_messages([*messages, {"role": "user", "content": "x"}])
+        elif len(messages) > 1:
+            raise PromptError("a system message comes first, and only once")
+        self.take_turn()
+        try:
+            self.messages = [dict(message) for message in messages]
+            first = messages[0] if messages else {}
+            self.system = first["content"] if first.get("role") == "system" else None
+        finally:
+            self.turn.release()
+
     def forget(self) -> None:
         with_system = self.system is not None
         self.messages = [{"role": "system", "content": self.system or ""}] if with_system else []
@@ -58,24 +89,26 @@ class Conversation:
         """Send a message and wait for the whole answer. See `stream`."""
         return fold(self.stream(text, **options))
 
-    def stream(self, text: str, **options: Unpack[GenerationKeywords]) -> Iterator[Piece]:
+    def stream(self, text: str, **options: Unpack[GenerationKeywords]) -> Stream:
         """Send a message; the answer comes piece by piece.
 
-        A turn that is cancelled (by closing the iterator) keeps what was said so far, and a turn
-        without a word of answer is forgotten.
+        A turn that is cancelled (`cancel` or `close` of the stream) keeps what was said so far,
+        and a turn without a word of answer is forgotten.
 
-        Raises PromptError at once for a message that cannot be sent. Raises PromptError when the
-        first piece is asked for, if the conversation is longer than the context or an earlier
-        answer is still being streamed.
+        Raises PromptError at once for a message that cannot be sent, or is far too long. Raises
+        PromptError when the first piece is asked for, if the conversation is longer than the
+        context or an earlier answer is still being streamed.
         """
         settings = self.options.but(options)
-        return self.answer(*self.encode(self.messages, text), settings)
+        messages, prompt = self.encode(self.messages, text)
+        return Stream(lambda cancelled: self.answer(messages, prompt, settings, cancelled))
 
+    @shortages()
     def encode(
         self, before: list[dict[str, str]], text: str
     ) -> tuple[list[dict[str, str]], Prompt]:
         messages = [*before, {"role": "user", "content": text}]
-        return messages, encode_messages(messages, self.tokenizer)
+        return messages, encode_messages(messages, self.tokenizer, self.decoder.context_length)
 
     def take_turn(self) -> None:
         if not self.turn.acquire(blocking=False):
@@ -85,25 +118,33 @@ class Conversation:
             )
 
     def answer(
-        self, messages: list[dict[str, str]], prompt: Prompt, options: GenerationOptions
-    ) -> Iterator[Piece]:
+        self,
+        messages: list[dict[str, str]],
+        prompt: Prompt,
+        options: GenerationOptions,
+        cancelled: Callable[[], bool],
+    ) -> Generator[Piece, None, None]:
         self.take_turn()
         try:
             *before, said = messages
             if before != self.messages:  # another turn was answered since this one was sent
                 messages, prompt = self.encode(self.messages, said["content"])
-            yield from self.feed_and_keep(messages, prompt, options)
+            yield from self.feed_and_keep(messages, prompt, options, cancelled)
         finally:
             self.turn.release()
 
     def feed_and_keep(
-        self, messages: list[dict[str, str]], prompt: Prompt, options: GenerationOptions
-    ) -> Iterator[Piece]:
+        self,
+        messages: list[dict[str, str]],
+        prompt: Prompt,
+        options: GenerationOptions,
+        cancelled: Callable[[], bool],
+    ) -> Generator[Piece, None, None]:
         cache = self.prefix.go_back_to(prompt.ids)
         sequence = Sequence(self.decoder, self.tokenizer, prompt, options, cache)
         said = ""
         try:
-            for piece in stream(sequence):
+            for piece in pieces_of(sequence, cancelled):
                 said += piece.text
                 yield piece
         finally:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
+from neuralchat_lite.generation.stream import Stream
+from neuralchat_lite.kernels.interruption import Interrupted, interrupted_by
+from neuralchat_lite.kernels.leaving import at_work
 
 
-def stream(sequence: Sequence) -> Iterator[Piece]:
+def stream(sequence: Sequence) -> Stream:
     """Generate token by token; nothing is computed until the first piece is asked for.
 
-    Closing the iterator cancels; the cache then holds exactly the tokens that were fed.
+    When it is cancelled, the cache holds exactly the tokens that were fed.
     """
-    while not sequence.finished:
-        logits = sequence.decoder.forward(sequence.next_ids(), sequence.cache)
-        yield sequence.accept(logits)
+    return Stream(lambda cancelled: pieces_of(sequence, cancelled))
+
+
+def pieces_of(sequence: Sequence, cancelled: Callable[[], bool]) -> Generator[Piece, None, None]:
+    """`stream` as a generator.
+
+    cancelled: asked before each token, and before each block of the prompt
+    """
+    while not sequence.finished and not cancelled():
+        try:
+            with at_work(), interrupted_by(cancelled):
+                logits = sequence.decoder.forward(sequence.next_ids(), sequence.cache)
+                piece = sequence.accept(logits)
+        except Interrupted:
+            return
+        yield piece
 
 
 def generate(sequence: Sequence) -> Reply:

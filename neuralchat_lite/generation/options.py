@@ -7,6 +7,23 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.quantization.config import suggestion
+from neuralchat_lite.values import plain, shown
+
+# What other libraries call our options.
+OTHER_NAMES = {
+    "max_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "n_predict": "max_new_tokens",
+    "num_predict": "max_new_tokens",
+    "num_tokens": "max_new_tokens",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "stop_words": "stop",
+    "repeat_penalty": "repetition_penalty",
+    "do_sample": "temperature",
+    "random_state": "seed",
+}
 
 
 def is_integer(value: Any) -> bool:
@@ -46,6 +63,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ignore_eos": ("True or False", lambda v: isinstance(v, bool)),
 }
 
+FILTERS = ("top_k", "top_p", "min_p")  # of sampling
+
 
 class GenerationKeywords(TypedDict, total=False):
     """The fields of `GenerationOptions` as keyword arguments, for type checkers and editors."""
@@ -72,6 +91,8 @@ class GenerationOptions:
     seed: makes sampling repeatable; None draws a new one from the system
     stop: texts that end the answer and are not part of it
     ignore_eos: go on after the end-of-text token
+
+    Scalars of numpy and torch are accepted as the numbers that they are.
     """
 
     max_new_tokens: int = 256
@@ -91,10 +112,11 @@ class GenerationOptions:
         elif isinstance(stop, Iterable):
             object.__setattr__(self, "stop", tuple(stop))
         for name, (rule, holds) in RULES.items():
-            value = getattr(self, name)
+            value = plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             if not holds(value):
-                raise ConfigError(f"{name} must be {rule}, got {value!r}")
-        filters = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+                raise ConfigError(f"{name} must be {rule}, got {shown(value)}")
+        filters = {name: getattr(self, name) for name in FILTERS}
         idle = [name for name, value in filters.items() if value != getattr(type(self), name)]
         if idle and self.temperature == 0:
             raise ConfigError(
@@ -114,10 +136,22 @@ class GenerationOptions:
         return replace(self, **options) if options else self
 
 
+def without_idle_filters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the filters of sampling, if they ask for the likeliest token."""
+    greedy = options.get("temperature", 0) == 0
+    return {name: value for name, value in options.items() if not (greedy and name in FILTERS)}
+
+
 def check_names(options: Mapping[str, Any]) -> None:
     names = [field.name for field in fields(GenerationOptions)]
     unknown = sorted(set(options) - set(names))
     if unknown:
+        said = [f"{name}{meant(name, names)}" for name in unknown]
         raise ConfigError(
-            f"unknown generation option {', '.join(unknown)}: expected {', '.join(names)}"
+            f"unknown generation option {', '.join(said)}: expected {', '.join(names)}"
         )
+
+
+def meant(name: str, names: list[str]) -> str:
+    known = OTHER_NAMES.get(name.lower())
+    return f" (did you mean {known!r}?)" if known else suggestion(name, names)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuralchat_lite.engines.engine import WHEN_NOT_FINITE
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.generation.options import GenerationOptions
 
@@ -19,14 +20,18 @@ class Chooser:
     Penalty and filters are transformers' own processors, in transformers' order.
     """
 
-    def __init__(self, options: GenerationOptions) -> None:
+    def __init__(self, options: GenerationOptions, when_not_finite: str = WHEN_NOT_FINITE) -> None:
+        """when_not_finite: what the user can do about logits that are NaN or infinite"""
+        self.when_not_finite = when_not_finite
         self.greedy = options.temperature == 0
         self.penalties: list[Any] = []
         self.filters: list[Any] = []
         if options.repetition_penalty != 1.0:
             from transformers import RepetitionPenaltyLogitsProcessor
 
-            self.penalties.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+            self.penalties.append(
+                RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty))
+            )
         if not self.greedy:
             self.filters = sampling_filters(options)
             self.generator = torch.Generator()
@@ -43,8 +48,7 @@ class Chooser:
         if not finite.all():
             raise CheckpointError(
                 f"{int((~finite).sum())} of {len(logits)} logits after {len(ids)} tokens are NaN "
-                "or infinite, expected finite numbers: check the quantized files with "
-                "`neuralchat-lite cache verify`, or the checkpoint with compute_dtype='fp32'"
+                f"or infinite, expected finite numbers: {self.when_not_finite}"
             )
         if self.greedy and not self.penalties:
             return int(logits.numpy().argmax())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
-from neuralchat_lite.engines.engine import Decoder
+from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sampling import Chooser
 from neuralchat_lite.generation.text import Detokenizer, StopStrings
+from neuralchat_lite.generation.turn_ends import turn_ends
 
 FinishReason = Literal["eos", "stop", "length", "context"]
 
@@ -92,20 +94,27 @@ class Sequence:
         """
         check_room(prompt, decoder)
         self.decoder = decoder
+        self.tokenizer = tokenizer
         self.options = options
         self.ids = list(prompt.ids)
         self.prompt_tokens = len(self.ids)
         self.cache = self.new_cache() if cache is None else cache
         assert self.cache.length < self.prompt_tokens, "the last token of the prompt is always fed"
         self.clock = Clock(self.prompt_tokens, self.cache.length, load_s)
-        self.choose = Chooser(options)
+        self.choose = Chooser(options, getattr(decoder, "when_not_finite", WHEN_NOT_FINITE))
         self.visible = StopStrings((*options.stop, *prompt.stop))
         self.text_of = Detokenizer(tokenizer)
-        self.eos = () if options.ignore_eos else decoder.architecture.eos_ids
+        self.eos: Collection[int] = () if options.ignore_eos else self.ends_of(prompt)
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
         self.timings: Timings | None = None
         self.clock.pause()
+
+    def ends_of(self, prompt: Prompt) -> Collection[int]:
+        architecture = self.decoder.architecture
+        if prompt.of_messages:
+            return frozenset(turn_ends(self.tokenizer, architecture))
+        return architecture.eos_ids
 
     def new_cache(self) -> Any:
         # It grows when needed: most answers end long before max_new_tokens.

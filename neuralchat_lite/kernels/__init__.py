@@ -1,1 +1,1 @@
-"""The hot operations: native code behind typed functions, each beside its slow oracle."""
+"""The operations of a decoder: native code behind typed functions, and a slow reference of each."""

@@ -1,4 +1,4 @@
-"""What this machine offers: CPU model, instruction sets, and how many threads are worth having."""
+"""The CPU of this machine: its model, instruction sets, and a good number of threads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.values import plain, shown
 
 ISA_VARIABLE = "NEURALCHAT_LITE_ISA"
 THREADS_VARIABLE = "NEURALCHAT_LITE_THREADS"
@@ -18,7 +19,7 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that was chosen, and why: for `doctor` and `Model.report()`."""
+    """A chosen value and the reason, for `doctor` and `Model.report()`."""
 
     value: str
     why: str
@@ -31,7 +32,7 @@ def choose_isa(
 
     available: name -> why it cannot run here ("" when it can), best first
     asked: a name to force, or None for the best. Raises ConfigError when it cannot run.
-    origin: what asks, for messages
+    origin: the variable or argument that gave `asked`, for messages
     """
     usable = [name for name, why_not in available.items() if not why_not]
     if asked is None:
@@ -58,11 +59,11 @@ def cpu_model() -> str:
 
 
 def default_threads() -> tuple[int, Choice]:
-    """How many threads to use unless told otherwise: physical cores that we may use.
+    """The default number of threads: the physical cores that this process may use.
 
-    A second thread on a core shares its load units and its bus; it helps no one who streams
-    weights. Affinity and a cgroup's CPU quota bound the count, since a thread that waits for
-    its turn holds up all others.
+    A second thread on a core shares its load units and its bandwidth, so it does not make
+    reading weights faster. CPU affinity and a cgroup's quota limit the count, because a thread
+    that waits for a CPU delays all others.
     """
     asked = os.environ.get(THREADS_VARIABLE)
     if asked is not None:
@@ -79,17 +80,18 @@ def default_threads() -> tuple[int, Choice]:
 
 
 def check_threads(count: object, name: str) -> int:
-    """The count, if it is in the allowed range. Raises ConfigError, which calls it `name`."""
+    """The count, if it is in the allowed range. Raises ConfigError; `name` is for the message."""
+    count = plain(count)
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_THREADS:
         raise ConfigError(
-            f"{name} must be an integer from 1 to {MOST_THREADS}, got {count!r}: "
-            "physical cores, the default, are usually best"
+            f"{name} must be an integer from 1 to {MOST_THREADS}, got {shown(count)}: "
+            "leave it out to use the physical cores, which is usually best"
         )
     return count
 
 
 def core_of(cpu: int) -> str:
-    """What the threads of one core have in common: the list of its siblings."""
+    """The list of the threads of a CPU's core, which identifies the core."""
     siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     try:
         return siblings.read_text(encoding="ascii").strip()
@@ -100,7 +102,7 @@ def core_of(cpu: int) -> str:
 def cgroup_cpus(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> float:
-    """The CPU quota of our cgroup and of those above it, in CPUs; inf when there is none."""
+    """The lowest CPU quota of our cgroup and its parents, in CPUs; inf when there is none."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How keys and values are stored: element type, bytes, and where a position lies.
+"""How keys and values are stored: element type, bytes, and the place of a position.
 
 csrc/ops/kv_format.cpp has the same table for the core, csrc/kernels/kv_layout.h the same order in
 memory.

@@ -1,8 +1,8 @@
 """The weight layout N16K4 in plain PyTorch: what the bytes mean, and the oracle of every kernel.
 
 A matrix of `rows` x `cols` quantized weights is stored as tiles of 16 output rows. int8: a tile
-holds 4 input columns, byte `4 * row + column`. int4: the same 64 bytes hold 8 input columns, the
-low nibbles columns 0..3 and the high nibbles columns 4..7. Rows are padded to 16 and columns to
+holds 4 input columns, one weight in byte `4 * row + column`. int4: the same 64 bytes hold 8 input
+columns: 0..3 in the low nibbles and 4..7 in the high nibbles. Rows are padded to 16 and columns to
 32, so that a kernel never meets a partial tile or a partial block of activations.
 
 A weight is `scale * (code - zero)`. int4 codes are 0..15; the symmetric zero is 8. int8 codes
@@ -21,7 +21,7 @@ COLUMN_BLOCK = 32  # columns are padded to it; activations are scaled per block 
 TILE_BYTES = 64
 COLUMNS_PER_TILE = {"int4": 8, "int8": 4}
 SYMMETRIC_ZERO = {"int4": 8, "int8": 0}
-# What a padded code holds. It meets zero activations and a zero scale, so it only has to be fixed.
+# The code of padding. Its activation or its scale is zero, so any fixed value gives the same sum.
 PADDING_CODE = SYMMETRIC_ZERO
 SCALE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

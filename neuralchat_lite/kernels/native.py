@@ -1,7 +1,7 @@
-"""The C++ core behind typed calls: checks shapes and types, hands over pointers.
+"""Typed calls of the C++ core: they check shapes and types, and pass pointers.
 
-The core is used from the first call on; importing this module starts no thread and chooses no
-instruction set. Its operations take turns, whatever thread they are called from.
+Importing this module starts no thread and chooses no instruction set; the first call does.
+Operations run one after the other, also when several threads call them.
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ def round_to_nearest(
     """Quantize [rows, cols] weights into packed codes, scales and zeros in one pass.
 
     stored: "int4" or "int8"; lowest, highest: codes, before the symmetric zero is added
-    steps: a group's scale is its largest weight (asymmetric: its range) divided by it
+    steps: a group's scale is its largest weight (asymmetric: its range) divided by `steps`
 
-    The bits are those of `quantization.rtn`. None when the weights hold NaN or infinity, or need
-    a scale that overflows or is subnormal: that wants more care than a kernel takes.
+    The result has the same bits as `quantization.rtn`. None when the weights hold NaN or infinity,
+    or need a scale that overflows or is subnormal: the kernel does not handle these cases.
     """
     isa(), threads()
     rows, cols = weight.shape
     assert weight.is_contiguous()
     codes_shape, scales_shape = packed_shapes(stored, rows, cols, group_size)
     codes = torch.empty(codes_shape, dtype=torch.uint8)
-    scales = torch.zeros(scales_shape, dtype=scale_dtype)  # of padded rows too
+    scales = torch.zeros(scales_shape, dtype=scale_dtype)  # zero for padded rows
     zeros = torch.zeros(scales_shape, dtype=torch.int8) if asymmetric else None
     done = _native.round_to_nearest(
         weight.data_ptr(),

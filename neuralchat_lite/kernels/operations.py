@@ -1,8 +1,8 @@
-"""The operations that a decoder is made of, as types: two implementations keep this contract.
+"""The operations of a decoder, as types. Two modules implement them.
 
-`native` is the C++ core; `reference` is the same in slow, obvious PyTorch, and the oracle of
-its tests. A decoder layer is five calls: three projections with what surrounds them fused in,
-one of them twice, and attention with rotary embedding and cache write fused in.
+`native` is the C++ core. `reference` is slow, obvious PyTorch, and the oracle in its tests. A
+decoder layer is five calls: four projections with a norm, a gate or a residual sum fused in, and
+attention with rotary embedding and cache write fused in.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Projection(Protocol):
 
     @property
     def rows(self) -> int:
-        """Of all matrices together."""
+        """Output rows of all matrices together."""
 
     @property
     def cols(self) -> int: ...
 
     @property
     def nbytes(self) -> int:
-        """What one product with a single row reads."""
+        """Bytes of weights that a product with a single row of activations reads."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Kernels(Protocol):
         """out [m, rows] (+)= f(x) @ weights.T + bias, all fp32.
 
         f is the identity, `norm`, or with `gate` gate(x[:, :cols]) * x[:, cols:], where x is
-        [m, 2 * cols]. What precision the product has is the projection's compute_dtype.
+        [m, 2 * cols]. The projection's compute_dtype sets the precision of the product.
         """
 
     def attention(

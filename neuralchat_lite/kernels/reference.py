@@ -1,4 +1,4 @@
-"""The operations in plain PyTorch: slow, obvious, and what the native ones are tested against."""
+"""The operations in plain PyTorch: slow, obvious, and the oracle in tests of the native ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ReferenceProjection:
 
 
 class ReferenceKernels:
-    """Dequantizes once and computes in fp32, whatever compute_dtype allows."""
+    """Dequantizes once and computes in fp32, whatever compute_dtype is."""
 
     name = "reference"
 
@@ -99,7 +99,7 @@ class ReferenceKernels:
         cache.values[:, slots] = value.transpose(0, 1).to(cache.values.dtype)
 
         first = 0 if shape.window is None else max(0, start - shape.window + 1)
-        seen = torch.arange(first, start + count)  # positions of the keys that anyone attends to
+        seen = torch.arange(first, start + count)  # positions of the keys that any query attends to
         slots = seen % cache.capacity
         keys = cache.keys[:, slots // KEY_BLOCK, :, slots % KEY_BLOCK].float()  # [seen, kv, dim]
         values = cache.values[:, slots].float()  # [kv, seen, dim]

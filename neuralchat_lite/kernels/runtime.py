@@ -1,4 +1,4 @@
-"""What the native operations of this process run on: an instruction set and a pool of threads.
+"""The instruction set and the thread pool of the native operations in this process.
 
 Both are chosen at the first use, or set here; importing this module chooses nothing and starts no
 thread.
@@ -62,7 +62,7 @@ def threads() -> Choice:
 
 
 def set_threads(count: int) -> None:
-    """Use so many threads from now on, in the whole process.
+    """Use `count` threads from now on, in the whole process.
 
     count: as `cpu.check_threads` accepts it
     """
@@ -80,7 +80,7 @@ def cpu_features() -> list[str]:
 def measure_bandwidth(seconds: float = 1.0, size: int = 1 << 29) -> float:
     """Median bandwidth of reading `size` bytes with all threads, in bytes/s.
 
-    Reads anonymous memory on huge pages, many times the caches, for about `seconds`.
+    Reads anonymous memory on huge pages, much larger than the caches, for about `seconds`.
     """
     isa(), threads()
     start, passes = time.perf_counter(), list(_native.measure_bandwidth(size, 2))

@@ -1,4 +1,4 @@
-"""From weights and their description to a decoder: each layer as its family's block says.
+"""Building a decoder from weights and their description: each layer follows the family's block.
 
 Names come from `Architecture` alone, so that a family is described in one place.
 """
@@ -44,10 +44,9 @@ def load_decoder(
     """Build a decoder over mapped weights, copying only norms and biases (to fp32).
 
     compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
-    context_length: positions to allow, as `checked_context` accepts them; the model's own default
-        when None
-    kernels: the native ones unless given
-    prefill_block: tokens that go through the layers together, at most
+    context_length: the most positions, as `checked_context` accepts them; None: the model's default
+    kernels: None: the native ones
+    prefill_block: the most tokens that go through the layers together
     """
     assert compute_dtype in COMPUTE_DTYPES  # WeightOnlyQuantConfig and float_name see to it
     arch = weights.architecture
@@ -66,7 +65,7 @@ def load_decoder(
 
 
 class Builder:
-    """Finds the weights of each part of a description and hands them to the kernels."""
+    """Finds the weights of each part of a description and prepares them for the kernels."""
 
     def __init__(self, weights: Weights, kernels: Kernels, compute_dtype: ComputeDtype) -> None:
         self.weights = weights
@@ -100,7 +99,7 @@ class Builder:
         return RMSNorm(weight, self.weights.architecture.norm_eps)
 
     def projection(self, *linears: Linear) -> Projection:
-        """Of matrices that share an input, stacked by output."""
+        """A projection of matrices that share an input, stacked by output."""
         matrices = [self.weights.weight(linear.weight) for linear in linears]
         names = [linear.bias for linear in linears]
         biases = [None if name is None else self.tensor(name) for name in names]

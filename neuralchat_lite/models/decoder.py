@@ -1,8 +1,8 @@
 """A Llama-shaped decoder, top to bottom: embedding, layers, norm, head.
 
-The weights are shared and never written; what changes lies in the `KVCache` that each
-conversation brings. So several conversations may run on one decoder from several threads: the
-native operations take turns, and nothing mixes.
+The weights are shared and never written. All state is in a `KVCache`, one for each conversation.
+So several threads may run conversations on one decoder: the native operations run one after the
+other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.kernels.interruption import between_blocks
 from neuralchat_lite.kernels.kv_format import KV_FORMATS, KVFormat
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.kernels.operations import (
     Activation,
     AttentionShape,
@@ -26,14 +28,15 @@ from neuralchat_lite.kernels.operations import (
 )
 from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.models.rope import RotaryTable
+from neuralchat_lite.shortages import shortages
 
-# Keys and values are kept as precisely as activations are multiplied.
+# The format of keys and values for each precision of activations.
 KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
     "bf16": KV_FORMATS["bf16"],
     "int8": KV_FORMATS["bf16"],
     "fp32": KV_FORMATS["fp32"],
 }
-PREFILL_BLOCK = 256  # positions that go through the layers together, unless told otherwise
+PREFILL_BLOCK = 256  # positions that go through the layers together, by default
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,10 @@ class Decoder:
         self.prefill_block = prefill_block
         self.kv_format = KV_FORMAT_OF[compute_dtype]
         self.rotary = RotaryTable(architecture)
+        # What to do when logits are not finite; whoever opens the weights knows better.
+        self.when_not_finite = "use weights that are finite, or compute_dtype='fp32'"
 
+    @shortages()
     def new_cache(self, capacity: int = 256) -> KVCache:
         """An empty conversation with room for `capacity` positions; it grows when needed."""
         return KVCache(
@@ -104,11 +110,12 @@ class Decoder:
 
         Returns the fp32 logits of the last token, [vocab], or of each, [len(ids), vocab], with
         `all_logits`. Raises PromptError when there are no ids, when one is outside the
-        vocabulary, or when they don't fit into the context; the cache is then as before.
+        vocabulary, or when they don't fit into the context; the cache is then unchanged.
         """
         [logits] = self.forward_batch([ids], [cache], keep=None if all_logits else 1)
         return logits if all_logits else logits[0]
 
+    @shortages()
     def forward_batch(
         self,
         batch: Sequence[Sequence[int] | Tensor],
@@ -118,21 +125,30 @@ class Decoder:
     ) -> list[Tensor]:
         """Feed several conversations at once, so that the weights are read once for all of them.
 
-        batch: token ids for each conversation, as many as it likes; caches: one for each
-        keep: of how many last tokens the logits are wanted; of all when None
+        batch: token ids of each conversation, of any lengths; caches: one for each
+        keep: number of last tokens whose logits are returned; None: all
 
         Returns for each conversation [min(keep, len(ids)), vocab] fp32 logits. Raises PromptError
-        as `forward` does; the caches are then all as before.
+        as `forward` does; all caches are then unchanged. Raises ResourceError when the system
+        refuses memory or threads.
         """
         assert len(batch) == len(caches) == len(set(map(id, caches)))
         fed = [torch.as_tensor(ids) for ids in batch]
         for ids, cache in zip(fed, caches, strict=True):
             check_ids(ids, cache.length, self.context_length, self.architecture)
-        fed = [ids.long() for ids in fed]  # bytes would index as a mask
+        fed = [ids.long() for ids in fed]  # uint8 would index as a mask
         for ids, cache in zip(fed, caches, strict=True):
             cache.reserve(cache.length + len(ids))
+        with at_work():
+            return self.feed(fed, caches, keep)
+
+    def feed(
+        self, fed: Sequence[Tensor], caches: Sequence[KVCache], keep: int | None
+    ) -> list[Tensor]:
+        """`forward_batch` of ids that fit."""
         logits: list[list[Tensor]] = [[] for _ in fed]
         for block in blocks([len(ids) for ids in fed], self.prefill_block):
+            between_blocks()
             spans = [Span(caches[i], last - first) for i, first, last in block]
             x = self.run_layers(torch.cat([fed[i][first:last] for i, first, last in block]), spans)
             wanted, rows, begin = [], [], 0

@@ -1,8 +1,8 @@
 """Keys and values of one conversation: preallocated, growing on demand, a window kept as a ring.
 
-A layer that sees everything has a slot for each position. A layer with a sliding window has
-only so many slots as the window and one prefill block need, and position p takes slot
-p % capacity, so that memory stays constant however long the text.
+A layer without a sliding window has a slot for each position. A layer with one has only as many
+slots as the window and one prefill block need. Position p takes slot p % capacity, so memory stays
+constant however long the text is.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LayerKeysValues:
         return twin
 
     def keeps(self, length: int, written: int) -> bool:
-        """Can the layer go on at `length`, positions up to `written` having been written?"""
+        """Whether the layer can continue at `length` after `written` positions were written."""
         if self.window is None or written <= self.capacity:
             return True
         return written - self.capacity <= max(0, length - self.window + 1)
@@ -79,8 +79,8 @@ class KVCache:
 
     A cache belongs to one conversation, and must not be used from two threads at once.
 
-    capacity: positions to make room for at once
-    limit: positions that it may grow to
+    capacity: positions to make room for at the start
+    limit: the most positions that it may hold
     prefill_block: positions that go through the layers together, at most
     """
 
@@ -93,7 +93,7 @@ class KVCache:
         prefill_block: int,
     ) -> None:
         self.length = 0  # positions filled in every layer
-        self.written = 0  # positions ever written, also by what was interrupted or taken back
+        self.written = 0  # positions ever written, also by interrupted calls or before truncating
         self.layers = [
             LayerKeysValues(architecture, window, kv_format, prefill_block)
             for window in architecture.windows
@@ -103,8 +103,8 @@ class KVCache:
         self.reserve(capacity)
 
     def reserve(self, positions: int) -> None:
-        """Make room for so many positions in all, doubling so that growth costs little, but
-        never beyond the limit."""
+        """Make room for `positions` in all. The room at least doubles, up to the limit, so that
+        growing rarely copies."""
         assert positions <= self.limit
         if positions <= self.reserved:
             return
@@ -114,15 +114,15 @@ class KVCache:
         self.reserved = positions
 
     def copy(self) -> KVCache:
-        """Another conversation that has said the same so far."""
+        """A copy, for another conversation that starts with the same tokens."""
         twin = copy(self)
         twin.layers = [layer.copy() for layer in self.layers]
         return twin
 
     def can_truncate(self, length: int) -> bool:
-        """Can the conversation go back to its first `length` positions?
+        """Whether the conversation can go back to its first `length` positions.
 
-        Always without a sliding window; with one, only as far as the ring still reaches.
+        Always without a sliding window; with one, only while the ring still holds the window.
         """
         return 0 <= length <= self.length and all(
             layer.keeps(length, self.written) for layer in self.layers
@@ -133,6 +133,6 @@ class KVCache:
         if not self.can_truncate(length):
             raise PromptError(
                 f"a cache of {self.length} positions cannot go back to {length}: "
-                "its sliding window has dropped what would be needed; start with a new cache"
+                "its sliding window no longer holds the positions needed; start with a new cache"
             )
         self.length = length

@@ -26,16 +26,14 @@ def default_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
 
 def linear_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
     frequencies, scale = default_frequencies(rope, dim)
-    return frequencies / required(rope, "factor"), scale
+    return frequencies / rope["factor"], scale
 
 
 def llama3_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
     """Llama 3.1: slow pairs are slowed by `factor`, fast ones kept, those between blended."""
     frequencies, scale = default_frequencies(rope, dim)
-    factor = required(rope, "factor")
-    low = required(rope, "low_freq_factor")
-    high = required(rope, "high_freq_factor")
-    trained = required(rope, "original_max_position_embeddings")
+    factor, low, high = (rope[name] for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    trained = rope["original_max_position_embeddings"]
     turns = trained * frequencies / (2 * math.pi)  # full rotations within the trained context
     share = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1: keep, 0: slow down
     return (1 - share) * frequencies / factor + share * frequencies, scale
@@ -44,29 +42,22 @@ def llama3_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
 def yarn_frequencies(rope: Parameters, dim: int) -> tuple[Tensor, float]:
     """YaRN (Peng et al., 2023): slow pairs are interpolated, fast ones kept, a ramp between."""
     frequencies, _ = default_frequencies(rope, dim)
-    factor = required(rope, "factor")
-    trained = required(rope, "original_max_position_embeddings")
-    theta = float(rope["rope_theta"])
+    factor, theta = rope["factor"], rope["rope_theta"]
+    trained = rope["original_max_position_embeddings"]
 
     def dimension(rotations: float) -> float:
         """The pair of dimensions that rotates so many times within the trained context."""
         return dim * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
-    fast, slow = rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0
-    if fast <= slow:
-        raise CheckpointError(
-            f"config.json: rope_type 'yarn' needs beta_fast above beta_slow, got {fast} and "
-            f"{slow}: download the file again"
-        )
-    low, high = dimension(fast), dimension(slow)
-    if rope.get("truncate", True):
+    low, high = dimension(rope["beta_fast"]), dimension(rope["beta_slow"])
+    if rope["truncate"]:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     span = max(high - low, 0.001)
     slowed = ((torch.arange(dim // 2).float() - low) / span).clamp(0.0, 1.0)
-    scale = rope.get("attention_factor")
+    scale = rope["attention_factor"]
     if scale is None:
-        given, every = rope.get("mscale"), rope.get("mscale_all_dim")
+        given, every = rope["mscale"], rope["mscale_all_dim"]
         scale = (
             attention_scale(factor, given) / attention_scale(factor, every)
             if given and every
@@ -79,7 +70,7 @@ def attention_scale(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-# Rope type -> parameters and head_dim -> frequencies [head_dim / 2], and a scale of cos and sin.
+# Rope type -> (parameters, head_dim) -> (frequencies [head_dim / 2], scale of cos and sin).
 FREQUENCIES: dict[str, Callable[[Parameters, int], tuple[Tensor, float]]] = {
     "default": default_frequencies,
     "linear": linear_frequencies,
@@ -88,25 +79,21 @@ FREQUENCIES: dict[str, Callable[[Parameters, int], tuple[Tensor, float]]] = {
 }
 
 
-def required(rope: Parameters, key: str) -> float:
-    value = rope.get(key)
-    if not isinstance(value, (int, float)) or value <= 0:
-        raise CheckpointError(
-            f"config.json: rope_type {rope['rope_type']!r} needs a positive {key}, got {value!r}: "
-            "download the file again"
-        )
-    return float(value)
-
-
 class RotaryTable:
     """cos and sin, [positions, head_dim / 2] fp32, computed up to the largest position so far.
 
-    Raises CheckpointError when a parameter of the rope type is missing or impossible.
+    Raises CheckpointError when its parameters give an angle or a scale that is not a number.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         rope = architecture.rope
         self.frequencies, self.scale = FREQUENCIES[rope["rope_type"]](rope, architecture.head_dim)
+        last = self.frequencies * float(architecture.max_positions) * self.scale
+        if not last.isfinite().all():
+            raise CheckpointError(
+                f"config.json: the rotary embedding {dict(rope)} has angles that are not finite "
+                f"within {architecture.max_positions} positions: download the file again"
+            )
         self.tables = self.compute(256)
 
     def compute(self, positions: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +101,7 @@ class RotaryTable:
         return angles.cos() * self.scale, angles.sin() * self.scale
 
     def upto(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Tables of at least so many positions. Safe to call from several threads."""
+        """Tables of at least `positions` rows. Safe to call from several threads."""
         tables = self.tables
         if len(tables[0]) < positions:
             tables = self.compute(1 << (positions - 1).bit_length())

@@ -1,49 +1,59 @@
 """The cache of quantized models: quantize once, map ever after.
 
-An entry is a quantized folder whose key is a digest of everything that decides its bytes. It gets
-its name by a rename of a finished folder, so what has the name is whole. One lock per entry keeps
-two processes from doing the same work; it is the kernel's (flock), so it dies with its process.
+An entry is a quantized folder whose key is a digest of everything that decides its bytes. A
+finished folder is renamed to the entry's name, so an entry is always complete. One lock per entry
+keeps two processes from doing the same work. It is a flock, so it ends with its process.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from neuralchat_lite.checkpoints.source import Source
-from neuralchat_lite.errors import CacheError
+from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.files.digests import digest_of
-from neuralchat_lite.files.folder import TEMPORARY, unfinished_folders, unwritable
+from neuralchat_lite.files.folder import (
+    TEMPORARY,
+    given_folder,
+    unfinished_folders,
+    unwritable,
+)
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
-from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.packed.manifest import FORMAT_VERSION, check_sizes, read_manifest, remedy
-from neuralchat_lite.packed.quantize import write_whole
 from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+    from neuralchat_lite.checkpoints.source import Source
+    from neuralchat_lite.packed.format import PackedModel
+
+# What needs torch is imported where it is needed: listing the cache takes a moment without it.
 
 log = logging.getLogger(__name__)
 
 LOCK = ".{}.lock"
-# What `entry_name` makes. Somebody may point the cache at a folder with other things in it.
+# The names that `entry_name` makes. The cache folder may contain other folders too.
 ENTRY_NAME = re.compile(r".+-(int4|int4_fullrange|int8)-(g32|g64|g128|row)-[0-9a-f]{12}")
-WAIT_SECONDS = 1.0  # between two words to somebody who waits for another process
+WAIT_SECONDS = 1.0  # between two progress reports while another process is at work
 
 
 @dataclass(frozen=True)
 class Entry:
     """A model in the cache.
 
-    name: the folder's name, by which the command line knows it
+    name: the folder's name, which the command line uses
     disk_bytes: the size of its files
-    manifest: its manifest.json, or None when that or a file of it is damaged: `problem` says how
+    manifest: its manifest.json, or None when it or another file is damaged; see `problem`
+    written: when it was quantized, in seconds since 1970; None when that cannot be read
     """
 
     name: str
@@ -51,18 +61,37 @@ class Entry:
     disk_bytes: int
     manifest: dict[str, Any] | None
     problem: str | None = None
+    written: float | None = None
+
+    @property
+    def source(self) -> str | None:
+        """What it was made from: a hub name, or the folder as it was called then, and adapters."""
+        if self.manifest is None:
+            return None
+        made_from = self.manifest["source"].get("hub") or self.manifest.get("origin")
+        if made_from is None:  # written by an older release
+            return None
+        adapters = len(self.manifest["adapters"])
+        more = f" + {adapters} adapter{'s' * (adapters != 1)}" if adapters else ""
+        return f"{made_from}{more}"
 
 
 def cache_root() -> Path:
-    """Where the cache is, by the environment.
+    """The cache folder, from environment variables.
 
     NEURALCHAT_LITE_CACHE, else $XDG_CACHE_HOME/neuralchat_lite, else ~/.cache/neuralchat_lite.
+    Raises ConfigError when one of them cannot be a path, or there is no home.
     """
-    own = os.environ.get("NEURALCHAT_LITE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "neuralchat_lite"
+    for name, below in (("NEURALCHAT_LITE_CACHE", ""), ("XDG_CACHE_HOME", "neuralchat_lite")):
+        if given := os.environ.get(name):
+            return given_folder(given, name) / below
+    try:
+        return Path.home() / ".cache" / "neuralchat_lite"
+    except RuntimeError:  # such as in a container that runs as a user without a name
+        raise ConfigError(
+            "this user has no home folder for the cache of quantized models: set "
+            "NEURALCHAT_LITE_CACHE to a folder"
+        ) from None
 
 
 def cached(
@@ -71,14 +100,16 @@ def cached(
     *,
     root: Path | None = None,
     progress: ProgressCallback | None = None,
+    origin: Path | None = None,
 ) -> Path:
-    """The folder of a model in the cache, quantized now unless it is there already.
+    """The folder of a model in the cache. Quantizes the model if it is not there.
 
     root: cache folder instead of `cache_root()`
+    origin: the checkpoint's folder, noted in a new entry for people who look at the cache
 
     Raises what `open_cached` raises.
     """
-    return found_or_made(source, config, root, progress)[0]
+    return found_or_made(source, config, root, progress, origin)[0]
 
 
 def open_cached(
@@ -87,6 +118,7 @@ def open_cached(
     *,
     root: Path | None = None,
     progress: ProgressCallback | None = None,
+    origin: Path | None = None,
 ) -> PackedModel:
     """The model in the folder that `cached` gives.
 
@@ -94,7 +126,9 @@ def open_cached(
     waits and says so (progress stage "wait"). Raises CacheError when the cache cannot be written
     or the entry is damaged, and what `quantize_checkpoint` raises.
     """
-    folder, manifest = found_or_made(source, config, root, progress)
+    from neuralchat_lite.packed.format import open_packed
+
+    folder, manifest = found_or_made(source, config, root, progress, origin)
     return open_packed(folder, manifest=manifest)
 
 
@@ -103,24 +137,39 @@ def found_or_made(
     config: WeightOnlyQuantConfig,
     root: Path | None,
     progress: ProgressCallback | None,
+    origin: Path | None,
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of `cached`, and its manifest."""
+    from filelock import FileLock
+
+    from neuralchat_lite.packed.quantize import write_whole
+
     root = cache_root() if root is None else Path(root)
     source_id = source.identity(root, hashing(progress))
     key = cache_key(source_id, config)
     entry = root / entry_name(source.name, config, key)
     try:
-        if entry.exists():
-            return entry, manifest_of(entry, key)
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / LOCK.format(entry.name))
-        acquire(lock, entry, progress)
+        found = entry.exists()
+        if not found:
+            root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(root / LOCK.format(entry.name))
+            acquire(lock, entry, progress)
     except OSError as error:
         raise unwritable(entry, error) from error
+    if found:
+        return entry, manifest_of(entry, key)
     try:
         if not entry.exists():  # nobody made it while we waited
-            stored = WeightOnlyQuantConfig(**config.bytes_config())  # no more than the key has
-            write_whole(source, stored, entry, source_id=source_id, key=key, progress=progress)
+            stored = WeightOnlyQuantConfig(**config.bytes_config())  # only what the key contains
+            write_whole(
+                source,
+                stored,
+                entry,
+                source_id=source_id,
+                key=key,
+                origin=origin,
+                progress=progress,
+            )
     finally:
         lock.release()
     return entry, manifest_of(entry, key)
@@ -144,11 +193,15 @@ def entry_name(model: str, config: WeightOnlyQuantConfig, key: str) -> str:
 
 
 def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> None:
+    from filelock import Timeout
+
     timeout = 0.0
     while True:
         try:
             lock.acquire(timeout=timeout)
             return
+        except NotImplementedError:  # what filelock makes of ENOSYS
+            raise OSError(errno.ENOSYS, "its file system has no locks") from None
         except Timeout:
             if timeout == 0:
                 log.info("another process is quantizing %s: waiting for it", entry.name)
@@ -158,7 +211,7 @@ def acquire(lock: FileLock, entry: Path, progress: ProgressCallback | None) -> N
 
 
 def manifest_of(entry: Path, key: str) -> dict[str, Any]:
-    """The manifest of an entry, if it is of this key: names hold only 12 digits of it."""
+    """The manifest of an entry, if it has this key: the name holds only 12 digits of it."""
     manifest = read_manifest(entry)
     if manifest["key"] != key:
         raise CacheError(f"{entry} has the key {manifest['key']}, expected {key}: {remedy(entry)}")
@@ -166,8 +219,8 @@ def manifest_of(entry: Path, key: str) -> dict[str, Any]:
 
 
 def entries(root: Path | None = None) -> list[Entry]:
-    """Every model in the cache, by name; damaged ones say what is wrong. Folders that the cache
-    did not make are none of its business."""
+    """Every model in the cache, sorted by name, damaged ones too. Folders that the cache did not
+    make are left out."""
     root = cache_root() if root is None else Path(root)
     return [read_entry(folder) for folder in folders_in(root) if is_entry(folder)]
 
@@ -188,13 +241,14 @@ def is_entry(folder: Path) -> bool:
     marks = folder.with_name(LOCK.format(folder.name)), folder / MANIFEST
     try:
         return any(mark.exists() for mark in marks)
-    except OSError:  # the folder is closed to us, and its name is one of ours
+    except OSError:  # no permission to look inside, but the name is that of an entry
         return True
 
 
 def read_entry(folder: Path) -> Entry:
     try:
         size = disk_bytes(folder)
+        written = written_at(folder)
     except OSError as error:
         problem = f"{folder} cannot be read ({error.strerror}): check permissions"
         return Entry(folder.name, folder, 0, None, problem)
@@ -202,8 +256,13 @@ def read_entry(folder: Path) -> Entry:
         manifest = read_manifest(folder)
         check_sizes(folder, manifest)
     except CacheError as error:
-        return Entry(folder.name, folder, size, None, str(error))
-    return Entry(folder.name, folder, size, manifest)
+        return Entry(folder.name, folder, size, None, str(error), written)
+    return Entry(folder.name, folder, size, manifest, None, written)
+
+
+def written_at(folder: Path) -> float | None:
+    manifest = folder / MANIFEST  # the last file that is written, and never changed
+    return manifest.stat().st_mtime if manifest.exists() else None
 
 
 def disk_bytes(folder: Path) -> int:
@@ -211,22 +270,24 @@ def disk_bytes(folder: Path) -> int:
 
 
 def leftovers(root: Path | None = None) -> list[Path]:
-    """Unfinished folders whose processes are gone. The next run with the same key removes its own;
-    those of other keys stay until somebody asks."""
+    """Unfinished folders whose processes have ended. The next run with the same key removes its
+    folder; those of other keys stay until `remove` is called."""
     root = cache_root() if root is None else Path(root)
     return unfinished_folders(root) if folders_in(root) else []
 
 
 def verify(entry: Entry, progress: ProgressCallback | None = None) -> None:
     """Compare every file of an entry with its digest. Raises CacheError when one differs."""
+    from neuralchat_lite.packed.format import open_packed
+
     open_packed(entry.path, verify="always", progress=hashing(progress, "verify"))
 
 
 def remove(folder: Path) -> None:
-    """Delete an entry or a leftover. Processes that have it mapped keep it until they end."""
+    """Delete an entry or a leftover. Processes that have mapped it can still read it."""
     aside = folder.with_name(f"{TEMPORARY}removed-{folder.name.lstrip('.')}-{os.getpid()}")
     try:
-        folder.rename(aside)  # at once, so that nobody opens what is half deleted
+        folder.rename(aside)  # first, so that no process opens a half-deleted folder
         shutil.rmtree(aside)
     except OSError as error:
         raise CacheError(

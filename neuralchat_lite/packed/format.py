@@ -1,8 +1,8 @@
-"""Quantized weights on disk: one folder that stands alone, mapped where it lies.
+"""Quantized weights on disk: one self-contained folder, memory-mapped.
 
-The tensors are stored in the order in which kernels read them, so loading is opening a file: the
-header is compared with what config.json and quantization_config.json imply, byte for byte, and
-weights are views of the mapping. docs/reference/format.md specifies the folder.
+The tensors are stored in the order in which kernels read them, so loading only opens a file. The
+header is compared, byte for byte, with the one that config.json and quantization_config.json imply.
+Weights are views of the mapping. docs/reference/format.md specifies the folder.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES, map_file
-from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
+from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
+from neuralchat_lite.files.json_file import JSON_LIMIT
+from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.names import ADAPTER_WEIGHTS, QUANTIZATION, WEIGHTS
+from neuralchat_lite.files.regular import read_regular, remedy_of
 from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
     aligned_order,
     build_header,
-    read_header,
 )
 from neuralchat_lite.kernels.layout import PackedMatrix, packed_shapes
 from neuralchat_lite.packed.manifest import (
@@ -36,11 +38,12 @@ from neuralchat_lite.packed.manifest import (
 )
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.values import shown
 
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
 Verify = Literal["auto", "always", "never"]
-# Whether digests are compared, given whether the folder was verified where it lies.
+# Whether to compare digests, given whether the folder has a valid stamp.
 VERIFY: dict[str, Callable[[bool], bool]] = {
     "auto": lambda stamped: not stamped,
     "always": lambda stamped: True,
@@ -51,7 +54,7 @@ VERIFY: dict[str, Callable[[bool], bool]] = {
 def packed_tensors(
     architecture: Architecture, config: WeightOnlyQuantConfig, dtype_of: Callable[[str], str]
 ) -> list[StoredTensor]:
-    """The tensors of a quantized model, in the order in which the file has them.
+    """The tensors of a quantized model, in their order in the file.
 
     dtype_of: Hugging Face name -> dtype ("BF16", "F16", "F32") of a tensor that is not quantized
     """
@@ -76,8 +79,9 @@ def packed_tensors(
 class PackedModel:
     """A quantized folder, mapped. Make it with `open_packed`, which checks it.
 
-    config: as the folder was made; compute_dtype is only a proposal, any other may be used
+    config: the stored configuration; its compute_dtype is only a default
     manifest: the contents of manifest.json
+    weights: model.safetensors
     """
 
     def __init__(
@@ -86,44 +90,44 @@ class PackedModel:
         architecture: Architecture,
         config: WeightOnlyQuantConfig,
         manifest: dict[str, Any],
+        weights: MappedFile,
     ) -> None:
         self.folder = folder
         self.architecture = architecture
         self.config = config
         self.manifest = manifest
         self._matrices = {spec.module: spec for spec in architecture.tensors() if spec.is_matrix}
-        self._file = map_file(folder / WEIGHTS)
+        self._file = weights
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """What was merged before quantizing: hub names, or digests of local adapters."""
+        """The adapters merged before quantizing: hub names, or digests of local adapters."""
         return tuple(
             each.get("hub") or f"sha256 {each['files'][ADAPTER_WEIGHTS][:12]}"
             for each in self.manifest["adapters"]
         )
 
     def weight(self, name: str) -> PackedMatrix | Tensor:
-        """What is stored for a Hugging Face name, uncopied.
+        """The stored weight of a Hugging Face name, not copied.
 
-        A PackedMatrix for a quantized layer; for norms, biases, the embedding and layers that
-        were not converted a Tensor in the checkpoint's dtype. "lm_head.weight" is there for tied
-        models too.
+        A PackedMatrix for a quantized layer. For norms, biases, the embedding and layers that
+        were not converted, a Tensor in the checkpoint's dtype. Tied models have "lm_head.weight"
+        too.
         """
         module, _, kind = name.rpartition(".")
         spec = self._matrices.get(module) if kind == "weight" else None
         weight_dtype = None if spec is None else self.config.dtype_of(module)
         if spec is None or weight_dtype is None:
-            tensor: Tensor = self._file.get_tensor(self.architecture.stored_name(name))
-            return tensor
+            return self._file.tensor(self.architecture.stored_name(name))
         asymmetric = self.config.scheme == "asym"
         return PackedMatrix(
             weight_dtype=LEVELS[weight_dtype].stored,
             rows=spec.shape[0],
             cols=spec.shape[1],
             group_size=self.config.group_size,
-            codes=self._file.get_tensor(f"{module}.codes"),
-            scales=self._file.get_tensor(f"{module}.scales"),
-            zeros=self._file.get_tensor(f"{module}.zeros") if asymmetric else None,
+            codes=self._file.tensor(f"{module}.codes"),
+            scales=self._file.tensor(f"{module}.scales"),
+            zeros=self._file.tensor(f"{module}.zeros") if asymmetric else None,
         )
 
 
@@ -137,17 +141,17 @@ def open_packed(
     """Map a quantized folder.
 
     manifest: the folder's, if it was read already
-    verify: whether to compare sha256 digests: "auto" does it once for a folder that was never
-        verified where it lies, "always" and "never" say it themselves. Everything else (sizes,
+    verify: whether to compare sha256 digests: "auto" (only when the files have no valid
+        stamp of an earlier comparison), "always" or "never". Everything else (sizes,
         manifest, header) is checked at every load.
     progress: called with file name, bytes hashed, bytes in all
 
     Raises CacheError when a file is missing, damaged or of another model, ConfigError for
-    another value of `verify`.
+    an unknown value of `verify`.
     """
     folder = Path(folder)
     if verify not in VERIFY:
-        raise ConfigError(f"verify must be one of {sorted(VERIFY)}, got {verify!r}")
+        raise ConfigError(f"verify must be one of {sorted(VERIFY)}, got {shown(verify)}")
     manifest = read_manifest(folder) if manifest is None else manifest
     check_sizes(folder, manifest)
     if VERIFY[verify](is_stamped(folder, manifest)):
@@ -155,30 +159,44 @@ def open_packed(
     config = read_config(folder, manifest)
     try:
         architecture = read_architecture(folder)
-        check_header(folder, architecture, config)
-        return PackedModel(folder, architecture, config, manifest)
+        weights = MappedFile(folder / WEIGHTS)
+        check_header(weights, architecture, config)
+        return PackedModel(folder, architecture, config, manifest, weights)
     except CheckpointError as error:
-        raise CacheError(f"{error} ({remedy(folder)})") from error
+        raise CacheError(f"{without_remedy(error)}: {remedy(folder)}") from error
+
+
+def without_remedy(error: CheckpointError) -> str:
+    """What is wrong. The readers end in ": " and a remedy, which is that of a checkpoint."""
+    message = str(error)
+    return message.rpartition(": ")[0] or message
 
 
 def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:
     path = folder / QUANTIZATION
     try:
-        config = WeightOnlyQuantConfig.from_json(path.read_text(encoding="utf-8"))
+        text = read_regular(path, JSON_LIMIT).decode("utf-8")
+        config = WeightOnlyQuantConfig.from_json(text)
         noted = WeightOnlyQuantConfig.from_dict(manifest["quantization"])
+    except OSError as error:
+        raise CacheError(
+            f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"
+        ) from None
     except (ConfigError, UnicodeDecodeError) as error:
         raise CacheError(f"{path} or the manifest is damaged ({error}): {remedy(folder)}") from None
     if config != noted:
         raise CacheError(
-            f"{path} says {config.to_dict()}, the manifest {noted.to_dict()}: {remedy(folder)}"
+            f"{path} says {config.to_dict()}, but the manifest says {noted.to_dict()}: "
+            f"{remedy(folder)}"
         )
     return config
 
 
-def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQuantConfig) -> None:
-    """Raise CacheError unless model.safetensors starts with exactly the header that is implied."""
-    path = folder / WEIGHTS
-    found = read_header(path)
+def check_header(
+    weights: MappedFile, architecture: Architecture, config: WeightOnlyQuantConfig
+) -> None:
+    """Raise CacheError unless model.safetensors has exactly the header that the configs imply."""
+    path, folder, found = weights.path, weights.path.parent, weights.header
 
     def kept_dtype(name: str) -> str:
         dtype = found[name].dtype if name in found else "missing"
@@ -194,10 +212,9 @@ def check_header(folder: Path, architecture: Architecture, config: WeightOnlyQua
             raise CacheError(
                 f"{path}: expected {tensor}, found {found.get(tensor.name)}: {remedy(folder)}"
             )
-    header = build_header(expected, METADATA)
-    with path.open("rb") as file:
-        if file.read(len(header)) != header:
-            raise CacheError(
-                f"{path} has other tensors, or the same in another order, than config.json and "
-                f"{QUANTIZATION} imply: {remedy(folder)}"
-            )
+    header = build_header(expected, PACKED_METADATA)
+    if weights.start(len(header)) != header:
+        raise CacheError(
+            f"{path} does not have the tensors that config.json and {QUANTIZATION} imply, in "
+            f"their order: {remedy(folder)}"
+        )

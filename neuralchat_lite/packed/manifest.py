@@ -1,7 +1,7 @@
 """The manifest of a quantized folder: what it was made from, and the digest of each of its files.
 
-Sizes are compared at every load. Digests are compared when a folder was never verified, and what
-was found good is noted in a stamp (name, size, time, inode), so that it is hashed once.
+Sizes are compared at every load. Digests are compared when a folder was not verified before. A
+stamp (name, size, times and inode of each file) records the result, so that files are hashed once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import Any
 
 from neuralchat_lite.errors import CacheError
 from neuralchat_lite.files.digests import HashProgress, sha256_of
-from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, SIDECARS, WEIGHTS
+from neuralchat_lite.files.json_file import JSON_LIMIT, parse_json
+from neuralchat_lite.files.names import (
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    QUANTIZATION,
+    SIDECARS,
+    WEIGHTS,
+    is_file_name,
+)
+from neuralchat_lite.files.regular import read_regular, remedy_of
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 FORMAT_VERSION = 1
@@ -46,47 +55,63 @@ def creator() -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, of this format version and of the right form.
+    """Read and check the manifest of a folder.
 
-    Raises CacheError otherwise.
+    Raises CacheError when it is missing, malformed or of another format version.
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(read_regular(path, JSON_LIMIT))
     except FileNotFoundError:
         raise CacheError(
             f"{path} is missing: {folder} is not a quantized model, or was copied in part; "
             f"{remedy(folder)}"
         ) from None
     except OSError as error:
-        raise CacheError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
         raise CacheError(
-            f"{path} says format version {version!r}, this release reads {FORMAT_VERSION}: "
-            f"{remedy(folder)}, or use the release that wrote it"
+            f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"
+        ) from None
+    except ValueError as error:
+        raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
+    version = manifest.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CacheError(
+            f"{path} has format version {repr(version)[:40]}, but this release reads "
+            f"{FORMAT_VERSION}: {remedy(folder)}, or use the release that wrote it"
         )
     for key, kind in SCHEMA.items():
         if not isinstance(manifest.get(key, ...), kind):
             raise CacheError(f"{path}: {key!r} is missing or of the wrong type: {remedy(folder)}")
     for name, entry in manifest["files"].items():
-        if (
-            Path(name).name != name
-            or not isinstance(entry, dict)
-            or not isinstance(entry.get("size"), int)
-            or not isinstance(entry.get("sha256"), str)
-        ):
-            raise CacheError(f"{path}: files[{name!r}] is malformed: {remedy(folder)}")
+        if not is_file_name(name) or not is_file_entry(entry):
+            raise CacheError(f"{path}: files[{name[:100]!r}] is malformed: {remedy(folder)}")
+    for number, adapter in enumerate(manifest["adapters"]):
+        if not is_adapter(adapter):
+            raise CacheError(f"{path}: adapters[{number}] is malformed: {remedy(folder)}")
     lacking = [name for name in REQUIRED_FILES if name not in manifest["files"]]
     if lacking:
         raise CacheError(f"{path} does not list {lacking[0]}: {remedy(folder)}")
     return dict(manifest)
 
 
+def is_file_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("size")) is int
+        and isinstance(entry.get("sha256"), str)
+    )
+
+
+def is_adapter(entry: Any) -> bool:
+    """Whether an adapter is named: by the hub's name, or by the digest of its weights."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+        return False
+    hub, weights = entry.get("hub"), entry["files"].get(ADAPTER_WEIGHTS)
+    return isinstance(hub if hub is not None else weights, str)
+
+
 def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise CacheError unless the folder has the manifest's files, all of them whole."""
+    """Raise CacheError unless each file of the manifest is there and has its size."""
     for name, entry in manifest["files"].items():
         path = folder / name
         try:
@@ -99,7 +124,7 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise CacheError(
                 f"{path} has {size} bytes, the manifest says {entry['size']}: {remedy(folder)}"
             )
-    # A tokenizer that came from elsewhere would be used without a word.
+    # Otherwise another model's tokenizer would be used without a warning.
     strangers = [
         name for name in SIDECARS if name not in manifest["files"] and (folder / name).exists()
     ]
@@ -110,15 +135,20 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def released(manifest: Mapping[str, Any], config: WeightOnlyQuantConfig) -> dict[str, Any]:
-    """The manifest of a copy that is its owner's: it vouches for weights and configuration, and
-    leaves tokenizer files to `tokenizer.save_pretrained` and the like.
+def released(
+    manifest: Mapping[str, Any], config: WeightOnlyQuantConfig, shapes: bytes
+) -> dict[str, Any]:
+    """The manifest of a saved copy. It lists only weights and configuration, so that users may
+    replace tokenizer files, for example with `tokenizer.save_pretrained`.
 
     config: what quantization_config.json of the copy says
+    shapes: its config.json
     """
     files = {name: manifest["files"][name] for name in REQUIRED_FILES}
+    files["config.json"] = file_entry(shapes)
     files[QUANTIZATION] = file_entry(config.to_json().encode())
-    return {**manifest, "key": None, "quantization": config.to_dict(), "files": files}
+    rest = {key: value for key, value in manifest.items() if key != "origin"}
+    return {**rest, "key": None, "quantization": config.to_dict(), "files": files}
 
 
 def file_entry(data: bytes) -> dict[str, Any]:
@@ -132,41 +162,51 @@ def is_released(manifest: Mapping[str, Any]) -> bool:
 def check_digests(
     folder: Path, manifest: Mapping[str, Any], progress: HashProgress | None = None
 ) -> None:
-    """Raise CacheError unless every file has the manifest's sha256; leave a stamp if they do."""
+    """Raise CacheError unless every file has the manifest's sha256. Writes a stamp if they do, and
+    removes it if they do not, so that the next load compares digests again."""
     before = stamp_of(folder, manifest)
     for name, entry in manifest["files"].items():
         try:
             found = sha256_of(folder / name, progress)
         except OSError as error:
+            kept = remove_stamp(folder)
             raise CacheError(
-                f"{folder / name} cannot be read ({error.strerror}): {remedy(folder)}"
+                f"{folder / name} cannot be read ({error.strerror}){kept}: {remedy(folder)}"
             ) from None
         if found != entry["sha256"]:
+            kept = remove_stamp(folder)
             raise CacheError(
                 f"{folder / name} is damaged: its sha256 is {found[:12]}…, the manifest says "
-                f"{entry['sha256'][:12]}…: {remedy(folder)}"
+                f"{entry['sha256'][:12]}…{kept}: {remedy(folder)}"
             )
     if stamp_of(folder, manifest) == before:
         write_stamp(folder, before)
 
 
 def is_stamped(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether these very files, unchanged since, were found good."""
+    """Whether these files were verified and have not changed since."""
     try:
-        noted = json.loads((folder / STAMP).read_bytes())
+        noted = parse_json(read_regular(folder / STAMP, JSON_LIMIT))
     except (OSError, ValueError):
         return False
     return bool(noted == stamp_of(folder, manifest))
 
 
 def stamp_of(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
-    stats = {name: (folder / name).stat() for name in (MANIFEST, *manifest["files"])}
-    return {name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()}
+    """Raises CacheError when another process removes the folder meanwhile."""
+    try:
+        stats = {name: (folder / name).stat() for name in (MANIFEST, *manifest["files"])}
+    except OSError as error:
+        raise CacheError(
+            f"{folder} was removed or changed while it was opened ({error.strerror}): load again"
+        ) from None
+    # ctime too: no program can set it back.
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats.items()}
 
 
 def write_stamp(folder: Path, stamp: Mapping[str, list[int]]) -> None:
-    # Written aside and renamed, as two processes may verify at once. In a read-only folder the
-    # next load hashes again: slower, and as safe.
+    # Written under another name and renamed, as two processes may verify at once. In a read-only
+    # folder there is no stamp, and each load hashes again.
     aside = folder / f"{STAMP}.{os.getpid()}"
     try:
         aside.write_text(json.dumps(stamp))
@@ -174,6 +214,18 @@ def write_stamp(folder: Path, stamp: Mapping[str, list[int]]) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def remove_stamp(folder: Path) -> str:
+    """Forget that the files were found good; what the error must say where that is impossible."""
+    try:
+        (folder / STAMP).unlink(missing_ok=True)
+    except OSError as error:
+        return (
+            f" (and it is noted in {STAMP} that the files were good, which cannot be removed: "
+            f"{error.strerror}; until the folder is deleted, loading does not look again)"
+        )
+    return ""
 
 
 def remedy(folder: Path) -> str:

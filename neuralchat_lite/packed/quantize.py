@@ -1,4 +1,4 @@
-"""From a source to a quantized folder, tensor by tensor: source, quantizer, writer.
+"""Quantizing a source into a folder, tensor by tensor.
 
 Memory holds a few row tiles of one matrix and the scales, however large the model is.
 """
@@ -6,6 +6,7 @@ Memory holds a few row tiles of one matrix and the scales, however large the mod
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.finite import finite_pieces
-from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import TensorSpec
@@ -28,6 +29,8 @@ from neuralchat_lite.files.safetensors_file import (
     build_header,
 )
 from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
+from neuralchat_lite.kernels.leaving import at_work
+from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.format import packed_tensors
 from neuralchat_lite.packed.manifest import (
     FORMAT_VERSION,
@@ -40,6 +43,7 @@ from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer
+from neuralchat_lite.values import shown
 
 WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers
 
@@ -54,7 +58,7 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
         if not any(names(entry, module) for module in modules):
             last = [module.rpartition(".")[2] for module in modules]
             raise ConfigError(
-                f"modules_to_not_convert names {entry!r}, which this model does not have"
+                f"modules_to_not_convert names {shown(entry)}, which this model does not have"
                 f"{suggestion(entry, sorted({*modules, *last}))}: take it out, or use a name such "
                 f"as {modules[-1]!r}"
             )
@@ -64,11 +68,11 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
 def estimate(
     source: Source, tensors: Sequence[StoredTensor], sidecars: Mapping[str, bytes]
 ) -> Estimate:
-    """What writing a quantized folder of these tensors and files takes."""
-    disk = len(build_header(tensors, METADATA)) + sum(tensor.nbytes for tensor in tensors)
+    """Disk space and memory for writing a quantized folder of these tensors and files."""
+    disk = len(build_header(tensors, PACKED_METADATA)) + sum(tensor.nbytes for tensor in tensors)
     disk += sum(map(len, sidecars.values()))
     disk += 1 << 16  # manifest and quantization config
-    # Scales and zeros wait until the codes before them are written, and are put together once.
+    # Scales and zeros stay in memory until the codes before them in the file are written.
     scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith((".scales", ".zeros"))]
     waiting = sum(count for count in scales if count % ALIGNMENT)  # for the end of the file
     memory = WORKING_MEMORY + source.held_bytes() + waiting + 4 * max(scales, default=0)
@@ -84,9 +88,9 @@ def quantize_checkpoint(
 ) -> Path:
     """Quantize a source into the folder `out`, which must be new or empty; returns it.
 
-    Raises CacheError when the folder cannot be written or memory or disk do not suffice,
+    Raises CacheError when the folder cannot be written or there is too little memory or disk,
     CheckpointError for weights that are not finite, ConfigError for a config that does not fit
-    the model. In each case, and when interrupted, `out` is as it was before.
+    the model. In each case, and when interrupted, `out` is left unchanged.
     """
     out = Path(out)
     require_empty(out)
@@ -102,21 +106,26 @@ def write_whole(
     *,
     source_id: dict[str, Any],
     key: str | None = None,
+    origin: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
     """Write the folder `out`, whole or not at all.
 
     source_id: the identity of the source
-    key: of the cache; the temporary folder is called after it
+    key: the cache key, which names the temporary folder; None outside the cache
+    origin: the checkpoint's folder, stored for people who look at the cache
     """
     tensors, sidecars = plan(source, config), source.sidecars()
+    sidecars = {**sidecars, "config.json": marked(sidecars["config.json"])}
     with whole_folder(out, estimate(source, tensors, sidecars), called=key) as folder:
         files = {name: write_entry(folder / name, data) for name, data in sidecars.items()}
         files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())
         quantizer = open_quantizer(config)
-        with SafetensorsWriter(folder / WEIGHTS, tensors, METADATA) as writer:
-            underflows = write_tensors(source, config, quantizer, writer, progress)
+        with SafetensorsWriter(folder / WEIGHTS, tensors, PACKED_METADATA) as writer:
+            with at_work():
+                underflows = write_tensors(source, config, quantizer, writer, progress)
             digest, size = writer.finish()
+        source.require_unchanged()  # all of it has been read: what was hashed is what is written
         files[WEIGHTS] = {"sha256": digest, "size": size}
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -130,13 +139,15 @@ def write_whole(
             "statistics": {"scale_underflows": underflows},
             "files": files,
         }
+        if origin is not None:
+            manifest["origin"] = os.path.abspath(origin)  # noqa: PTH100 - as it was named
         write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
-        # The digests are those of the bytes as they were written: the folder counts as verified.
+        # The digests are of the bytes as they were written, so the folder counts as verified.
         write_stamp(folder, stamp_of(folder, manifest))
 
 
 def write_entry(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a file; its entry in the manifest."""
+    """Write a file. Returns its entry for the manifest."""
     write_flushed(path, data)
     return file_entry(data)
 
@@ -148,7 +159,7 @@ def write_tensors(
     writer: SafetensorsWriter,
     progress: ProgressCallback | None,
 ) -> dict[str, int]:
-    """Write every tensor in the file's order; the number of scale underflows by module."""
+    """Write every tensor in the file's order. Returns scale underflows by module."""
     specs = {spec.module: spec for spec in source.architecture.tensors() if spec.is_matrix}
     total = sum(tensor.nbytes for tensor in writer.tensors)
     ready: dict[str, list[Tensor]] = {}  # scales and zeros whose codes are written
@@ -198,8 +209,8 @@ def refuse_other_codes(
     for option, (stored, asked) in pairs.items():
         if stored != asked:
             raise ConfigError(
-                f"{spec.name} is stored with {option} {stored}, and {asked} is asked for: codes "
-                "are taken over as they are, so ask for what is stored, or give the original "
+                f"{spec.name} is stored with {option} {stored}, but {asked} was asked for: stored "
+                "codes are not converted; ask for the stored setting, or give the original "
                 "checkpoint"
             )
 

@@ -1,6 +1,6 @@
 """How weights become codes: the configuration, and the algorithms.
 
-An algorithm is a file here and a row of QUANTIZERS.
+A new algorithm is one file here and one row of QUANTIZERS.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
     from neuralchat_lite.quantization.quantizer import Quantizer
 
-# Name in WeightOnlyQuantConfig -> the class, made from a configuration, that keeps the `Quantizer`
-# protocol.
+# Name in WeightOnlyQuantConfig -> the class that implements the `Quantizer` protocol. It is
+# made from a configuration.
 QUANTIZERS = {
     "RTN": "neuralchat_lite.quantization.rtn:RoundToNearest",
 }
 
 
 def open_quantizer(config: WeightOnlyQuantConfig) -> Quantizer:
-    """The quantizer that a configuration names. Raises ConfigError where it lacks a package."""
+    """The quantizer that a configuration names. Raises ConfigError if a package is missing."""
     module, _, name = QUANTIZERS[config.algorithm].partition(":")
     quantizer: Quantizer = getattr(import_module(module), name)(config)
     return quantizer

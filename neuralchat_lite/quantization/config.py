@@ -1,8 +1,8 @@
-"""Which bits a weight gets: one frozen configuration, checked when it is made.
+"""How weights are quantized: one frozen configuration, checked when it is made.
 
-The names are those of intel-extension-for-transformers, so that a script of its users needs only
-another import. Every combination of the options is valid; a value that is not is refused at once,
-with the rule and the remedy.
+The options are named as in intel-extension-for-transformers, so that its users only change an
+import. Valid values can be combined freely. An invalid value is refused at once, with the rule and
+the remedy.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
+from neuralchat_lite.values import plain, shown
 
 if TYPE_CHECKING:
     import torch
 
 
 class ByOwnName(Mapping[str, str]):
-    """The names of a table, each spelled in one way."""
+    """Maps each name of a table to itself: these names have one spelling only."""
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self.table = table
@@ -75,12 +77,11 @@ DEFAULTS: dict[str, str] = {
 }
 GROUP_SIZES = (32, 64, 128, -1)
 
-FLOAT_WEIGHTS = "use weight_dtype='int4' (same size, better kernels)"
 LATER_ALGORITHMS = "is not implemented yet: use algorithm='RTN'"
 # Known names that are not supported, and what to do instead.
 REFUSED_VALUES: dict[str, dict[str, str]] = {
     option: {
-        name: f"is a float weight type, which has no kernel here: {FLOAT_WEIGHTS}"
+        name: f"is a float weight type, which has no kernel here: use {option}='int4' or 'int8'"
         for name in ("nf4", "fp4", "fp4_e2m1", "fp4_e2m1_bnb", "fp8", "fp8_e5m2", "fp8_e4m3")
     }
     for option in ("weight_dtype", "lm_head")
@@ -95,7 +96,7 @@ REFUSED_VALUES: dict[str, dict[str, str]] = {
     },
 }
 
-# Options of intel-extension-for-transformers that steer its engines and calibration: none of
+# Options of intel-extension-for-transformers that control its engines and calibration. None of
 # them changes what is computed here.
 WITHOUT_EFFECT = frozenset(
     (
@@ -120,12 +121,12 @@ WITHOUT_EFFECT = frozenset(
         "quant_method",
     )
 )
-# Values of them that ask for other weights than those that would come out, so they are refused.
+# Values of these options that would change the weights there. They are refused.
 UNMET_PROMISES: dict[str, tuple[bool, str]] = {
     "mse_range": (True, "searches clipping ranges, which is not implemented: leave it out"),
-    "use_double_quant": (True, "quantizes scales, which is not implemented: use scale_dtype"),
-    "use_gptq": (True, "reads GPTQ checkpoints, which is not implemented: use the original one"),
-    "use_autoround": (True, "reads AutoRound checkpoints: use the original checkpoint"),
+    "use_double_quant": (True, "quantizes scales, which is not implemented: leave it out"),
+    "use_gptq": (True, "reads GPTQ checkpoints, which is not supported: use the original one"),
+    "use_autoround": (True, "reads AutoRound files, which is not supported: use the original one"),
     "use_quant": (False, "means no quantization: load the model without a quantization config"),
 }
 RENAMED = {"llm_int8_skip_modules": "modules_to_not_convert"}
@@ -164,6 +165,7 @@ class WeightOnlyQuantConfig:
 
     def __init__(
         self,
+        /,  # an option of that name is refused like other unknown ones
         weight_dtype: str | torch.dtype | None = None,
         compute_dtype: str | torch.dtype | None = None,
         group_size: int = 32,
@@ -242,13 +244,11 @@ class WeightOnlyQuantConfig:
     def from_json(cls, text: str) -> WeightOnlyQuantConfig:
         """The inverse of `to_json`. Raises ConfigError for text that is not a JSON object."""
         try:
-            options = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"the quantization config is not JSON: {error}") from None
-        if not isinstance(options, dict):
+            options = parse_json(text)
+        except ValueError as error:
             raise ConfigError(
-                f"the quantization config is a {type(options).__name__}: expected a JSON object"
-            )
+                f"the quantization config is not JSON ({error}): write it with to_json"
+            ) from None
         return cls.from_dict(options)
 
 
@@ -265,20 +265,23 @@ def canonical(option: str, value: object) -> str:
         return found
     reason = REFUSED_VALUES.get(option, {}).get(name)
     if reason is not None:
-        raise ConfigError(f"{option}={name!r} {reason}")
+        raise ConfigError(f"{option}={shown(name)} {reason}")
     if option == "lm_head" and name in {**FLOATS, **HALF}:
         raise ConfigError(
-            f"lm_head={name!r} is not an integer type: keep the head in the checkpoint's precision "
-            "with modules_to_not_convert=['lm_head']"
+            f"lm_head={shown(name)} is not an integer type: keep the head in the checkpoint's "
+            "precision with modules_to_not_convert=['lm_head']"
         )
     valid = [spelling for spelling in SPELLINGS[option] if not spelling.startswith("torch.")]
-    raise ConfigError(f"{option} must be one of {valid}, got {value!r}{suggestion(name, valid)}")
+    raise ConfigError(
+        f"{option} must be one of {valid}, got {shown(value)}{suggestion(name, valid)}"
+    )
 
 
 def checked_group_size(value: object) -> int:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value not in GROUP_SIZES:
         raise ConfigError(
-            f"group_size must be 32, 64, 128 or -1 (a whole row), got {value!r}: "
+            f"group_size must be 32, 64, 128 or -1 (a whole row), got {shown(value)}: "
             "32 is the most accurate, 128 the smallest"
         )
     return value
@@ -291,13 +294,13 @@ def checked_modules(value: object) -> tuple[str, ...]:
     ):
         raise ConfigError(
             f"modules_to_not_convert must be a list of module names such as ['lm_head'], "
-            f"got {value!r}"
+            f"got {shown(value)}"
         )
     return tuple(modules)
 
 
 def accept_legacy(options: Mapping[str, Any]) -> list[str] | None:
-    """Check options that are not ours; the value of llm_int8_skip_modules if it is among them."""
+    """Check options of intel-extension-for-transformers. Returns llm_int8_skip_modules if given."""
     known = WITHOUT_EFFECT | RENAMED.keys()
     fields = [field.name for field in dataclasses.fields(WeightOnlyQuantConfig)]
     for option, value in options.items():
@@ -308,10 +311,10 @@ def accept_legacy(options: Mapping[str, Any]) -> list[str] | None:
             )
         promise, reason = UNMET_PROMISES.get(option, (None, ""))
         if promise is not None and value is not None and bool(value) is promise:
-            raise ConfigError(f"{option}={value!r} {reason}")
+            raise ConfigError(f"{option}={shown(value)} {reason}")
     idle = sorted(WITHOUT_EFFECT & options.keys())
     if idle:
-        # Past accept_legacy and __init__, to the caller's line.
+        # stacklevel 3: the line that called __init__, which called accept_legacy.
         warnings.warn(f"these options have no effect here: {', '.join(idle)}", stacklevel=3)
     return options.get("llm_int8_skip_modules")
 
@@ -321,7 +324,7 @@ def float_name(dtype: Any) -> str:
     name = FLOATS.get(str(dtype))
     if name is None:
         raise ConfigError(
-            f"dtype must be 'fp32' or 'bf16', got {dtype!r}: "
+            f"dtype must be 'fp32' or 'bf16', got {shown(dtype)}: "
             "for int4 or int8 give a WeightOnlyQuantConfig"
         )
     return name
@@ -333,5 +336,5 @@ def suggestion(name: str, valid: list[str]) -> str:
 
 
 def names(entry: str, module: str) -> bool:
-    """Whether an entry of modules_to_not_convert names this module, or something around it."""
+    """Whether an entry of modules_to_not_convert names this module or one that contains it."""
     return module == entry or module.endswith(f".{entry}") or module.startswith(f"{entry}.")

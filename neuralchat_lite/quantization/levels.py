@@ -1,4 +1,4 @@
-"""Weight types: which codes each has, and what its largest weight becomes."""
+"""Weight types: the codes of each, and the code that the largest weight gets."""
 
 from __future__ import annotations
 

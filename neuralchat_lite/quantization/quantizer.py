@@ -1,4 +1,4 @@
-"""What a quantizer is: weights in, packed codes out, and an identity by which caches know it."""
+"""The quantizer protocol: weights in, packed codes out, and an identity for the cache key."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class PackedSlab:
 
 @dataclass(frozen=True)
 class QuantizerIdentity:
-    """All of a quantizer that decides the codes, beside the WeightOnlyQuantConfig.
+    """What decides the codes of a quantizer, beside the WeightOnlyQuantConfig.
 
-    version: counts changes of the codes that it yields
+    version: increased whenever the same weights get other codes
     settings: of the algorithm, as JSON values; empty when it has none
     calibration: sha256 of the data that it was calibrated with; None when it needs none
     """
@@ -43,13 +43,13 @@ class QuantizerIdentity:
     calibration: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest; what is empty is left out."""
+        """Its entry in the manifest. Empty parts are left out."""
         more = {"settings": dict(self.settings), "calibration": self.calibration}
         found = {name: value for name, value in more.items() if value}
         return {"name": self.name, "version": self.version, **found}
 
     def to_key(self) -> list[Any]:
-        """For the cache key: a quantizer without settings has the key that it always had."""
+        """Its part of the cache key. Empty parts are left out, so that old keys stay valid."""
         return list(self.to_dict().values())
 
 

@@ -1,10 +1,10 @@
-"""Round to nearest: every group of weights gets the scale of its largest one.
+"""Round to nearest: the largest weight of a group sets its scale.
 
 A weight becomes `scale * (code - zero)`. The scale is rounded to the dtype in which it is stored
-before the codes are computed, so the codes are the nearest ones to the scale that a kernel reads.
-Rows are taken a few at a time: each temporary lies in the processor's cache, and a matrix of any
-size can be quantized piece by piece. `packed_rtn` gives the same bits from one native pass; the
-code in PyTorch is its oracle, and decides the cases that it leaves: bad weights, extreme scales.
+before the codes are computed, so the codes are the nearest ones for the scale that a kernel reads.
+Rows are processed a few at a time, so that temporaries stay in the CPU's cache and a matrix of any
+size fits into memory. `packed_rtn` gives the same bits in one native pass. The PyTorch code is its
+oracle, and handles what it does not: weights that are not finite, and extreme scales.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.quantizer import PackedSlab, QuantizerIdentity
 
-VERSION = 1  # counts changes of the codes
+VERSION = 1  # increased whenever the same weights get other codes
 SLAB_WEIGHTS = 1 << 18  # 1 MB of fp32: larger slabs fall out of the second-level cache
 NATIVE_SLAB_WEIGHTS = 1 << 21  # 4 MB of bf16: enough row tiles for every thread
-NEGLIGIBLE = 2.0**-10  # of a tensor's largest weight, below the rounding of the other groups
+NEGLIGIBLE = 2.0**-10  # of a tensor's largest weight: less than the rounding errors of other groups
 
 
 @dataclass
@@ -126,7 +126,7 @@ def rtn_slabs(
 ) -> Iterator[QuantizedMatrix]:
     """`quantize_rtn` a few row tiles at a time: the pieces from row `first` up to row `last`.
 
-    slab_weights: of one piece, about
+    slab_weights: about how many weights one piece has
     """
     rows, cols = weight.shape
     levels = LEVELS[weight_dtype]
@@ -143,7 +143,7 @@ def rtn_slabs(
     for start in range(first, last, step):
         slab = weight[start : min(start + step, last)].float()
         if ragged:
-            slab = F.pad(slab, (0, ragged))  # zeros widen no group's range
+            slab = F.pad(slab, (0, ragged))  # zeros do not widen a group's range
         grouped = slab.view(-1, groups, size)
         if scheme == "asym":
             low = grouped.amin(-1).clamp_(max=0)
@@ -159,7 +159,7 @@ def rtn_slabs(
         if lost is not None and bool((reach[lost] > NEGLIGIBLE * largest()).any()):
             raise ConfigError(
                 f"{name}: a group of weights up to {float(reach[lost].max()):.3g} needs a scale "
-                f"below the range of {scale_dtype}, beside weights up to {largest():.3g}: "
+                f"below the range of {scale_dtype}; the tensor has weights up to {largest():.3g}: "
                 f"use scale_dtype={'fp32' if scale_dtype == 'bf16' else 'bf16'!r}"
             )
         # A lost or empty group has scale 0; dividing by infinity makes its codes zero.
@@ -170,7 +170,7 @@ def rtn_slabs(
         if scheme == "asym":
             lowest, highest = levels.asymmetric
             zeros = (lowest - low / divisor).round_().clamp_(lowest, highest)
-            # An empty group gets the symmetric zero, as the padding of a matrix has.
+            # An empty group gets the symmetric zero, like the padding of a matrix.
             zeros = torch.where(scales > 0, zeros, float(SYMMETRIC_ZERO[levels.stored]))
             codes.add_(zeros.unsqueeze(-1)).clamp_(lowest, highest)
             zeros = zeros.to(torch.int8)
@@ -190,7 +190,7 @@ def packed_rtn(
     name: str = "weight",
     slab_weights: int = NATIVE_SLAB_WEIGHTS,
 ) -> Iterator[PackedSlab]:
-    """`quantize_rtn`, packed, piece by piece from the first row to the last; the same errors."""
+    """`quantize_rtn` with packed results, piece by piece in row order. Raises the same errors."""
     rows, cols = weight.shape
     levels = LEVELS[weight_dtype]
     asymmetric = scheme == "asym"
@@ -240,7 +240,7 @@ def slab_rows(weights: int, cols: int) -> int:
 def stored_scales(
     wanted: Tensor, reach: Tensor, scale_dtype: str, name: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Scales in their stored dtype, and which of them are lost (None: none, the common case).
+    """Scales in their stored dtype, and a mask of those that became 0 (None: none did).
 
     wanted, reach: [rows, groups] fp32, the exact scales and the largest weights
     """

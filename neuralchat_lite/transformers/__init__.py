@@ -2,8 +2,8 @@
 
     from neuralchat_lite.transformers import AutoModelForCausalLM, WeightOnlyQuantConfig
 
-`AutoModelForCausalLM`, `pipeline` and the configurations belong to this library. Tokenizers,
-streamers and stopping criteria are those of transformers.
+`AutoModelForCausalLM`, `AutoTokenizer`, `pipeline` and the configurations belong to this library.
+Streamers and stopping criteria are those of transformers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import (
         AutoConfig,
-        AutoTokenizer,
         GenerationConfig,
         LogitsProcessor,
         LogitsProcessorList,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
         TeqConfig,
     )
     from neuralchat_lite.transformers.modeling import NativeForCausalLM
+    from neuralchat_lite.transformers.tokenizer import AutoTokenizer
 
 __all__ = [
     "AutoConfig",
@@ -64,6 +64,7 @@ __all__ = [
 HOMES = {
     "AutoModelForCausalLM": "neuralchat_lite.transformers.auto",
     "AutoRoundConfig": "neuralchat_lite.transformers.configs",
+    "AutoTokenizer": "neuralchat_lite.transformers.tokenizer",
     "AwqConfig": "neuralchat_lite.transformers.configs",
     "GPTQConfig": "neuralchat_lite.transformers.configs",
     "NativeCache": "neuralchat_lite.transformers.cache",

@@ -11,6 +11,7 @@ from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import FLOATS, HALF, WeightOnlyQuantConfig, suggestion
 from neuralchat_lite.transformers.configs import LegacyConfig
+from neuralchat_lite.values import shown
 
 # Arguments of ITREX, IPEX and transformers that have no effect, whatever their value: there is one
 # engine, weights are always mapped, and code from a model is never run.
@@ -56,8 +57,11 @@ HONOURED = (
 # that is empty or false is accepted.
 REFUSED = {
     "config": "change config.json in a copy of the folder",
+    "gguf_file": "GGUF files are not read; give the folder or the name of the original checkpoint",
     "force_download": "download with huggingface_hub, and give the folder",
     "generation_config": "set model.generation_config afterwards",
+    "model_file": "GGUF files are not read; give the folder or the name of the original "
+    "checkpoint, and a quantization_config",
     "output_loading_info": "model.native.report() says what was loaded",
     "proxies": "set HTTPS_PROXY in the environment",
     "subfolder": "give the folder itself",
@@ -86,13 +90,29 @@ def check_names(
         warnings.warn(f"these arguments have no effect here: {', '.join(given)}", stacklevel=3)
 
 
+def generation_hint(unknown: Iterable[str]) -> str:
+    """What was probably meant by arguments of `generate` that transformers does not know."""
+    import transformers
+
+    theirs: Any = transformers.GenerationConfig  # untyped
+    known = [name for name in theirs().to_dict() if not name.startswith("_")]
+    names = [*known, "streamer", "stopping_criteria", "logits_processor"]
+    hints = (name + meant(name, names) for name in unknown)
+    return ", ".join(hint for hint in hints if "(" in hint)
+
+
+def meant(name: str, names: list[str]) -> str:
+    # The length that people mean, of the two that are alike.
+    return " (did you mean 'max_new_tokens'?)" if name == "max_tokens" else suggestion(name, names)
+
+
 def check_device(device_map: Any) -> None:
     devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
     for device in devices:
         if str(device).partition(":")[0] not in CPU_MAPS:
             raise ConfigError(
-                f"device_map={device_map!r} names a device other than the CPU, and this library "
-                "runs on CPUs: leave it out"
+                f"device_map={shown(device_map)} names a device other than the CPU, and this "
+                "library runs on CPUs: leave it out"
             )
 
 
@@ -100,7 +120,9 @@ def dtype_of(options: Mapping[str, Any]) -> str | None:
     """The precision asked for: "fp32", "bf16", "auto" or None."""
     given = [options[name] for name in ("dtype", "torch_dtype") if options.get(name) is not None]
     if len(given) == 2 and given[0] != given[1]:
-        raise ConfigError(f"dtype={given[0]!r} and torch_dtype={given[1]!r} differ: give one")
+        raise ConfigError(
+            f"dtype={shown(given[0])} and torch_dtype={shown(given[1])} differ: give one"
+        )
     if not given or given[0] == "auto":
         return given[0] if given else None
     name = FLOATS.get(str(given[0]))
@@ -110,8 +132,8 @@ def dtype_of(options: Mapping[str, Any]) -> str | None:
         )
     if name is None:
         raise ConfigError(
-            f"dtype must be torch.float32, torch.bfloat16 or 'auto', got {given[0]!r}: for int4 or "
-            "int8 give a quantization_config"
+            f"dtype must be torch.float32, torch.bfloat16 or 'auto', got {shown(given[0])}: for "
+            "int4 or int8 give a quantization_config"
         )
     return name
 

@@ -22,6 +22,7 @@ from neuralchat_lite.transformers.arguments import (
     own_dtype,
 )
 from neuralchat_lite.transformers.modeling import NativeForCausalLM, named_class
+from neuralchat_lite.values import shown
 
 
 class AutoModelForCausalLM:
@@ -68,8 +69,8 @@ class AutoModelForCausalLM:
             weights = {"dtype": own, "adapters": tuned}
         elif dtype not in (None, "auto"):
             warnings.warn(
-                f"dtype={dtype!r} has no effect on a quantized model: set compute_dtype in its "
-                "quantization_config",
+                f"dtype={shown(dtype)} has no effect on a quantized model: set compute_dtype in "
+                "its quantization_config",
                 stacklevel=2,
             )
         more = {name: options[name] for name in FOR_LOAD if options.get(name) is not None}

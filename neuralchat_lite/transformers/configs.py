@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, suggestion
+from neuralchat_lite.values import shown
 
 WEIGHT_DTYPES = {4: "int4", 8: "int8"}
 
@@ -56,14 +57,18 @@ class LegacyConfig:
         if self.bits is None:
             self.bits = named or self.default_bits
         if self.bits not in WEIGHT_DTYPES:
-            raise ConfigError(f"bits must be 4 or 8, got {self.bits!r}: 4 takes half the memory")
+            raise ConfigError(
+                f"bits must be 4 or 8, got {shown(self.bits)}: 4 takes half the memory"
+            )
         if named not in (None, self.bits):
             raise ConfigError(
-                f"bits={self.bits} and weight_dtype={self.weight_dtype!r} contradict each other: "
-                "give one of them"
+                f"bits={self.bits} and weight_dtype={shown(self.weight_dtype)} contradict each "
+                "other: give one of them"
             )
         if not isinstance(self.sym, bool):
-            raise ConfigError(f"sym must be True or False, got {self.sym!r}: True is symmetric")
+            raise ConfigError(
+                f"sym must be True or False, got {shown(self.sym)}: True is symmetric"
+            )
 
     def options(self, *, skip_algorithm: bool = False) -> dict[str, Any]:
         """The equivalent options of WeightOnlyQuantConfig, which checks them."""

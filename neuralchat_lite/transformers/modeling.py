@@ -6,27 +6,38 @@ decoder computes the rows of a batch together, so that a step reads the weights 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import os
 import warnings
+from contextvars import ContextVar
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from neuralchat_lite.api import Model
+from neuralchat_lite.checkpoints.their_config import their_config
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.kernels.interruption import Interrupted, interrupted_by
+from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.models.decoder import Decoder
+from neuralchat_lite.packed.foreign import KEY as MARK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.transformers.arguments import generation_hint
 from neuralchat_lite.transformers.cache import NativeCache
+from neuralchat_lite.transformers.candidates import fitting
+from neuralchat_lite.transformers.criteria import PromptCriteria
 from neuralchat_lite.transformers.feeding import feed
-from neuralchat_lite.transformers.fixed import FixedWeights
+from neuralchat_lite.transformers.fixed import REFUSED, FixedWeights
 from neuralchat_lite.transformers.padding import check_positions, real_columns
+from neuralchat_lite.values import shown
 
 # The name of the cache argument: it changed within version 5 of transformers.
 CACHE = (
@@ -34,6 +45,13 @@ CACHE = (
     if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     else "past_key_values"
 )
+# Of the `generate` that runs in this thread; `forward` asks them while it feeds the prompt.
+CRITERIA: ContextVar[PromptCriteria | None] = ContextVar("criteria", default=None)
+NO_EMBEDS = (
+    "inputs_embeds is not available from the native kernels, which look tokens up themselves: give "
+    "input_ids, or use the model class of transformers"
+)
+GENERATE = inspect.signature(GenerationMixin.generate)
 # Arguments that `generate` passes to the model and that the model does not need: they are for other
 # objects, or the cache already knows their values.
 NOT_NEEDED = {
@@ -53,7 +71,8 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
     quantization_config: how the weights are quantized; None if they are not
 
     The weights are mapped from disk, shared between processes and never written. So `parameters()`
-    is empty, and training, `resize_token_embeddings` and another device are not supported.
+    says shapes, dtype and device, and training, `state_dict`, `resize_token_embeddings` and another
+    device are not supported.
     """
 
     config_class = PretrainedConfig
@@ -61,7 +80,9 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
     base_model_prefix = ""
 
     def __init__(self, native: Model) -> None:
-        config = AutoConfig.from_pretrained(native.folder, local_files_only=True)
+        config = their_config(native.folder)
+        if hasattr(config, MARK):
+            delattr(config, MARK)  # it is for the class of transformers, see packed.foreign
         super().__init__(config)
         self.native = native
         assert isinstance(native.decoder, Decoder)
@@ -76,6 +97,42 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("use AutoModelForCausalLM.from_pretrained, which prepares the weights")
+
+    @functools.wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """`generate` of transformers. Stopping criteria that do not depend on ids end it during
+        the prompt too; it then returns the prompt alone."""
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError(NO_EMBEDS)
+        given = GENERATE.bind_partial(self, *args, **kwargs).arguments
+        ids = given.get("inputs", kwargs.get("input_ids"))
+        check_prompt_of_cache(ids, kwargs)
+        with at_work():
+            criteria = given.get("stopping_criteria")
+            if not criteria or not isinstance(ids, Tensor):
+                return super().generate(*args, **kwargs)
+            token = CRITERIA.set(PromptCriteria(criteria, ids))
+            try:
+                return super().generate(*args, **kwargs)
+            except Interrupted:
+                return self.prompt_alone(ids, given, kwargs)
+            finally:
+                CRITERIA.reset(token)
+
+    def prompt_alone(self, ids: Tensor, given: dict[str, Any], options: dict[str, Any]) -> Any:
+        """What `generate` returns when it was ended before the first token."""
+        if given.get("streamer") is not None:
+            given["streamer"].end()
+        configs = (given.get("generation_config"), self.generation_config)
+        asked = [options, *(vars(config) for config in configs if config is not None)]
+
+        def option(name: str) -> Any:
+            return next((each[name] for each in asked if each.get(name) is not None), None)
+
+        ids = ids.repeat_interleave(option("num_return_sequences") or 1, dim=0)
+        if option("return_dict_in_generate"):
+            return GenerateDecoderOnlyOutput(sequences=ids)  # type: ignore[arg-type]
+        return ids
 
     @torch.no_grad()
     def forward(
@@ -112,12 +169,6 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         unknown = sorted(others.keys() - NOT_NEEDED)
         if unknown:
             raise TypeError(f"forward() got unexpected arguments: {', '.join(unknown)}")
-        if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
-            shape = None if input_ids is None else tuple(input_ids.shape)
-            raise ValueError(
-                f"input_ids must be [batch, tokens] with at least one token, got {shape}: give "
-                "token ids"
-            )
         unsupported = {
             "inputs_embeds": inputs_embeds is not None,
             "output_attentions": output_attentions,
@@ -129,20 +180,32 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
                 f"{asked} is not available from the native kernels: leave it out, or use the model "
                 "class of transformers"
             )
+        if input_ids is None or input_ids.ndim != 2 or not input_ids.numel():
+            shape = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(
+                f"input_ids must be [batch, tokens] with at least one token, got {shape}: give "
+                "token ids"
+            )
         if past_key_values is not None and cache is not None:
             raise ValueError("past_key_values and cache are two names of one argument: give one")
         past = past_key_values if cache is None else cache
         if use_cache is None:
             use_cache = bool(getattr(self.config, "use_cache", True))
         kept = self.checked_cache(past)
+        before, new = kept.get_seq_length(), input_ids.shape[1]
         real = real_columns(input_ids, attention_mask, kept)
         check_positions(position_ids, real, kept)
         wanted = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
-        logits = feed(input_ids, real, kept, wanted)
+        criteria = CRITERIA.get()
+        if criteria is None or before + new > criteria.ids.shape[1]:
+            logits = feed(input_ids, real, kept, wanted)
+        else:
+            with interrupted_by(criteria.check()):
+                logits = feed(input_ids, real, kept, wanted)
         loss = None
         if labels is not None:
-            before = torch.nn.functional.pad(real[:, :-1], (1, 0))
-            labels = labels.masked_fill(~before, -100)  # padding predicts nothing
+            preceded = torch.nn.functional.pad(real[:, :-1], (1, 0))
+            labels = labels.masked_fill(~preceded, -100)  # padding predicts nothing
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1])
         if isinstance(logits_to_keep, Tensor):
             logits = logits[:, logits_to_keep]
@@ -157,10 +220,18 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             return NativeCache(self.decoder)
         if not isinstance(past, NativeCache) or past.decoder is not self.decoder:
             raise ValueError(
-                f"the cache is {past!r}, expected a NativeCache of this model: leave it out, or "
-                "start with neuralchat_lite.transformers.NativeCache(model.decoder)"
+                f"the cache is {shown(past)}, expected a NativeCache of this model: leave it out, "
+                "or start with neuralchat_lite.transformers.NativeCache(model.decoder)"
             )
         return past
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        """Called by `generate`: refuses arguments that nobody uses. Says what may be meant."""
+        try:
+            super()._validate_model_kwargs(model_kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            hint = generation_hint(name for name in model_kwargs if repr(name) in str(error))
+            raise ValueError(f"{error}: {hint}" if hint else str(error)) from None
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -169,8 +240,8 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         kind = generation_config.cache_implementation
         if kind is not None and not kind.startswith("dynamic"):
             raise ValueError(
-                f"cache_implementation={kind!r} is a cache of transformers, and the native decoder "
-                "needs its own: leave it out"
+                f"cache_implementation={shown(kind)} is a cache of transformers, and the native "
+                "decoder needs its own: leave it out"
             )
         mask = model_kwargs.get("attention_mask")
         if mask is not None and not bool(mask[:, -1].all()):
@@ -189,6 +260,13 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
             model_kwargs[CACHE] = NativeCache(self.decoder)
 
+    def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+        """Called by `generate` with an assistant or with prompt lookup."""
+        whole: Any = super()
+        generator = whole._get_candidate_generator(generation_config, *args, **kwargs)
+        generator.get_candidates = fitting(generator.get_candidates, generation_config.max_length)
+        return generator
+
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | os.PathLike[str],
@@ -202,10 +280,7 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         push_to_hub.
         """
         if push_to_hub:
-            raise ConfigError(
-                "push_to_hub=True is not supported: save to a folder, and upload it with "
-                "huggingface_hub"
-            )
+            raise ConfigError(f"push_to_hub=True is not supported: {REFUSED['push_to_hub']}")
         self.native.save_pretrained(save_directory)
         self.generation_config.save_pretrained(save_directory)
 
@@ -224,11 +299,31 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             specs = [spec for spec in specs if spec.role != "embedding"]
         return sum(math.prod(spec.shape) for spec in specs)
 
+    def __copy__(self) -> NativeForCausalLM:
+        twin = type(self)(self.native)
+        twin.generation_config = self.generation_config
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeForCausalLM:
         """A second model with its own generation_config. It shares the weights."""
         twin = type(self)(self.native)
         twin.generation_config = deepcopy(self.generation_config, memo)
         return twin
+
+
+def check_prompt_of_cache(ids: Any, options: dict[str, Any]) -> None:
+    """Raise ValueError for ids of `generate` that a given cache holds already."""
+    past = next((options[name] for name in (CACHE, "past_key_values") if name in options), None)
+    if not isinstance(past, NativeCache) or not isinstance(ids, Tensor):
+        return
+    mask = options.get("attention_mask")
+    columns, held = ids.shape[1] if mask is None else mask.shape[1], past.get_seq_length()
+    if held and columns <= held:
+        raise ValueError(
+            f"the cache holds {held} columns, and the prompt has {columns}: give all ids, those of "
+            f"the cache first and at least one more, shorten it with cache.crop({columns - 1}), or "
+            "leave it out"
+        )
 
 
 def named_class(model_type: str) -> type[NativeForCausalLM]:

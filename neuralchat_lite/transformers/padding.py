@@ -49,10 +49,10 @@ def check_positions(position_ids: Tensor | None, real: Tensor, cache: NativeCach
         all padding before the first token, the distances between tokens are the same.
     """
     before = torch.cat((cache.real, real), dim=1) if cache.rows else real
+    starts = before[:, 1:] & ~before[:, :-1]
+    runs = before[:, 0].long() + starts.sum(dim=1)  # of tokens, in each row
     if position_ids is None:
         # transformers then counts columns, including padding between two tokens.
-        starts = before[:, 1:] & ~before[:, :-1]
-        runs = before[:, 0].long() + starts.sum(dim=1)
         if bool((runs > 1).any()):
             raise ValueError(
                 f"row {int(runs.argmax())} of attention_mask has padding between two tokens: give "
@@ -65,9 +65,21 @@ def check_positions(position_ids: Tensor | None, real: Tensor, cache: NativeCach
     for row in range(len(real)):
         here = real[row]
         places = given[row, here].long()
-        if not any(torch.equal(places, count[row, here]) for count in (tokens, columns)):
+        # Padding between two tokens would count as a distance.
+        counts = (tokens,) if runs[row] > 1 else (tokens, columns)
+        if not any(torch.equal(places, count[row, here]) for count in counts):
+            remedy = "leave them out, the native decoder counts the tokens of each row"
+            if runs[row] > 1:
+                remedy = (
+                    "with padding between two tokens give positions that count the tokens of each "
+                    "row, attention_mask.cumsum(1) - 1"
+                )
+            elif past := cache.get_seq_length():
+                remedy = (
+                    f"the cache holds {past} columns, and the new ids come after them; give only "
+                    "ids that it does not hold, shorten it with cache.crop, or start with a new one"
+                )
             raise ValueError(
                 f"position_ids of row {row} are {places.tolist()[:8]}..., expected "
-                f"{tokens[row, here].tolist()[:8]}...: leave them out, the native decoder counts "
-                "the tokens of each row"
+                f"{tokens[row, here].tolist()[:8]}...: {remedy}"
             )

@@ -227,7 +227,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is no JSON": (lambda a: (a / CONFIG).write_text("{"), "is not JSON"),
     "no weights": (lambda a: (a / WEIGHTS).unlink(), "has no adapter_model.*download"),
     "pickled weights": (pickled, "only pickled weights, which can run any code.*peft's save_pre"),
-    "weights cut short": (cut, "its header promises"),
+    "weights cut short": (cut, "its header describes"),
     "rank no integer": (with_config(r="8"), "r must be a positive integer, got '8'"),
     "no rank": (with_config(r=0), "r must be a positive integer, got 0"),
     "no alpha": (with_config(lora_alpha=None), "lora_alpha must be a number, got None"),
@@ -235,6 +235,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no targets": (with_config(target_modules=None), "target_modules must be a list.*got None"),
     "empty targets": (with_config(target_modules=[]), "target_modules must be a list.*got ()"),
     "a broken pattern": (with_config(rank_pattern={"(": 3}), r"rank_pattern must be a regular"),
+    "a pattern that hangs": (
+        with_config(target_modules=r"(.*)*(.*)*(.*)*x"),
+        r"target_modules must be a regular expression that can be matched.*names of modules",
+    ),
+    "a pattern of layers that hangs": (
+        with_config(layers_to_transform=[0], layers_pattern=[r"(.*)*(.*)*(.*)*x"]),
+        "layers_pattern must be a regular expression that can be matched",
+    ),
     "a pattern of ranks": (with_config(rank_pattern={"q_proj": 0}), r"\['q_proj'\] must be a pos"),
     "patterns in a list": (with_config(alpha_pattern=[1]), "alpha_pattern must be an object"),
     "layers by name": (with_config(layers_to_transform=["x"]), "must be a list of layer numbers"),
@@ -244,7 +252,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a missing module": (without(A_OF_Q, B_OF_Q), "lacks model.layers.0.self_attn.q_proj, which"),
     "a target of another base": (
         with_config(target_modules=["q_proj", "v_proj", "query_key_value"]),
-        "query_key_value, which the base does not have: give the base that the adapter was tr",
+        "query_key_value', which the base does not have: give the base that the adapter was tr",
     ),
     "an untargeted module": (
         with_config(target_modules=["q_proj"]),
@@ -329,8 +337,8 @@ def test_what_is_more_than_lora_on_matrices_is_refused_by_name(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"num_hidden_layers": 1}, "changes model.layers.1.self_attn.q_proj, which the base does"),
-        ({"num_hidden_layers": 3}, "lacks model.layers.2.self_attn.q_proj.*or of a smaller base"),
+        ({"num_hidden_layers": 1}, "changes 'model.layers.1.self_attn.q_proj', which the base"),
+        ({"num_hidden_layers": 3}, "lacks model.layers.2.self_attn.q_proj.*or for a smaller base"),
         ({"num_attention_heads": 8}, r"lora_B.weight has the shape \[64, 4\], expected \[128, 4\]"),
         ({"hidden_size": 32}, r"lora_A.weight has the shape \[4, 64\], expected \[4, 32\]"),
     ],
@@ -358,7 +366,7 @@ def test_a_sum_beyond_the_dtype_is_refused_and_a_damaged_base_is_named(
     name = "model.layers.0.self_attn.q_proj.weight"
     base = write_checkpoint(dtype=torch.float16)
     adapter = make_adapter(base, lora_alpha=10_000_000)
-    with pytest.raises(CheckpointError, match=f"{name}: merged with sft it is beyond.*float16"):
+    with pytest.raises(CheckpointError, match=f"{name}: merged with sft, it has .*beyond.*float16"):
         merged(base, [adapter]).weight(name)
 
     def poison(tensors: dict[str, torch.Tensor]) -> None:

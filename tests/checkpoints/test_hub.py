@@ -134,7 +134,7 @@ def test_path_that_does_not_exist_is_not_taken_for_a_name(hub: StubHub, path: st
 
 
 def test_empty_text_is_not_the_current_folder(hub: StubHub) -> None:
-    with pytest.raises(CheckpointError, match="empty text"):
+    with pytest.raises(CheckpointError, match="empty string"):
         resolve("")
 
 
@@ -158,10 +158,10 @@ def test_revision_of_a_folder_is_refused(hub: StubHub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "remedy"),
     [
-        ("GatedRepoError", "access to it must be asked for.*HF_TOKEN"),
+        ("GatedRepoError", "access must be requested.*HF_TOKEN"),
         ("RepositoryNotFoundError", "no such repository, or it is private.*spelling"),
         ("RevisionNotFoundError", "no such revision: give an existing branch"),
-        ("LocalEntryNotFoundError", "out of reach.*check the connection"),
+        ("LocalEntryNotFoundError", "not reachable.*check the connection"),
     ],
 )
 def test_each_failure_of_the_hub_names_its_remedy(hub: StubHub, kind: str, remedy: str) -> None:

@@ -85,7 +85,7 @@ def test_a_file_with_codes_is_loaded_by_its_row_alone(toy: Path, tmp_path: Path)
 
 
 def test_codes_are_not_taken_for_others(toy: Path) -> None:
-    with pytest.raises(ConfigError, match="stored with group_size 64, and 32 is asked for"):
+    with pytest.raises(ConfigError, match="stored with group_size 64, but 32 was asked for"):
         ncl.load(toy)
 
 

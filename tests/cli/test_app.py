@@ -39,7 +39,12 @@ PROMPT = "Once upon a time"
         (["generate", "x" * 5000, "-p", "x"], "cannot be opened as a model folder"),
         (["generate", "~nobody-here/x", "-p", "x"], "cannot be opened as a model folder"),
         (["quantize", "STORIES", "--compute-dtype", "fp32"], "not a property of quantized weights"),
-        (["generate", "STORIES"], "Missing option"),
+        (["generate", "STORIES"], "there is no prompt"),
+        (["generate", "STORIES", "a", "-p", "b"], "the prompt was given twice"),
+        (["generate", "STORIES", "a", "--raw", "--chat"], "opposites"),
+        (["generate", "STORIES", "a", "--raw", "--system", "y"], "leave --raw or --system out"),
+        (["generate", "STORIES", "a", "--stop", "\\q"], "--stop has \\q in it"),
+        (["generate", "STORIES", "a", "--stop", "end\\"], "write a backslash itself twice"),
         (["quantize", "STORIES", "-o", "TMP"], "not an empty folder"),
         (["cache", "verify", "nothing"], "there is no entry 'nothing'"),
         (["cache", "remove"], "give the names of entries"),
@@ -126,5 +131,5 @@ def test_a_closed_pipe_ends_without_a_traceback(stories: str, tmp_path: Path) ->
     process.stdout.close()
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
-    assert process.wait(patience(30)) == 1
+    assert process.wait(patience(30)) == cli.CLOSED_PIPE
     process.stderr.close()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+
+import neuralchat_lite
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -24,6 +30,51 @@ def test_cache_lists_verifies_and_removes(run: Run, stories: str, cache: Path) -
     assert run("cache", "remove", folder.name)[:2] == (0, f"{folder.name}\tremoved\n")
     assert not folder.exists()
     assert run("cache", "list")[1] == ""
+
+
+def test_the_list_says_from_where_and_when(
+    run: Run, stories: str, cache: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "my\tmodel"
+    shutil.copytree(stories, source)
+    before = datetime.now().replace(second=0, microsecond=0)
+    run("quantize", str(source))
+    name, size, date, made_from, state = run("cache", "list")[1].rstrip("\n").split("\t")
+    assert name.startswith("my_model-int4-g32-") and size.endswith("kB") and state == "whole"
+    assert made_from == str(source).replace("\t", " ")
+    assert before <= datetime.strptime(date, "%Y-%m-%d %H:%M") <= datetime.now()
+    copy = neuralchat_lite.load(source).save_pretrained(tmp_path / "copy")
+    assert str(tmp_path) not in (copy / "manifest.json").read_text()
+
+
+def test_the_beginning_of_a_name_will_do_when_only_one_has_it(run: Run, stories: str) -> None:
+    first = Path(run("quantize", stories)[1].strip())
+    second = Path(run("quantize", stories, "--group-size", "64")[1].strip())
+    stem = first.name.partition("-int4")[0]
+    for command in ("remove", "verify"):
+        code, _, err = run("cache", command, stem)
+        assert code == 2 and err.count("\n") == 1
+        assert first.name in err and second.name in err and "give more of the name" in err
+    assert run("cache", "remove", "")[0] == 2
+    assert run("cache", "verify", f"{stem}-int4-g32", first.name)[1] == f"{first.name}\twhole\n"
+    assert run("cache", "remove", f"{stem}-int4-g32")[1] == f"{first.name}\tremoved\n"
+    assert second.exists() and not first.exists()
+    assert run("cache", "remove", "")[0] == 2  # not the only one either
+    assert run("cache", "remove", stem)[0] == 0 and not second.exists()
+
+
+def test_listing_and_removing_load_no_heavy_package(run: Run, stories: str) -> None:
+    folder = Path(run("quantize", stories)[1].strip())
+    code = (
+        "import sys\nfrom neuralchat_lite.cli.app import app\n"
+        "app(['cache', 'list'], standalone_mode=False)\n"
+        f"app(['cache', 'remove', {folder.name!r}], standalone_mode=False)\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'safetensors', 'tqdm'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(folder.name) == 2
 
 
 def test_the_cache_removes_only_what_it_made(run: Run, stories: str, cache: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from neuralchat_lite.cli import generate as generate_module
+from neuralchat_lite.cli.options import GenerationGroup
+
 Run = Callable[..., tuple[int, str, str]]
 PROMPT = "Once upon a time"
 
@@ -32,7 +35,8 @@ def test_generate_quantizes_and_says_so_on_stderr_only(run: Run, stories: str) -
     assert code == 0
     assert out.startswith(golden(stories)["greedy_text"][:40])
     assert re.search(r"^Quantizing \(\d+ kB\)$", err, re.MULTILINE)
-    assert run("generate", stories, "-p", PROMPT, "--max-new-tokens", "20") == (0, out, "")
+    again = run("generate", stories, "-p", PROMPT, "--max-new-tokens", "20")
+    assert again[:2] == (0, out) and "Quantizing" not in again[2]
 
 
 def test_prompt_comes_from_stdin(run: Run, stories: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +54,86 @@ def test_options_reach_the_sampler(run: Run, stories: str) -> None:
     assert run(*command, "--stop", " little")[1] == "Once upon a time, there was a\n"
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("\\n", "\n"), ("a\\tb", "a\tb"), ("\\\\n", "\\n"), ("\n", "\n"), ("\\\\\\n", "\\\n")],
+)
+def test_escapes_in_a_stop_string_mean_what_people_type_them_for(typed: str, meant: str) -> None:
+    assert GenerationGroup(stop=[typed]).options(1)["stop"] == (meant,)
+
+
+class Heard:
+    """Stands for a model, with or without a chat template of its own."""
+
+    def __init__(self, chat_template: str | None) -> None:
+        self.tokenizer = self
+        self.chat_template = chat_template
+
+    def stream(self, prompt: Any, **_: Any) -> Any:
+        self.prompt = prompt
+        return iter(())
+
+
+@pytest.fixture
+def ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, str]]:
+    """Ask a model: (the prompt that reaches it, what stderr says)."""
+
+    def ask_model(chat_template: str | None, *arguments: str, stdin: str = "") -> tuple[Any, str]:
+        model = Heard(chat_template)
+        monkeypatch.setattr(generate_module, "load_model", lambda *_: model)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code, _, err = run("generate", "m", *arguments)
+        assert code == 0, err
+        return model.prompt, err
+
+    return ask_model
+
+
+def test_a_model_with_a_chat_template_is_spoken_to_through_it(
+    ask: Callable[..., tuple[Any, str]],
+) -> None:
+    message = [{"role": "user", "content": "Hi"}]
+    system = [{"role": "system", "content": "Be kind."}, *message]
+    for arguments in (["Hi"], ["-p", "Hi"], ["Hi", "--chat"]):
+        heard, said = ask("its own", *arguments)
+        assert heard == message
+        assert "in the model's chat template (--raw" in said
+    assert ask("its own", "Hi", "--system", "Be kind.")[0] == system
+    heard, said = ask("its own", "Hi", "--raw")
+    assert heard == "Hi" and "without the model's chat template" in said
+    heard, said = ask(None, "Hi")
+    assert heard == "Hi" and "the model has no chat template (--chat" in said
+    heard, said = ask(None, "Hi", "--chat")
+    assert heard == message and "neural-chat's form" in said
+
+
+@pytest.mark.parametrize(
+    ("stdin", "content"),
+    [
+        ("Hi\n", "Hi"),
+        ("Hi\r\n", "Hi"),
+        ("\ufeffHi", "Hi"),
+        ("\ufeffHi\n\n", "Hi\n"),
+        ("a\ufeffb\nc", "a\ufeffb\nc"),
+    ],
+)
+def test_a_piped_message_comes_without_the_marks_of_its_file(
+    ask: Callable[..., tuple[Any, str]], stdin: str, content: str
+) -> None:
+    for arguments in (["-p", "-"], ["-"]):
+        assert ask("its own", *arguments, stdin=stdin)[0][0]["content"] == content
+    assert ask("its own", "-", "--raw", stdin=stdin)[0] == stdin  # a text to continue, as it is
+
+
+def test_an_answer_that_a_limit_has_cut_says_so(run: Run, stories: str) -> None:
+    command = ("generate", stories, PROMPT, "--dtype", "fp32", "--max-new-tokens")
+    cut = "(The answer was cut after 7 tokens: --max-new-tokens allows more.)"
+    assert cut in run(*command, "7")[2]
+    assert "cut" not in run(*command, "9", "--stop", " little")[2]
+    context = run(*command, "50", "--context-length", "20")[2]
+    assert "cut, since the context is full after 21 tokens" in context
+
+
 def test_chat_message_prints_the_answer_alone(run: Run, stories: str) -> None:
     command = ("generate", stories, "-p", "Hello", "--chat", "--max-new-tokens", "5")
     code, out, _ = run(*command, "--system", "Be kind.")
@@ -62,8 +146,9 @@ def test_timings_go_to_stderr(run: Run, stories: str) -> None:
     command = ("generate", stories, "-p", PROMPT, "--dtype", "fp32", "--max-new-tokens", "9")
     _, out, err = run(*command, "--timings")
     assert out == run(*command)[1]
-    assert re.fullmatch(
-        r"9 tokens; first after \d+ ms \(5 of 5 prompt tokens fed\); then [\d.]+ ms each "
-        r"\([\d.]+ tokens/s\); [\d.]+ MB a token, [\d.e+]+ [MG]B/s read; loaded in [\d.]+ s\n",
+    assert re.search(
+        r"^9 tokens; first after \d+ ms \(5 of 5 prompt tokens fed\); then [\d.]+ ms each "
+        r"\([\d.]+ tokens/s\); [\d.]+ MB a token, [\d.e+]+ [MG]B/s read; loaded in [\d.]+ s\n\Z",
         err,
+        re.MULTILINE,
     )

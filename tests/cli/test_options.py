@@ -20,6 +20,8 @@ Say = Callable[..., None]
 class Recorder:
     """Stands for a model: keeps what it was asked, and answers nothing."""
 
+    folder = Path("/nowhere")
+
     class tokenizer:
         chat_template = "its own"
 
@@ -108,7 +110,12 @@ def option_names(command: Callable[..., None]) -> set[str]:
 
 
 def test_generate_and_chat_have_the_same_options_but_for_the_prompt() -> None:
-    assert option_names(generate) - option_names(chat) == {"prompt", "chat"}
+    assert option_names(generate) - option_names(chat) == {
+        "prompt",
+        "prompt_option",
+        "chat",
+        "raw",
+    }
     assert option_names(chat) <= option_names(generate)
     assert {"seed", "scheme", "engine"} <= option_names(chat)
 

@@ -73,24 +73,24 @@ def test_the_report_says_which_engine_runs(stories: Path) -> None:
         ({"engine": "torch", "context_length": 513}, "512 positions, got 513"),
         (
             {"engine": "torch", "adapters": ["lora"]},
-            "'torch' reads a checkpoint from its folder, and adapters are merged in memory",
+            "'torch' reads a checkpoint from its folder, but adapters are merged in memory",
         ),
-        ({"engine": "itrex", "dtype": "fp32"}, "'itrex' quantizes, and dtype='fp32' means not to"),
+        ({"engine": "itrex", "dtype": "fp32"}, "'itrex' always quantizes, but dtype='fp32'"),
         (
             {"engine": "itrex", "quantization_config": {"lm_head": "int4"}},
-            "'itrex' has no lm_head='int4', expected one of 'fp32'",
+            "'itrex' does not support lm_head='int4', expected one of 'fp32'",
         ),
         (
             {"engine": "itrex", "quantization_config": {"modules_to_not_convert": ["down_proj"]}},
-            r"'itrex' has no modules_to_not_convert=\['down_proj'\]",
+            r"'itrex' does not support modules_to_not_convert=\['down_proj'\]",
         ),
         (
             {"engine": "ipex", "quantization_config": {"weight_dtype": "int4_fullrange"}},
-            "'ipex' has no weight_dtype='int4_fullrange', expected one of 'int4', 'int8'",
+            "'ipex' does not support weight_dtype='int4_fullrange', expected one of 'int4', 'int8'",
         ),
         (
             {"engine": "ipex", "quantization_config": {"lm_head": "int4", "weight_dtype": "int8"}},
-            "'ipex' has no lm_head='int4', expected one of 'int8'",
+            "'ipex' does not support lm_head='int4', expected one of 'int8'",
         ),
     ],
 )
@@ -122,7 +122,10 @@ def test_a_default_that_an_engine_lacks_becomes_its_own_with_a_note() -> None:
     precision = quantized_precision("itrex", WeightOnlyQuantConfig(compute_dtype="int8"), HONOURED)
     assert precision.options is not None and precision.notes is not None
     assert precision.options["scale_dtype"] == precision.options["lm_head"] == "fp32"
-    assert precision.notes["scale_dtype"] == "fp32: engine 'itrex' has no 'fp16', the default"
+    assert (
+        precision.notes["scale_dtype"]
+        == "fp32: engine 'itrex' does not support 'fp16', the default"
+    )
     assert set(precision.notes) == {"scale_dtype", "lm_head"}
 
 
@@ -150,5 +153,5 @@ def test_itrex_is_refused_a_context_beyond_a_sliding_window(windowed_model: Path
 @pytest.mark.parametrize("kind", [("int4", "fp32"), ("int8", "int8")])
 def test_itrex_is_refused_groups_that_are_not_full(stories: Path, kind: tuple[str, str]) -> None:
     config = dict(zip(("weight_dtype", "compute_dtype"), kind, strict=True))
-    with pytest.raises(ConfigError, match=r"no multiple of 32, and .*down_proj.weight has 172"):
+    with pytest.raises(ConfigError, match=r"not a multiple of 32, and .*down_proj.weight has 172"):
         ncl.load(stories, config, engine="itrex")

@@ -10,6 +10,7 @@ import torch
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.families.config_json import parse_architecture
+from neuralchat_lite.families.table import FAMILIES
 from neuralchat_lite.models.rope import RotaryTable
 
 SMALL = {
@@ -124,7 +125,7 @@ def test_every_spelling_of_rope_gives_the_angles_of_transformers(keys, tmp_path)
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
             UnsupportedModelError,
-            "of their own for .'full_attention'.",
+            "separate rope_parameters for .'full_attention'.",
         ),
         ({"partial_rotary_factor": 0.5}, UnsupportedModelError, "partial_rotary_factor 0.5"),
         (
@@ -138,6 +139,11 @@ def test_every_spelling_of_rope_gives_the_angles_of_transformers(keys, tmp_path)
         ({"model_type": "mistral", "sliding_window": True}, CheckpointError, "sliding_window"),
         ({"model_type": "mistral", "layer_types": ["x"]}, CheckpointError, "a list of 30"),
         (
+            {"model_type": "mistral", "sliding_window": None, "layer_types": []},
+            CheckpointError,
+            "a list of 30",
+        ),
+        (
             {"model_type": "mistral", "layer_types": ["linear_attention"] * 30},
             UnsupportedModelError,
             "linear_attention",
@@ -149,6 +155,45 @@ def test_what_cannot_be_run_is_refused(keys, error, message):
     config = SMALL | {"model_type": "llama", "num_key_value_heads": 4, "head_dim": 8}
     with pytest.raises(error, match=message):
         parse_architecture(config | keys)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "attention_bias",
+        "attention_dropout",
+        "bos_token_id",
+        "eos_token_id",
+        "hidden_act",
+        "initializer_range",
+        "layer_types",
+        "max_position_embeddings",
+        "max_window_layers",
+        "mlp_bias",
+        "pad_token_id",
+        "partial_rotary_factor",
+        "pretraining_tp",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "tie_word_embeddings",
+        "torch_dtype",
+        "use_cache",
+        "use_sliding_window",
+    ],
+)
+def test_a_null_means_the_default(model_type, key):
+    config = SMALL | {"model_type": model_type}
+    without = {name: value for name, value in config.items() if name != key}
+    assert parse_architecture(config | {key: None}) == parse_architecture(without)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_null_number_of_key_value_heads_is_that_of_heads(model_type):
+    config = SMALL | {"model_type": model_type, "num_key_value_heads": None}
+    assert parse_architecture(config).kv_heads == config["num_attention_heads"]
 
 
 def test_a_null_quantization_config_is_none():

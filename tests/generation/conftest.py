@@ -25,6 +25,7 @@ class LetterTokenizer:
 
     all_special_ids = (0,)
     chat_template = None
+    eos_token_id = None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [ord(letter) for letter in text]
@@ -55,7 +56,9 @@ class ScriptedDecoder(OneByOne):
     """Finds the letters of its script likeliest, one after the other, after any prompt."""
 
     def __init__(self, script: str, context_length: int, noise: float) -> None:
-        self.architecture = SimpleNamespace(eos_ids=(0,), max_positions=1000)
+        self.architecture = SimpleNamespace(
+            eos_ids=(0,), max_positions=1000, stated_eos={"config.json": (0,)}
+        )
         self.script, self.context_length, self.noise = script, context_length, noise
         self.calls = 0
         self.interrupt_at: int | None = None

@@ -104,9 +104,9 @@ def test_a_turn_is_rendered_and_its_options_are_checked_once(
     seen: list[str] = []
     encode, check = conversation.encode_messages, GenerationOptions.__post_init__
 
-    def counted(messages: Any, tokenizer: Any) -> Prompt:
+    def counted(messages: Any, tokenizer: Any, context_length: int) -> Prompt:
         seen.append("rendered")
-        return encode(messages, tokenizer)
+        return encode(messages, tokenizer, context_length)
 
     def checked(options: GenerationOptions) -> None:
         seen.append("checked")

@@ -6,7 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
@@ -48,7 +50,10 @@ def test_a_single_stop_string_may_be_given_bare() -> None:
         ({"ignore_eos": 1}, "ignore_eos must be"),
         ({"top_k": 5}, "top_k would have no effect with temperature 0"),
         ({"top_p": 0.5, "min_p": 0.1}, "top_p, min_p would have no effect"),
-        ({"top_n": 5}, "unknown generation option top_n: expected max_new_tokens, temperature"),
+        (
+            {"top_n": 5},
+            "unknown generation option top_n (did you mean 'top_p'?): expected",
+        ),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], rule: str) -> None:
@@ -60,3 +65,43 @@ def test_bad_options_are_refused(options: dict[str, Any], rule: str) -> None:
 def test_the_keywords_that_an_editor_completes_are_the_options() -> None:
     options = [field.name for field in dataclasses.fields(GenerationOptions)]
     assert list(GenerationKeywords.__annotations__) == options
+
+
+def test_scalars_of_numpy_and_torch_are_the_numbers_that_they_are() -> None:
+    given: dict[str, Any] = {
+        "max_new_tokens": np.int64(5),
+        "temperature": np.float32(0.5),
+        "top_k": torch.tensor(7),
+        "top_p": torch.tensor(0.25),
+        "seed": np.uint64(2**63),
+        "ignore_eos": np.bool_(True),
+        "min_p": np.array(0.125),
+    }
+    plain = {"max_new_tokens": 5, "temperature": 0.5, "top_k": 7, "top_p": 0.25, "seed": 2**63}
+    options = Options.of(given)
+    assert options == Options(**plain, ignore_eos=True, min_p=0.125)
+    for name, value in dataclasses.asdict(options).items():
+        assert type(value) is type(getattr(Options(**plain, ignore_eos=True), name))
+    for wrong in (np.array([5]), torch.tensor([5]), np.float32(5), np.bool_(True)):
+        with pytest.raises(ConfigError, match="max_new_tokens must be a positive integer"):
+            Options(max_new_tokens=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("max_tokens", "max_new_tokens"),
+        ("max_length", "max_new_tokens"),
+        ("max_new_token", "max_new_tokens"),
+        ("temprature", "temperature"),
+        ("topk", "top_k"),
+        ("stop_strings", "stop"),
+        ("do_sample", "temperature"),
+    ],
+)
+def test_an_unknown_option_names_the_one_that_is_meant(given: str, meant: str) -> None:
+    for take in (Options.of, Options().but):
+        with pytest.raises(ConfigError, match=rf"{given} \(did you mean '{meant}'\?\)"):
+            take({given: 1})
+    with pytest.raises(ConfigError, match="option xyz: expected"):
+        Options.of({"xyz": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from transformers import BatchEncoding
 
 from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.prompt import Prompt, encode_prompt
+from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.prompt import PIECE, Prompt, encode_prompt
 
 from .conftest import VOCABULARY
 
@@ -95,7 +97,7 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
 @pytest.mark.parametrize(
     ("prompt", "rule"),
     [
-        ("", "empty text"),
+        ("", "empty string"),
         ([], "the prompt is empty"),
         (torch.tensor([]), "the prompt is empty"),
         (None, "got NoneType"),
@@ -105,7 +107,7 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
         ([-1], "token id -1 is outside"),
         ([1.5], "must be integers, got 1.5"),
         ([True], "got True"),
-        (["Hello"], "got 'Hello'"),
+        (["Hello"], "a list with 1 prompts"),
         ([[1], [2]], "got 2 lists of token ids: give one prompt at a time"),
         ("\ud800", "the prompt is not valid UTF-8 at character 0"),
         ([{"role": "user", "content": "a\udcff"}], "message 0 is not valid UTF-8 at character 1"),
@@ -124,3 +126,58 @@ def test_token_ids_are_taken_as_they_are(tokenizer: Any, ids: Any) -> None:
 def test_prompts_of_another_form_are_refused(tokenizer: Any, prompt: Any, rule: str) -> None:
     with pytest.raises(PromptError, match=rule):
         encode_prompt(prompt, tokenizer, VOCABULARY)
+
+
+@pytest.mark.parametrize("several", [["a", "b"], ("a",), [[{"role": "user", "content": "a"}]]])
+def test_several_prompts_are_refused_with_what_to_call(tokenizer: Any, several: Any) -> None:
+    with pytest.raises(PromptError) as error:
+        encode_prompt(several, tokenizer, VOCABULARY)
+    said = str(error.value)
+    assert f"got a list with {len(several)} prompts" in said and "a list is one prompt" in said
+    assert "[model.generate(prompt) for prompt in prompts]" in said
+
+
+class Counting:
+    """A token is a letter. Remembers the longest text that it was given."""
+
+    chat_template = None
+    longest = 0
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        self.longest = max(self.longest, len(text))
+        return [1] * len(text)
+
+
+@pytest.mark.parametrize("prompt", ["a" * 5_000_000, [USER | {"content": "a" * 5_000_000}]])
+def test_a_text_that_is_far_too_long_is_not_tokenized_whole(prompt: Any) -> None:
+    tokenizer: Any = Counting()
+    with pytest.raises(PromptError, match=r"the prompt has 50000\d\d characters, and the first"):
+        encode_prompt(prompt, tokenizer, VOCABULARY, 8192)
+    assert tokenizer.longest <= PIECE
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100])
+def test_a_text_that_just_fits_is_never_refused(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    text = "Once upon  a time, in 2023.\n" * 40
+    ids = tokenizer.encode(text)
+    monkeypatch.setattr("neuralchat_lite.generation.prompt.PIECE", piece)
+    assert list(encode_prompt(text, tokenizer, VOCABULARY, len(ids)).ids) == ids
+
+
+def test_a_conversation_refuses_a_message_that_is_far_too_long() -> None:
+    decoder: Any = SimpleNamespace(context_length=1000, new_cache=lambda: None)
+    tokenizer: Any = Counting()
+    with pytest.raises(PromptError, match="more tokens than the context of 1000"):
+        Conversation(decoder, tokenizer).stream("a" * 200_000)
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.empty(3, dtype=torch.long, device="meta"), torch.tensor([0, 1]).to_sparse()]
+)
+def test_ids_that_cannot_be_read_are_refused_by_the_kind_of_their_tensor(
+    tokenizer: Any, ids: torch.Tensor
+) -> None:
+    with pytest.raises(PromptError, match=r"cannot be read from a Tensor .*list of integers"):
+        encode_prompt(ids, tokenizer, VOCABULARY)  # type: ignore[arg-type]

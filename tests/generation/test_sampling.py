@@ -62,7 +62,7 @@ def test_tiny_temperature_is_greedy_and_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-5])
 def test_repetition_penalty_lowers_what_has_occurred(temperature: float) -> None:
-    options = Options(temperature=temperature, repetition_penalty=2.0, seed=0)
+    options = Options(temperature=temperature, repetition_penalty=2, seed=0)
     assert Chooser(options)(LOGITS, [0]) == 1  # 2.0 / 2 < 1.5
     assert Chooser(options)(LOGITS, [5]) == 0
 
@@ -72,5 +72,5 @@ def test_repetition_penalty_lowers_what_has_occurred(temperature: float) -> None
 def test_logits_that_are_not_finite_are_an_error(bad: float, temperature: float) -> None:
     logits = LOGITS.clone()
     logits[4] = bad
-    with pytest.raises(CheckpointError, match=r"1 of 6 logits .* cache verify"):
-        Chooser(Options(temperature=temperature))(logits, [0])
+    with pytest.raises(CheckpointError, match=r"1 of 6 logits .* do this instead$"):
+        Chooser(Options(temperature=temperature), "do this instead")(logits, [0])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from neuralchat_lite.errors import ConfigError
@@ -79,3 +80,9 @@ def test_an_impossible_count_in_the_environment_is_refused(monkeypatch, value):
     monkeypatch.setenv(cpu.THREADS_VARIABLE, value)
     with pytest.raises(ConfigError, match=f"{cpu.THREADS_VARIABLE} must be an integer from 1"):
         cpu.default_threads()
+
+
+def test_a_count_of_threads_may_come_from_numpy() -> None:
+    assert type(cpu.check_threads(np.int64(3), "threads")) is int
+    with pytest.raises(ConfigError):
+        cpu.check_threads(np.float64(3), "threads")

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -7,11 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
-from neuralchat_lite.errors import CacheError
+from neuralchat_lite.errors import CacheError, ConfigError
 from neuralchat_lite.files import digests
 from neuralchat_lite.packed import cache
 from neuralchat_lite.packed.cache import cache_root, cached, entries, remove, verify
@@ -103,7 +105,7 @@ def test_weights_changed_in_place_get_another_entry(write_checkpoint, root):
 
 
 def test_a_hub_model_is_its_revision_and_no_weights_are_hashed(checkpoint, root, monkeypatch):
-    monkeypatch.setattr(digests, "sha256_of", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr(digests, "sha256_of_open", lambda *_: pytest.fail("hashed"))
     names = (("Intel/neural-chat", "a"), ("Intel/neural-chat", "b"), ("Other/neural-chat", "a"))
     one, other, third = (
         cached(open_checkpoint(checkpoint.folder, (name, commit * 40)), INT4, root=root)
@@ -177,6 +179,66 @@ def test_a_cache_that_cannot_be_made_is_an_error_with_the_remedy(checkpoint, tmp
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match=r"NEURALCHAT_LITE_CACHE.*quantize MODEL -o"):
         cached(checkpoint, INT4, root=tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EOPNOTSUPP, r"\(Operation not supported\): its file system does not do this, so"),
+        (errno.ENOLCK, r"\(No locks available\): its file system does not do this, so choose"),
+        (errno.ENOSPC, r"\(No space left on device\): make room"),
+        (errno.EROFS, r"\(Read-only file system\): check permissions"),
+        (None, r"its file system has no locks\): its file system does not do this"),
+    ],
+)
+def test_a_lock_that_is_refused_is_told_with_its_own_remedy(
+    checkpoint, root, monkeypatch, code, remedy
+):
+    def refuse(self, timeout):
+        if code is None:  # what filelock made of a file system without locks for long
+            raise NotImplementedError("FileSystem does not appear to support flock")
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(CacheError, match=remedy) as caught:
+        cached(checkpoint, INT4, root=root)
+    assert str(caught.value).count("make room") == (code == errno.ENOSPC)
+    assert str(caught.value).count("check permissions") == (code == errno.EROFS)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", ""])
+def test_a_broken_manifest_is_told_as_that_and_not_as_a_cache_that_cannot_be_written(
+    checkpoint, root, text
+):
+    entry = cached(checkpoint, INT4, root=root)
+    (entry / "manifest.json").write_text(text)
+    with pytest.raises(CacheError, match=r"manifest\.json (is not|has format version)") as caught:
+        cached(checkpoint, INT4, root=root)
+    said = str(caught.value)
+    assert "cannot be written" not in said and "make room" not in said
+    assert said.count("cache remove") == 1
+
+
+@pytest.mark.parametrize("name", ["NEURALCHAT_LITE_CACHE", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize("value", ["~nobody-of-this-name/x", "x" * 5000, "x/" * 3000])
+def test_a_variable_that_cannot_be_a_path_is_refused_by_name(monkeypatch, name, value):
+    monkeypatch.delenv("NEURALCHAT_LITE_CACHE", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name} ") as caught:
+        cache_root()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_user_without_a_home_is_told_the_remedy(monkeypatch):
+    for name in ("NEURALCHAT_LITE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache.Path, "home", homeless)
+    with pytest.raises(ConfigError, match=r"no home folder.*set NEURALCHAT_LITE_CACHE"):
+        cache_root()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
@@ -307,7 +369,7 @@ def test_random_checkpoints_are_told_apart_by_seed_and_shape(tiny_config, root):
 
 def test_a_second_look_at_a_large_checkpoint_does_not_hash_it(checkpoint, root, monkeypatch):
     cached(checkpoint, INT4, root=root)
-    monkeypatch.setattr(digests, "sha256_of", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr(digests, "sha256_of_open", lambda *_: pytest.fail("hashed"))
     start = time.perf_counter()
     cached(checkpoint, INT4, root=root)
     assert time.perf_counter() - start < patience(1)

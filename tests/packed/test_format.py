@@ -162,8 +162,8 @@ def test_a_flipped_bit_is_found_and_its_file_named(packed, name):
         open_packed(packed)
 
 
-def test_a_bit_flipped_behind_the_stamp_is_found_by_verify_always(packed):
-    path = packed / "model.safetensors"
+def flip_last_bit(path):
+    """In place, with the time of the change set back."""
     times = path.stat()
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
@@ -171,8 +171,54 @@ def test_a_bit_flipped_behind_the_stamp_is_found_by_verify_always(packed):
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last[0] ^ 1]))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    open_packed(packed)  # the stamp still fits: this is what verify="always" is for
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_bit_flipped_behind_the_stamp_is_found_by_the_next_load(packed, name):
+    # mtime can be set back by any program, ctime by none.
+    open_packed(packed)
+    flip_last_bit(packed / name)
+    for _ in range(2):
+        with pytest.raises(CacheError, match=rf"{name} is damaged"):
+            open_packed(packed)
+
+
+def damage_as_a_disk_does(packed):
+    """A bit that changes without a write: size, times and inode say nothing."""
+    flip_last_bit(packed / "model.safetensors")
+    manifest = manifest_module.read_manifest(packed)
+    manifest_module.write_stamp(packed, manifest_module.stamp_of(packed, manifest))
+
+
+def test_what_was_found_damaged_is_not_served_again(packed):
+    damage_as_a_disk_does(packed)
+    open_packed(packed)  # the stamp fits: this is what verify="always" is for
     with pytest.raises(CacheError, match=r"model\.safetensors is damaged"):
+        open_packed(packed, verify="always")
+    for _ in range(2):
+        with pytest.raises(CacheError, match=r"model\.safetensors is damaged.*cache remove packed"):
+            open_packed(packed)
+
+
+def test_a_folder_that_is_removed_while_it_is_opened_is_an_error_of_ours(packed, monkeypatch):
+    honest = manifest_module.read_regular
+
+    def late(path, limit):
+        data = honest(path, limit)
+        if path.name == ".verified":
+            shutil.rmtree(packed)
+        return data
+
+    monkeypatch.setattr(manifest_module, "read_regular", late)
+    with pytest.raises(CacheError, match=r"was removed or changed while it was opened.*again"):
+        open_packed(packed)
+
+
+def test_a_stamp_that_cannot_be_removed_is_told(packed):
+    flip_last_bit(packed / "model.safetensors")
+    (packed / ".verified").unlink()
+    (packed / ".verified").mkdir()  # in place of a read-only folder, which root may write to
+    with pytest.raises(CacheError, match=r"is damaged.*\.verified.*cannot be removed"):
         open_packed(packed, verify="always")
 
 
@@ -193,12 +239,31 @@ def test_a_missing_file_is_named(packed, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2, this release reads 1"),
+        ({"format_version": 2}, "format version 2, but this release reads 1"),
         ({"files": {}}, "does not list config.json"),
         ({"files": {"../config.json": {"size": 1, "sha256": ""}}}, "malformed"),
         ({"files": {"config.json": {"size": "1", "sha256": ""}}}, "malformed"),
+        ({"files": {"a\0b": {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"a" * 5000: {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"": {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"..": {"size": 1, "sha256": ""}}}, "malformed"),
+        ({"files": {"config.json": {"size": True, "sha256": ""}}}, "malformed"),
+        ({"files": {"config.json": ["size", "sha256"]}}, "malformed"),
+        ({"files": []}, "'files' is missing or of the wrong type"),
+        ({"format_version": True}, "format version True, but this"),
+        ({"format_version": [1] * 10_000}, "format version .1, 1"),
+        ({"adapters": ["a"]}, r"adapters\[0\] is malformed"),
+        ({"adapters": [{"hub": "a/b", "files": {}}, None]}, r"adapters\[1\] is malformed"),
+        ({"adapters": [{"hub": 3, "files": {}}]}, r"adapters\[0\] is malformed"),
+        ({"adapters": [{"files": {"adapter_model.safetensors": 3}}]}, "is malformed"),
+        ({"adapters": [{}]}, "is malformed"),
+        ({"quantization": {"group_size": 10**400}}, "integer of 401 digits"),
+        ({"quantization": {"modules_to_not_convert": [["a"]]}}, "must be a list of module names"),
+        ({"quantization": {"nonsense": 1}}, "damaged .*nonsense"),
+        ({"quantization": {"self": 1}}, "damaged .*self"),
+        ({"quantization": {"weight_dtype": {"a": 1}}}, "damaged .*weight_dtype"),
         ({"source": 3}, "'source' is missing or of the wrong type"),
-        ({"quantization": {"weight_dtype": "int8"}}, "the manifest {"),
+        ({"quantization": {"weight_dtype": "int8"}}, "the manifest says {"),
         ({"quantization": {"weight_dtype": "int3"}}, "damaged .*int3"),
     ],
 )
@@ -207,6 +272,54 @@ def test_a_manifest_of_another_form_is_refused(packed, change, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CacheError, match=message):
         open_packed(packed)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "quantization_config.json", "config.json"])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"a": NaN}', '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}"]
+)
+def test_what_is_no_json_of_a_model_is_refused(packed, name, text):
+    path = packed / name
+    path.write_text(text)
+    if name != "manifest.json":
+        sealed(packed)
+    with pytest.raises(CacheError, match=rf"{name}.*(JSON|format version)"):
+        open_packed(packed)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "quantization_config.json", "config.json", "model.safetensors"]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("lost"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused(packed, name, make):
+    (packed / name).unlink()
+    make(packed / name)
+    with pytest.raises(CacheError, match=rf"{name} (cannot be read|has \d+ bytes)"):
+        open_packed(packed)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("lost"),
+    ],
+)
+def test_a_stamp_that_is_no_file_is_none(packed, make, hashed):
+    (packed / ".verified").unlink()
+    make(packed / ".verified")
+    assert open_packed(packed)
+    assert "model.safetensors" in hashed
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", "\udcff"])
@@ -232,6 +345,28 @@ def test_a_config_json_of_another_model_is_refused(packed, change):
     sealed(packed)
     with pytest.raises(CacheError, match=r"model\.safetensors"):
         open_packed(packed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": "2"},
+        {"num_hidden_layers": 10**6},
+        {"rope_scaling": {"rope_type": "nonsense"}},
+        {"hidden_act": "gelu"},
+        {"model_type": "gpt2"},
+        {"num_attention_heads": 3},
+    ],
+)
+def test_an_error_has_its_remedy_once(packed, change):
+    path = packed / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    sealed(packed)
+    with pytest.raises(CacheError) as caught:
+        open_packed(packed)
+    said = str(caught.value)
+    assert said.endswith(": " + manifest_module.remedy(packed))
+    assert not any(word in said for word in ("download", "copy the file", "use a model", "(delete"))
 
 
 def test_weights_quantized_otherwise_are_refused(packed, write_checkpoint, tmp_path):

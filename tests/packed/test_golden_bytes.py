@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from neuralchat_lite.checkpoints.kinds import METADATA
+from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.files.safetensors_file import (
     DTYPE_NAMES,
     SafetensorsWriter,
@@ -54,7 +54,7 @@ def example():
 
 def write(path, tensors):
     stored = [StoredTensor(n, DTYPE_NAMES[t.dtype], tuple(t.shape)) for n, t in tensors.items()]
-    with SafetensorsWriter(path, aligned_order(stored), METADATA) as writer:
+    with SafetensorsWriter(path, aligned_order(stored), PACKED_METADATA) as writer:
         for tensor in writer.tensors:
             writer.begin(tensor.name)
             for piece in tensors[tensor.name].split(1):
@@ -96,7 +96,7 @@ def test_the_golden_bytes_are_read_as_the_weights_of_the_document(tmp_path):
 )
 def test_every_tensor_starts_at_a_multiple_of_what_its_size_allows(kinds):
     tensors = [StoredTensor(f"t{i}", dtype, shape) for i, (dtype, shape) in enumerate(kinds)]
-    offset = len(build_header(tensors, METADATA))
+    offset = len(build_header(tensors, PACKED_METADATA))
     assert offset % 64 == 0
     for tensor in aligned_order(tensors):
         assert offset % math.gcd(tensor.nbytes, 64) == 0
@@ -125,7 +125,7 @@ def test_the_library_and_our_reader_read_what_is_written(tmp_path):
 
 def test_a_writer_refuses_bytes_that_do_not_fit_the_header(example, tmp_path):
     stored = [StoredTensor(n, DTYPE_NAMES[t.dtype], tuple(t.shape)) for n, t in example.items()]
-    with SafetensorsWriter(tmp_path / "file", stored, METADATA) as writer:
+    with SafetensorsWriter(tmp_path / "file", stored, PACKED_METADATA) as writer:
         with pytest.raises(AssertionError, match="comes before"):
             writer.begin("example.scales")
         writer.begin("example.codes")

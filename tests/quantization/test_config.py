@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,3 +171,9 @@ def test_a_config_cannot_be_changed():
 def test_text_that_is_no_config_is_refused(text):
     with pytest.raises(ConfigError, match="quantization config is"):
         WeightOnlyQuantConfig.from_json(text)
+
+
+def test_group_size_may_come_from_numpy():
+    assert WeightOnlyQuantConfig(group_size=np.int32(64)).to_json() == (
+        WeightOnlyQuantConfig(group_size=64).to_json()
+    )

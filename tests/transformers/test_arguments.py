@@ -103,3 +103,9 @@ def test_bad_arguments_are_refused(options: dict[str, Any], rule: str) -> None:
 
 def test_every_argument_is_honoured_or_without_effect() -> None:
     assert not set(HONOURED) & WITHOUT_EFFECT
+
+
+@pytest.mark.parametrize("name", ["model_file", "gguf_file"])
+def test_a_file_of_another_format_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is not supported: GGUF files are not read"):
+        AutoModelForCausalLM.from_pretrained(NANO, **{name: "model.gguf"})

@@ -96,3 +96,22 @@ def test_an_interrupted_call_is_taken_back_or_the_cache_is_used_no_more(
     else:  # the window of 256 has moved past what would be needed
         with pytest.raises(ValueError, match="start with a new one"):
             nano.ours(text[:, 300:], past_key_values=cache)
+
+
+@pytest.mark.parametrize("prompt", [4, 6])
+def test_a_prompt_that_the_cache_holds_already_names_the_remedy(nano: Pair, prompt: int) -> None:
+    ids = torch.tensor([[5, 9, 1, 7, 30, 31]])
+    cache = nano.ours(ids).past_key_values
+    with pytest.raises(ValueError, match=r"holds 6 columns, and the prompt has .*cache\.crop"):
+        nano.ours.generate(ids[:, :prompt], past_key_values=cache, max_new_tokens=2)
+    cache.crop(prompt - 1)
+    found = nano.ours.generate(ids[:, :prompt], past_key_values=cache, max_new_tokens=2)
+    assert torch.equal(found, nano.ours.generate(ids[:, :prompt], max_new_tokens=2))
+
+
+def test_positions_that_the_cache_holds_already_name_the_cache(nano: Pair) -> None:
+    cache = nano.ours(torch.tensor([[5, 9, 1, 7]])).past_key_values
+    with pytest.raises(ValueError, match="cache holds 4 columns, and the new ids come after them"):
+        nano.ours(
+            torch.tensor([[1, 7]]), past_key_values=cache, position_ids=torch.tensor([[2, 3]])
+        )

@@ -33,3 +33,13 @@ def test_a_window_that_slides_over_padding_gives_the_ids_of_transformers(nano: P
     assert batch.input_ids.shape[1] > window > int(batch.attention_mask[1].sum())
     ours, theirs = nano.ids(batch, max_new_tokens=30, eos_token_id=-1)
     assert ours == theirs
+
+
+def test_positions_that_count_padding_between_two_tokens_are_refused(nano: Pair) -> None:
+    ids, mask = torch.tensor([[5, 9, 30, 7]]), torch.tensor([[1, 0, 1, 1]])
+    with pytest.raises(ValueError, match=r"expected \[0, 1, 2\].*cumsum\(1\) - 1"):
+        nano.ours(ids, attention_mask=mask, position_ids=torch.tensor([[0, 1, 2, 3]]))
+    # Padding before the first token may be counted: it changes no distance.
+    mask = torch.tensor([[0, 1, 1, 1]])
+    counted = nano.ours(ids, attention_mask=mask, position_ids=torch.tensor([[0, 1, 2, 3]])).logits
+    assert torch.equal(counted, nano.ours(ids, attention_mask=mask).logits)

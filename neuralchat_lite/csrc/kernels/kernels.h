@@ -2,8 +2,8 @@
 // activations.
 //
 // A set is a folder beside this file, compiled with flags of its own, and a namespace of the same
-// name. What is inline in our headers is in an anonymous namespace, so that each file has its own
-// copy and the linker never hands a machine code for another.
+// name. Inline functions of our headers are in an anonymous namespace, so that each file has its
+// own copy and the linker never picks one that was compiled for another instruction set.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace ncl {
 // The precision of activations in products with packed weights.
 enum class ComputeType { kBf16, kInt8, kFp32 };
 
-// Rows of activations in a set's own format. Nobody else looks inside `data`.
+// Rows of activations in a set's own format. Other code does not read `data`.
 struct Activations {
   int rows;
   int cols;
@@ -78,8 +78,8 @@ struct ScratchBytes {
 };
 
 struct Kernels {
-  // Called once by each thread before its first kernel, such as to ask for tile registers. Null:
-  // there is nothing to do.
+  // Called once by each thread before its first kernel, for example to request tile registers.
+  // Null: there is nothing to do.
   void (*prepare_thread)();
 
   ActivationFormat activations;

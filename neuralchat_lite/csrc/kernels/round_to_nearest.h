@@ -20,8 +20,8 @@ inline float round_even(float x) {
   return (x + kMagic) - kMagic;
 }
 
-// Rounds a positive scale to its stored type. False when it overflows or is subnormal: those are
-// decided with care, and elsewhere.
+// Rounds a positive scale to its stored type. False when it overflows or is subnormal: the
+// caller leaves those to quantization/rtn.py.
 inline bool store_scale(float wanted, FloatType type, void* scales, size_t index, float* stored) {
   if (type == FloatType::kFp32) {
     static_cast<float*>(scales)[index] = *stored = wanted;

@@ -1,6 +1,6 @@
 // Scalar pieces that every instruction set needs for its remainders. In an anonymous namespace:
-// each file compiles its own copy with its own flags, so that the linker can never hand a machine
-// code for another.
+// each file compiles its own copy with its own flags, so that the linker can never pick one that
+// was compiled for another instruction set.
 #pragma once
 
 #include <cmath>

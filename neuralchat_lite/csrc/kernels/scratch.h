@@ -22,7 +22,7 @@ constexpr size_t scratch_bytes(size_t count) {
   return (count * sizeof(T) + kCacheLine - 1) / kCacheLine * kCacheLine;
 }
 
-// Takes the memory of `count` values, aligned to a cache line, off the front. It holds anything.
+// Takes memory for `count` values from the front, aligned to a cache line and not initialized.
 template <class T>
 T* take(Scratch& scratch, size_t count) {
   T* taken = reinterpret_cast<T*>(scratch.begin);

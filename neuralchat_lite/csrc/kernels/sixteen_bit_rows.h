@@ -1,8 +1,8 @@
 // An activation format that several instruction sets use: rows in 16 bits, one scale per block of
 // 32 columns, for integer products.
 //
-// Within four columns the order is 0, 2, 1, 3: a 32-bit word of codes, masked at its even and at
-// its odd bytes, then meets its columns as 16-bit pairs. Padded columns are zero.
+// The order within four columns is 0, 2, 1, 3: masking the even and the odd bytes of a 32-bit word
+// of codes gives 16-bit pairs in this order. Padded columns are zero.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -15,7 +15,7 @@ struct SixteenBitRows {
   int blocks;
   int16_t* values;  // [rows][blocks * 32]
   float* scales;    // [rows][blocks]; NaN where the block held a NaN or infinity
-  int32_t* sums;    // [rows][blocks], of the values, to take zero points off
+  int32_t* sums;    // [rows][blocks], of the values, for subtracting zero points
 
   int16_t* row_values(int row) const {
     return values + static_cast<size_t>(row) * blocks * kColumnBlock;
@@ -27,7 +27,7 @@ struct SixteenBitRows {
 inline int blocks_of(int cols) { return (cols + kColumnBlock - 1) / kColumnBlock; }
 
 // The largest integer that an activation becomes. 16 bits are far more than bf16's 8 significant
-// ones, and cost as much as 8 where products are of 16-bit pairs.
+// ones, and cost as much as 8, since products take 16-bit pairs.
 [[maybe_unused]] inline int largest_integer(ComputeType type) {
   return type == ComputeType::kInt8 ? 127 : 32767;
 }

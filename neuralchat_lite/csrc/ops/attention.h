@@ -1,5 +1,5 @@
 // Rotary embedding, cache write and causal attention in one. The contract is that of
-// kernels/operations.py; pointers and shapes come checked from kernels/native.py.
+// kernels/operations.py; kernels/native.py has checked pointers and shapes.
 #pragma once
 
 #include "ops/kv_format.h"

@@ -1,4 +1,4 @@
-// The bandwidth of memory, as a product that streams weights can have it.
+// Memory bandwidth, measured by reading as a product reads weights.
 #pragma once
 
 #include <cstddef>

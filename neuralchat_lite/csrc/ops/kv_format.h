@@ -1,5 +1,5 @@
-// How keys and values are stored: element type, bytes, and how a new position is written. Where
-// they lie is kernels/kv_layout.h. kernels/kv_format.py says the same in PyTorch.
+// How keys and values are stored: element type, bytes, and how a new position is written.
+// kernels/kv_layout.h has their order in memory. kernels/kv_format.py has the same in PyTorch.
 #pragma once
 
 #include <string>
@@ -18,7 +18,7 @@ struct KVFormat {
   void (*write_value)(const float* value, int dim, int slot, void* values);
 };
 
-// Throws std::out_of_range when there is none of that name.
+// Throws std::out_of_range for an unknown name.
 const KVFormat& kv_format(const std::string& name);
 
 }  // namespace ncl

@@ -7,11 +7,11 @@
 namespace ncl {
 namespace {
 
-// Multiplications that one thread does sooner than others wake up: a few microseconds' worth.
+// With fewer multiplications, one thread is done before others wake up (a few microseconds).
 constexpr int64_t kAloneBelow = 1 << 16;
 
-// Row tiles [begin, end) of all parts, counted through. `x` are the activations in fp32, and
-// `formatted` the same in the kernels' format, if that has any data.
+// Multiplies row tiles [begin, end), numbered through all parts. `x` are the activations in fp32.
+// `formatted` are the same in the kernels' format; its data may be null.
 void multiply_tiles(const Linear& op, const Kernels& kernels, const float* x,
                     const Activations& formatted, int begin, int end, Scratch scratch) {
   int first_tile = 0, first_row = 0;
@@ -74,8 +74,8 @@ void linear(const Linear& op) {
 
   int tiles = 0;
   for (const Matrix& part : projection.parts) tiles += part.row_tiles();
-  // Some items a thread, so that one that is held up leaves its share to the others; one item
-  // where waking threads would take longer than the work.
+  // Several items for each thread, so that others take over the items of a delayed one. One item in
+  // all where waking threads would take longer than the work.
   const int64_t work = static_cast<int64_t>(op.rows) * projection.rows * cols;
   const int items = work < kAloneBelow ? 1 : 8 * rt.pool().threads();
   const int step = std::max(1, (tiles + items - 1) / items);

@@ -1,5 +1,5 @@
 // y = f(x) W^T + b: a matrix product with what comes before and after it fused in. The contract is
-// that of kernels/operations.py; pointers and shapes come checked from kernels/native.py.
+// that of kernels/operations.py; kernels/native.py has checked pointers and shapes.
 #pragma once
 
 #include <vector>
@@ -18,7 +18,7 @@ struct Projection {
   bool has_packed() const;
 };
 
-// What is applied to the first half of an input; the product with the second half goes on.
+// The activation of the first half of an input, which is then multiplied with the second half.
 enum class Activation { kNone, kSilu };
 
 struct Linear {

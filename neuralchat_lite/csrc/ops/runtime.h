@@ -41,7 +41,7 @@ struct Runtime {
   void prepare_this_thread();
 };
 
-// The only one. Operations of several threads wait for each other's turn.
+// The only instance. Operations run one after the other, also when several threads call them.
 Runtime& runtime();
 
 void set_threads(int threads);

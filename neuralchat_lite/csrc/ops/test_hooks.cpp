@@ -61,4 +61,26 @@ int count_preparations(int loops) {
   return preparations;
 }
 
+#ifdef NCL_SANITIZE
+void misbehave(const std::string& kind) {
+  Runtime& rt = runtime();
+  const std::lock_guard lock(rt.turn);
+  if (kind == "read") {
+    const auto* bytes = static_cast<volatile unsigned char*>(rt.scratch.reserve(1 << 20));
+    (void)bytes[1 << 20];
+  } else if (kind == "overflow") {
+    volatile int largest = 0x7fffffff;
+    largest = largest + 1;
+  } else if (kind == "race") {
+    int sum = 0;  // no atomic
+    std::atomic<int> arrived{0};
+    rt.pool().run(2, [&](int item, int) {
+      ++arrived;
+      wait_until([&] { return arrived.load() == 2; });
+      sum += item;
+    });
+  }
+}
+#endif
+
 }  // namespace ncl

@@ -7,12 +7,18 @@
 
 namespace ncl {
 
-// Runs `items` items of which the first on a worker (or on the calling thread) throws: kind
-// "memory" std::bad_alloc, else std::runtime_error. *begun: how many items have begun. The others
-// wait for the failure, 10 s at most.
+// Runs `items` items. The first one on a worker (or on the calling thread) throws std::bad_alloc if
+// kind is "memory", else std::runtime_error. The others wait for the failure, at most 10 s.
+// *begun: how many items have begun.
 void run_failing_loop(int items, bool on_worker, const std::string& kind, int64_t* begun);
 
-// How often `loops` loops, in each of which every thread takes part, call Kernels::prepare_thread.
+// The number of calls of Kernels::prepare_thread in `loops` loops that all threads take part in.
 int count_preparations(int loops);
+
+#ifdef NCL_SANITIZE
+// Commits a fault that a sanitizer must report: kind "read" (of a byte behind the memory that an
+// operation has reserved), "overflow" (of a signed integer) or "race" (of two threads of the pool).
+void misbehave(const std::string& kind);
+#endif
 
 }  // namespace ncl

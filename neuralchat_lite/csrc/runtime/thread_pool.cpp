@@ -10,8 +10,8 @@
 namespace ncl {
 namespace {
 
-// Longer than Python needs between two operations of a layer, shorter than anyone notices on an
-// idle machine.
+// How long a worker spins: longer than Python needs between two operations of a layer, and too
+// short to be noticed on an idle machine.
 constexpr auto kSpinTime = std::chrono::microseconds(100);
 
 void relax() {

@@ -1,6 +1,6 @@
 // A pool for short parallel loops: workers spin a moment for the next loop before they sleep.
 //
-// Our own, and not OpenMP: faster between short loops, whatever OMP_WAIT_POLICY says
+// It is used instead of OpenMP, which is slower between short loops with every OMP_WAIT_POLICY
 // (docs/design.md has the measurement).
 #pragma once
 
@@ -22,7 +22,7 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(item, thread) for every item in [0, items), each once, on any thread: 0 is the
-  // caller, 1 to threads() - 1 are the workers. One loop at a time: the caller sees to that.
+  // caller, 1 to threads() - 1 are the workers. The caller runs one loop at a time.
   //
   // The first exception that an item throws, on whatever thread, ends the loop: items that have
   // not begun are skipped, those that have begun end, and the caller gets the exception.
@@ -49,7 +49,7 @@ class ThreadPool {
   Call call_ = nullptr;
   void* context_ = nullptr;
   int items_ = 0;
-  std::exception_ptr failure_;  // the first of this loop; written by who sets failed_
+  std::exception_ptr failure_;  // the first of this loop; written by the thread that sets failed_
   std::atomic<bool> failed_{false};
   std::atomic<bool> stopping_{false};          // read by workers that come late to an earlier loop
   alignas(64) std::atomic<int> next_{0};       // item to take

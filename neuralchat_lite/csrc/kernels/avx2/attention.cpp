@@ -116,7 +116,7 @@ template <FloatType type, int queries>
       __m256 sum = _mm256_setzero_ps();
       for (int k = 0; k < blocks * kKeyBlock; k += 8) {
         const __m256 score = _mm256_loadu_ps(of_query + k);
-        // exp8 stops at e^-87; a hidden position weighs nothing at all.
+        // The least result of exp8 is e^-87, but a hidden position must have weight 0.
         const __m256 hidden = _mm256_cmp_ps(score, _mm256_set1_ps(minus_infinity), _CMP_EQ_OQ);
         const __m256 weight = _mm256_andnot_ps(hidden, exp8(_mm256_sub_ps(score, maximum8)));
         _mm256_storeu_ps(of_query + k, weight);
@@ -134,7 +134,7 @@ template <FloatType type, int queries>
     in_chunk(all_begin, all_end, [&](int from, int count, int offset) {
       add_values<type, queries>(task, scores + offset, from, count, sums);
     });
-    // What only some see goes to them alone: a weight of 0 does not hide a NaN.
+    // Positions that only some queries see are added for those alone: 0 * NaN is NaN.
     for (int q = 0; q < queries; ++q) {
       const auto add = [&](int from, int count, int offset) {
         add_values<type, 1>(task, scores + q * kChunk + offset, from, count, sums + q);

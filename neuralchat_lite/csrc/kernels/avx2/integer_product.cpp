@@ -1,5 +1,5 @@
-// Packed weights times activations in 16 bits, through the 16-bit products of `madd`. One row runs
-// straight from the codes; more rows share a panel that is unpacked once.
+// Packed weights times activations in 16 bits, through the 16-bit products of `madd`. With one
+// row, codes are unpacked in registers. Several rows share a panel that is unpacked once.
 
 #include <algorithm>
 #include <cstring>

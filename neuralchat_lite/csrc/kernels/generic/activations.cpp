@@ -27,7 +27,7 @@ void write_activation_row(const float* x, const Activations& out, int row) {
       largest = std::max(largest, std::fabs(x[begin + i]));
     }
     const float inverse = finite && largest > 0 ? limit / largest : 0.0f;
-    // A block of subnormals has no inverse in fp32; it is worth nothing beside a normal number.
+    // A block of subnormals has no inverse in fp32. It is negligible, so its values become 0.
     const bool usable = finite && std::isfinite(inverse);
     int32_t sum = 0;
     for (int i = 0; i < kColumnBlock; ++i) {
