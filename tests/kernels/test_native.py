@@ -77,6 +77,24 @@ def test_rows_1_to_17_each_get_the_product_that_they_get_alone(
         assert sqnr(alone[:rows], together) >= 120  # the same but for the order of additions
 
 
+# Sets that give a row the same operations in the same order, whatever comes with it.
+EXACT = {"avx512_vnni"}
+
+
+@pytest.mark.parametrize(("weight_dtype", "group_size", "scheme"), STORAGE)
+@pytest.mark.parametrize("compute_dtype", ["bf16", "int8"])
+def test_a_row_has_the_same_bits_alone_and_in_company(
+    isa, packed, weight_dtype, group_size, scheme, compute_dtype
+):
+    if isa not in EXACT:
+        pytest.skip(f"{isa} adds the blocks of one row in another order")
+    matrix = packed(50, 1100, weight_dtype, group_size, scheme)
+    x = torch.randn((80, 1100), generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([product(matrix, row[None], compute_dtype) for row in x])
+    for rows in (*range(1, 18), 33, 64, 65, 80):
+        assert torch.equal(alone[:rows], product(matrix, x[:rows], compute_dtype))
+
+
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
 def test_every_scale_dtype_is_read_exactly(isa, packed, sqnr, weight_dtype, scale_dtype):

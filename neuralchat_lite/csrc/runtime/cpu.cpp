@@ -8,8 +8,9 @@
 
 // A row for each instruction set, the best first: its folder in kernels/, and the CPU features that
 // it needs.
-#define INSTRUCTION_SETS(ROW)      \
-  ROW(avx2, "avx2", "fma", "f16c") \
+#define INSTRUCTION_SETS(ROW)                                                   \
+  ROW(avx512_vnni, "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni") \
+  ROW(avx2, "avx2", "fma", "f16c")                                              \
   ROW(generic)
 
 // Each folder defines `kernels` in its namespace. The reference is weak: a set that CMakeLists.txt
