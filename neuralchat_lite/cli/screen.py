@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 QUOTES = '"""'
 TAB = 8
+DEFAULT_COLUMNS = 80
 
 
 def at_terminal() -> bool:
@@ -117,7 +117,7 @@ def answering() -> Iterator[Callable[[str], None]]:
     """A function that writes an answer. A spinner turns until its first text, words do not break
     at the edge, and what is typed meanwhile waits, unseen, for the next prompt."""
     on_screen = sys.stdout.isatty()
-    wrapper = Wrapper(lambda: shutil.get_terminal_size().columns)
+    wrapper = Wrapper(columns)
     spinner = start_spinner()
 
     def put(text: str) -> None:
@@ -159,6 +159,14 @@ def unseen_typing() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def columns() -> int:
+    """The width of the terminal as it is now. An exported COLUMNS may be that of another one."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_COLUMNS
+    except OSError:
+        return DEFAULT_COLUMNS
 
 
 class Wrapper:

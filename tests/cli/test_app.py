@@ -27,7 +27,7 @@ PROMPT = "Once upon a time"
     ("arguments", "message"),
     [
         (["generate", "/nowhere", "-p", "x"], "there is no folder '/nowhere'"),
-        (["generate", "STORIES", "-p", ""], "the prompt is an empty text"),
+        (["generate", "STORIES", "-p", ""], "the prompt is an empty string"),
         (["generate", "STORIES", "-p", "x", "--max-new-tokens", "0"], "max_new_tokens must be"),
         (["generate", "STORIES", "-p", "x", "--top-k", "5"], "no effect with temperature 0"),
         (["generate", "STORIES", "-p", "x", "--weight-dtype", "nf4"], "weight_dtype='nf4'"),

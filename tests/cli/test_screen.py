@@ -18,7 +18,7 @@ from neuralchat_lite.cli.screen import Wrapper, is_open, understood
 
 from ..patience import patience
 
-pexpect = pytest.importorskip("pexpect")  # comes with IPython
+pexpect = pytest.importorskip("pexpect")  # the test extra has it
 
 COLUMNS = 40
 PROMPT = "\x1b[0m>"  # with the colour that prompt_toolkit sets
@@ -66,6 +66,7 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def terminal(go: Path, state: Path, cache: Path) -> Iterator[Any]:
     environment = os.environ | {"TERM": "xterm", "XDG_STATE_HOME": str(state), "LANG": "C.UTF-8"}
+    environment["COLUMNS"] = "200"  # of another terminal
     environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # pexpect does not answer where the cursor is
     child = pexpect.spawn(
         sys.executable,
