@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,11 +155,33 @@ def unseen_typing() -> Iterator[None]:
         return
     quiet = [*before]
     quiet[3] &= ~(termios.ECHO | termios.ICANON)  # canonical input would be cut at its line ends
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+
+    def restore() -> None:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+    with before_ending(restore):
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+        try:
+            yield
+        finally:
+            restore()
+
+
+@contextmanager
+def before_ending(restore: Callable[[], None]) -> Iterator[None]:
+    """Call `restore` before SIGTERM or SIGHUP ends the process."""
+
+    def end(number: int, frame: Any) -> None:
+        restore()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    earlier = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def columns() -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,16 @@ def test_words_do_not_break_and_a_spinner_turns_until_they_come(terminal: Any, g
     for line in lines:
         assert len(line) <= COLUMNS
         assert set(line.split()) <= {"antidisestablishment"}
+
+
+def test_a_chat_that_is_ended_during_an_answer_leaves_the_echo_on(terminal: Any) -> None:
+    terminal.send("Hello\r")
+    terminal.expect("BEGIN")
+    assert not termios.tcgetattr(terminal.child_fd)[3] & termios.ECHO
+    terminal.kill(signal.SIGTERM)
+    terminal.wait()
+    assert terminal.signalstatus == signal.SIGTERM
+    assert termios.tcgetattr(terminal.child_fd)[3] & termios.ECHO
 
 
 @pytest.mark.parametrize(
