@@ -28,6 +28,7 @@ from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import checked_context
 from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
+from neuralchat_lite.generation.streaming_probe import check_pieces
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.models.rope import RotaryTable
@@ -204,6 +205,7 @@ def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
     length = checked_context(packed.architecture, plan.context_length)
     tokenizer = load_tokenizer(packed.folder)
     check_tokenizer_fits(packed.architecture, tokenizer, packed.folder)
+    check_pieces(tokenizer, packed.folder)
     return run_packed(packed, config, tokenizer, length)
 
 
@@ -294,6 +296,7 @@ def open_with_tokenizer(
     if not adapters:
         tokenizer = tokenizer_of(source)
         check_tokenizer_fits(source.architecture, tokenizer, source.folder or found.folder)
+        check_pieces(tokenizer, source.folder or found.folder)
         return source, tokenizer
     opened = [open_adapter(each.folder, source, each.hub) for each in adapters]
     for adapter in opened:
@@ -303,6 +306,7 @@ def open_with_tokenizer(
     origin = merged.tokenizer_origin
     base = None if origin is None else found.folder
     check_tokenizer_fits(merged.architecture, tokenizer, origin or found.folder, base)
+    check_pieces(tokenizer, origin or found.folder)
     return merged, tokenizer
 
 

@@ -195,6 +195,10 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         layers = [layers]
     if layers and not (isinstance(layers, list) and all(is_count(index, 0) for index in layers)):
         raise wrong(path, "layers_to_transform", "a list of layer numbers", layers)
+    dropout = given.get("lora_dropout") or 0
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+        # It is of training alone, but PEFT refuses it too, and such a file is not as it was saved.
+        raise wrong(path, "lora_dropout", "a number from 0 to 1", dropout)
     base = given.get("base_model_name_or_path")
     stabilised = given.get("use_rslora") or False
     if not isinstance(stabilised, bool):

@@ -43,6 +43,7 @@ class TemplateRefusal(PromptError):
     """
 
     def __init__(self, said: str) -> None:
+        said = " ".join(said.split())
         super().__init__(f"the model's chat template refuses these messages ({said}): {REMEDY}")
         self.said = said
 

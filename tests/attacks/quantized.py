@@ -128,8 +128,9 @@ def seal(folder: Path) -> None:
             if nasty.is_plain(path):
                 data = path.read_bytes()
                 entry |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        quantized = json.loads((folder / "quantization_config.json").read_bytes())
-        manifest["quantization"] = quantized
+        options = folder / "quantization_config.json"
+        if nasty.is_plain(options):
+            manifest["quantization"] = json.loads(options.read_bytes())
         (folder / MANIFEST).write_text(json.dumps(manifest))
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
         return
