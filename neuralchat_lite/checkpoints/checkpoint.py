@@ -120,9 +120,9 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
         raise CheckpointError(
             f"{folder} is quantized already: load it as it is, or quantize the original checkpoint"
         )
-    refuse_foreign(folder)
+    config = refuse_foreign(folder)
     beside = open_sidecars(folder, SIDECARS)
-    architecture = read_architecture(folder)
+    architecture = read_architecture(folder, config)
     paths, promised = find_files(folder)
     files = tuple(map(MappedFile, paths))
     found: dict[str, tuple[MappedFile, StoredTensor]] = {}

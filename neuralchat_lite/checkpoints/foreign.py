@@ -7,14 +7,15 @@ what the names of tensors tell.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+from neuralchat_lite.families.config_values import Config
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.names import (
     ADAPTER_CONFIG,
@@ -102,11 +103,11 @@ def refuse_impostors(folder: Path) -> None:
 class Foreign:
     """A kind of folder that is not read.
 
-    found: the folder -> what gives it away, or None
+    found: the folder and its config.json -> what gives it away, or None
     message: with {folder} and {found}
     """
 
-    found: Callable[[Path], str | None]
+    found: Callable[[Path, Config], str | None]
     message: str
     error: type[CheckpointError] = CheckpointError
 
@@ -126,10 +127,10 @@ def named(folder: Path, patterns: Iterable[str]) -> list[str]:
     ]
 
 
-def instead_of_weights(*patterns: str) -> Callable[[Path], str | None]:
+def instead_of_weights(*patterns: str) -> Callable[[Path, Config], str | None]:
     """Files of these names where the weights are missing: the first of them."""
 
-    def find(folder: Path) -> str | None:
+    def find(folder: Path, config: Config) -> str | None:
         return None if has_weights(folder) else next(iter(named(folder, patterns)), None)
 
     return find
@@ -140,7 +141,7 @@ def has_weights(folder: Path) -> bool:
     return any(os.path.lexists(folder / name) for name in (WEIGHTS, INDEX))
 
 
-def shards_alone(folder: Path) -> str | None:
+def shards_alone(folder: Path, config: Config) -> str | None:
     if has_weights(folder):
         return None
     shards = [path.name for path in list_folder(folder) if SHARD.fullmatch(path.name)]
@@ -151,20 +152,16 @@ def shards_alone(folder: Path) -> str | None:
     return f"{len(shards)} of {int(match[2])} shards ({shards[0]} ...)"
 
 
-def said_in_config(*keys: str) -> Callable[[Path], str | None]:
+def said_in_config(*keys: str) -> Callable[[Path, Config], str | None]:
     """Objects under one of these keys of config.json: the first of them."""
 
-    def find(folder: Path) -> str | None:
-        try:
-            config: Any = read_json(folder / "config.json")
-        except CheckpointError:
-            return None  # missing or damaged: told where it is read
+    def find(folder: Path, config: Config) -> str | None:
         return next((key for key in keys if isinstance(config.get(key), dict)), None)
 
     return find
 
 
-def adapter_alone(folder: Path) -> str | None:
+def adapter_alone(folder: Path, config: Config) -> str | None:
     alone = (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
     return ADAPTER_CONFIG if alone and not has_weights(folder) else None
 
@@ -231,13 +228,20 @@ FOREIGN = (
 )
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raise CheckpointError or UnsupportedModelError for a folder of a kind that FOREIGN names."""
+def refuse_foreign(folder: Path) -> Config | None:
+    """Raise CheckpointError or UnsupportedModelError for a folder of a kind that FOREIGN names.
+
+    Returns the contents of config.json; None when it is missing or damaged, which its reader tells.
+    """
     refuse_impostors(folder)
+    config: Config | None = None
+    with contextlib.suppress(CheckpointError):
+        config = read_json(folder / "config.json")
     for kind in FOREIGN:
-        found = kind.found(folder)
+        found = kind.found(folder, config or {})
         if found is not None:
             raise kind.error(kind.message.format(folder=folder, found=found))
+    return config
 
 
 # ---- single files ----

@@ -35,13 +35,14 @@ MOST_LAYERS = 1000
 QUANTIZED_KEYS = ("quantization_config", "quantization", "compression_config")
 
 
-def read_architecture(folder: Path) -> Architecture:
+def read_architecture(folder: Path, config: Config | None = None) -> Architecture:
     """Read `config.json` (and the end-of-text ids of `generation_config.json`) of a model folder.
 
+    config: the contents of config.json, if it was read already
     Raises CheckpointError when a file is missing or a value invalid, UnsupportedModelError
     when the model is not supported.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json") if config is None else config
     generation = read_optional_json(folder / GENERATION)
     return parse_architecture(config, generation)
 

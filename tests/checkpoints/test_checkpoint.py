@@ -8,6 +8,7 @@ import torch
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
+from neuralchat_lite.files import json_file
 
 from ..patience import patience
 
@@ -120,6 +121,14 @@ def test_layers_that_config_json_promises_are_counted(write_checkpoint):
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1000}))
     with pytest.raises(CheckpointError, match=r"num_hidden_layers 1000, the weights have 2"):
         open_checkpoint(folder)
+
+
+def test_config_json_is_read_once(write_checkpoint, monkeypatch):
+    folder = write_checkpoint()
+    text, read, honest = (folder / "config.json").read_bytes(), [], json_file.parse_json
+    monkeypatch.setattr(json_file, "parse_json", lambda data: read.append(data) or honest(data))
+    open_checkpoint(folder)
+    assert read.count(text) == 1
 
 
 def with_head(weights):

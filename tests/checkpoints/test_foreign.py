@@ -103,7 +103,7 @@ def test_other_files_beside_a_whole_checkpoint_are_no_reason_to_refuse_it(write_
     folder = write_checkpoint()
     for name in ("consolidated.safetensors", "m.gguf", "pytorch_model.bin", "x.part"):
         (folder / name).write_bytes(POINTER)
-    assert all(kind.found(folder) is None for kind in FOREIGN)
+    assert all(kind.found(folder, {}) is None for kind in FOREIGN)
     assert open_checkpoint(folder)
 
 
