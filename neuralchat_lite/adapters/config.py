@@ -193,7 +193,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     layers = given.get("layers_to_transform")
     if isinstance(layers, int) and not isinstance(layers, bool):
         layers = [layers]
-    if layers and not (isinstance(layers, list) and all(is_count(index, 0) for index in layers)):
+    numbered = isinstance(layers, list) and all(is_count(index, 0) for index in layers)
+    if layers is not None and not numbered:
         raise wrong(path, "layers_to_transform", "a list of layer numbers", layers)
     dropout = given.get("lora_dropout") or 0
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
@@ -217,7 +218,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         rank_stabilised=stabilised,
         targets=checked_names(path, "target_modules", given.get("target_modules")),
         excluded=checked_names(path, "exclude_modules", given.get("exclude_modules") or []),
-        layers=tuple(layers) if layers else None,
+        layers=tuple(layers) if isinstance(layers, list) and layers else None,
         layers_pattern=checked_layers_pattern(path, given.get("layers_pattern") or []),
         base=base if isinstance(base, str) and base else None,
     )

@@ -38,7 +38,8 @@ def rope_parameters(config: Config, max_positions: int) -> dict[str, Any]:
             f"separate rope_parameters for {shown(nested)} are not supported: use a model with the "
             "same rotary embedding in all layers"
         )
-    kind = given.get("rope_type") or given.get("type") or "default"
+    named = [given[key] for key in ("rope_type", "type") if given.get(key) is not None]
+    kind = named[0] if named else "default"
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
         raise UnsupportedModelError(
             f"rope_type {shown(kind)} is not supported: expected one of {tuple(ROPE_TYPES)}"

@@ -46,6 +46,7 @@ def test_any_value_of_any_key_is_read_or_refused_by_name(key: str, tmp_path: Pat
     [
         ({"target_modules": ["a"] * 5000}, "target_modules must be of at most 4096 entries"),
         ({"rank_pattern": {"x" * 9999: "y"}}, r"rank_pattern\['xxx.*positive integer"),
+        ({"layers_to_transform": False}, "layers_to_transform must be a list of layer numbers"),
         ({"lora_dropout": 3}, "lora_dropout must be a number from 0 to 1, got 3"),
         ({"lora_alpha": float("nan")}, "it holds NaN, and JSON has only finite numbers"),
         ({"alpha_pattern": {"(?i)q": 1}}, r"alpha_pattern must be a regular.*global flags"),

@@ -52,12 +52,13 @@ def config_of(folder: Path) -> Any:
     import transformers
 
     given = json.loads((folder / "config.json").read_bytes())
-    epsilon = given.get("rms_norm_eps")
-    changed = {}
-    if "rms_norm_eps" in given and (epsilon is None or type(epsilon) is int):
-        changed = {"rms_norm_eps": 1e-6 if epsilon is None else float(epsilon)}
+    for key, default in (("rms_norm_eps", 1e-6), ("rope_theta", 10000.0)):
+        if key in given and (given[key] is None or type(given[key]) is int):
+            given[key] = default if given[key] is None else float(given[key])
+    for key in ("dtype", "torch_dtype"):  # the weights say it
+        given.pop(key, None)
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "config.json").write_text(json.dumps(given | changed))
+        (Path(place) / "config.json").write_text(json.dumps(given))
         config = transformers.AutoConfig.from_pretrained(
             place, local_files_only=True, trust_remote_code=False
         )
@@ -148,8 +149,12 @@ def plain_tokenizer(folder: Path) -> Any:
 def fast_tokenizer(folder: Path) -> Any:
     import transformers
 
+    # Settings that rebuild parts of tokenizer.json do not count.
+    plain = dict.fromkeys(("split_special_tokens", "add_prefix_space"), False)
     try:
-        return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return transformers.PreTrainedTokenizerFast.from_pretrained(
+            folder, local_files_only=True, **plain
+        )
     except Exception as error:
         raise NoWitness(f"{type(error).__name__}: {str(error)[:200]}") from None
 

@@ -100,6 +100,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "window as text": ({"sliding_window": "4096"}, "sliding_window must be a positive integer"),
     "window 0": ({"sliding_window": 0}, "sliding_window must be a positive integer"),
     "head size": ({"head_dim": 10**400}, "head_dim must be at most"),
+    "no type": (
+        {"rope_scaling": {"rope_type": "", "factor": 1.0}},
+        "rope_type '' is not supported",
+    ),
     "theta 1": ({"rope_theta": 1}, "rope_theta must be a positive number above 1, got 1"),
     "theta 1 in yarn": (
         {"rope_scaling": SCALINGS["yarn"] | {"type": "yarn", "rope_theta": 1.0}},
