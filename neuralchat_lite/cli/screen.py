@@ -117,7 +117,7 @@ def answering() -> Iterator[Callable[[str], None]]:
     """A function that writes an answer. A spinner turns until its first text, words do not break
     at the edge, and what is typed meanwhile waits, unseen, for the next prompt."""
     on_screen = sys.stdout.isatty()
-    wrapper = Wrapper(lambda: shutil.get_terminal_size().columns)
+    wrapper = Wrapper(columns_of_terminal)
     spinner = start_spinner()
 
     def put(text: str) -> None:
@@ -159,6 +159,15 @@ def unseen_typing() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def columns_of_terminal() -> int:
+    """The width of the terminal itself: $COLUMNS, which shutil prefers, may be that of another one
+    or of a time before the window changed."""
+    with contextlib.suppress(OSError, ValueError):
+        if columns := os.get_terminal_size(sys.stdout.fileno()).columns:
+            return columns
+    return shutil.get_terminal_size().columns
 
 
 class Wrapper:

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from neuralchat_lite.cli import screen
 from neuralchat_lite.cli.screen import Wrapper, is_open, understood
 
 from ..patience import patience
-
-pexpect = pytest.importorskip("pexpect")  # comes with IPython
 
 COLUMNS = 40
 PROMPT = "\x1b[0m>"  # with the colour that prompt_toolkit sets
@@ -66,6 +65,7 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def terminal(go: Path, state: Path, cache: Path) -> Iterator[Any]:
     environment = os.environ | {"TERM": "xterm", "XDG_STATE_HOME": str(state), "LANG": "C.UTF-8"}
+    environment["COLUMNS"] = "80"  # as exported elsewhere; the terminal's own width counts
     environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # pexpect does not answer where the cursor is
     child = pexpect.spawn(
         sys.executable,
