@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 QUOTES = '"""'
 TAB = 8
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def at_terminal() -> bool:
@@ -168,6 +170,34 @@ def columns_of_terminal() -> int:
         if columns := os.get_terminal_size(sys.stdout.fileno()).columns:
             return columns
     return shutil.get_terminal_size().columns
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """Give the terminal back as it was found when a signal ends the process, which then dies of
+    it: with no echo, the shell would show nothing of what is typed."""
+    import termios
+
+    try:
+        before = termios.tcgetattr(sys.stdin)
+    except (termios.error, ValueError, OSError):  # not a terminal
+        yield
+        return
+
+    def end(number: int, _: Any) -> None:
+        with contextlib.suppress(termios.error, ValueError, OSError):  # it may be gone
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    replaced = [each for each in ENDS if signal.getsignal(each) is signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Wrapper:

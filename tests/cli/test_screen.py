@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_words_do_not_break_and_a_spinner_turns_until_they_come(terminal: Any, g
     for line in lines:
         assert len(line) <= COLUMNS
         assert set(line.split()) <= {"antidisestablishment"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_chat_leaves_the_terminal_as_it_was(
+    terminal: Any, number: signal.Signals
+) -> None:
+    terminal.send("Hello\r")
+    terminal.expect("BEGIN")
+    assert not terminal.getecho()
+    terminal.kill(number)
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert terminal.signalstatus == number
+    assert terminal.getecho()
 
 
 @pytest.mark.parametrize(
