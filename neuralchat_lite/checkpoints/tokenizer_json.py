@@ -112,6 +112,7 @@ def read_tokenizer_json(folder: Path, options: Mapping[str, Any]) -> Any:
     backend = read_backend(folder / "tokenizer.json")
     wanted = probe_ids(backend)
     settings = {"tokenizer_config.json": settings_of(folder)}
+    check_added(folder / "added_tokens.json")
     if (folder / SPECIAL).exists():
         settings[SPECIAL] = with_known_fields(read_json(folder / SPECIAL))
     linked = [name for name in ("tokenizer.json", *NAMED_FILES) if name not in settings]
@@ -223,6 +224,16 @@ def add_tokens(backend: Any, tokenizer: Any, folder: Path) -> None:
                 f"it the id {wanted}, but its next free id is {given}: tokenizer.json, "
                 "tokenizer_config.json and added_tokens.json do not belong together, download "
                 "them again"
+            )
+
+
+def check_added(path: Path) -> None:
+    """Raise CheckpointError unless a file gives each token a number, if it exists."""
+    for token, index in (read_json(path) if path.exists() else {}).items():
+        if type(index) is not int or index < 0:
+            raise CheckpointError(
+                f"{path} gives the token {token!r} the id {index!r:.80}, expected a whole number "
+                "from 0 on: download the file again"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a tokenizer's files say does not reach a terminal as it is."""
+"""What a tokenizer's files say is shown as text or refused by name, and steers no terminal."""
 
 from __future__ import annotations
 
@@ -48,3 +48,11 @@ def test_tracebacks_show_no_raw_text_of_a_parser(
     with pytest.raises(CheckpointError) as raised:
         their_config(tmp_path)
     assert "\x1b" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("index", ["y", None, -1, True, 1.5, [1]])
+def test_an_added_token_without_a_number_is_named(tmp_path: Path, index: object) -> None:
+    shutil.copy(NANO / "tokenizer.json", tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<x>": index}))
+    with pytest.raises(CheckpointError, match=r"'<x>' the id .*, expected a whole number"):
+        load_tokenizer(tmp_path)
