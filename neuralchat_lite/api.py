@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from typing_extensions import Unpack
@@ -80,6 +80,14 @@ class Model:
         return (
             f"<Model {visible(self.folder.name)}: {weights} weights, "
             f"{runs['compute_dtype']} compute, engine {runs['engine']}>"
+        )
+
+    def __getstate__(self) -> NoReturn:
+        """Asked for by pickle, such as for an argument of another process, and by copy."""
+        raise ConfigError(
+            f"the model cannot be pickled or copied: pass its folder {self.folder} to the other "
+            "process, and call load(folder) there, which maps the same weights; threads can share "
+            "one model"
         )
 
     @property

@@ -47,6 +47,6 @@ def their_config(folder: Path) -> Any:
         why = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"transformers refuses {folder / 'config.json'} ({why}): download the file again"
-        ) from error
+        ) from None
     config.name_or_path = str(folder)
     return config

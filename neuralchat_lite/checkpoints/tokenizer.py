@@ -84,11 +84,12 @@ def load_tokenizer(folder: Path, origin: Path | None = None, **options: Any) -> 
     except CheckpointError as error:
         if origin is None:
             raise
-        raise CheckpointError(str(error).replace(str(folder), str(origin))) from error
+        raise CheckpointError(str(error).replace(str(folder), str(origin))) from None
     # An error here always comes from the files. The parsers raise any type, even bare Exception.
+    # Its text may steer a terminal, and a traceback would show it: hence `from None`.
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
             f"the tokenizer in {origin or folder} cannot be read ({why}): download its files again"
-        ) from error
+        ) from None
     return cast(Tokenizer, tokenizer)

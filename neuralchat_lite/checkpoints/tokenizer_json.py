@@ -38,7 +38,12 @@ KEPT_SETTINGS = (
 )
 # A decoder that generates text is padded on the left, and knows no token types.
 DEFAULTS = {"padding_side": "left", "model_input_names": ["input_ids", "attention_mask"]}
-NAMED_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+# Fields of a token. tokenizers prints the names of others on stdout, as they are.
+TOKEN_FIELDS = {
+    "__type", "content", "lstrip", "normalized", "rstrip", "single_word", "special"
+}  # fmt: skip
+SPECIAL = "special_tokens_map.json"
+NAMED_FILES = (SPECIAL, "added_tokens.json", "chat_template.jinja")
 # What the versions and classes have cut differently: digits, runs of spaces, newlines,
 # contractions, other scripts, bytes; each also after a special token.
 PROBES = (
@@ -107,7 +112,11 @@ def read_tokenizer_json(folder: Path, options: Mapping[str, Any]) -> Any:
     backend = read_backend(folder / "tokenizer.json")
     wanted = probe_ids(backend)
     settings = {"tokenizer_config.json": settings_of(folder)}
-    with staged(folder, ("tokenizer.json", *NAMED_FILES), settings) as place:
+    check_added(folder / "added_tokens.json")
+    if (folder / SPECIAL).exists():
+        settings[SPECIAL] = with_known_fields(read_json(folder / SPECIAL))
+    linked = [name for name in ("tokenizer.json", *NAMED_FILES) if name not in settings]
+    with staged(folder, linked, settings) as place:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(
             place, local_files_only=True, trust_remote_code=False, **options
         )
@@ -149,11 +158,29 @@ def settings_of(folder: Path) -> dict[str, Any]:
         if value is not None
         and (key in KEPT_SETTINGS or (key.endswith("_token") and not isinstance(value, bool)))
     }
-    settings = {**DEFAULTS, **kept, "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = {
+        **DEFAULTS,
+        **with_known_fields(kept),
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     template = folder / "chat_template.json"
     if template.exists() and not (folder / "chat_template.jinja").exists():
         settings["chat_template"] = template_of(template)
     return settings
+
+
+def with_known_fields(value: Any) -> Any:
+    """Settings whose tokens have only the fields that a token has."""
+    if isinstance(value, list):
+        return [with_known_fields(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    is_token = isinstance(value.get("content"), str)
+    return {
+        key: with_known_fields(each)
+        for key, each in value.items()
+        if not is_token or key in TOKEN_FIELDS
+    }
 
 
 def template_of(path: Path) -> Any:
@@ -197,6 +224,16 @@ def add_tokens(backend: Any, tokenizer: Any, folder: Path) -> None:
                 f"it the id {wanted}, but its next free id is {given}: tokenizer.json, "
                 "tokenizer_config.json and added_tokens.json do not belong together, download "
                 "them again"
+            )
+
+
+def check_added(path: Path) -> None:
+    """Raise CheckpointError unless a file gives each token a number, if it exists."""
+    for token, index in (read_json(path) if path.exists() else {}).items():
+        if type(index) is not int or index < 0:
+            raise CheckpointError(
+                f"{path} gives the token {token!r} the id {index!r:.80}, expected a whole number "
+                "from 0 on: download the file again"
             )
 
 

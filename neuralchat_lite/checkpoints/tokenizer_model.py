@@ -46,7 +46,7 @@ def read_converted(converted: Any, folder: Path, options: Mapping[str, Any]) -> 
         try:
             tokenizer = read_tokenizer_json(place, options)
         except CheckpointError as error:  # name the folder that people know
-            raise CheckpointError(str(error).replace(str(place), str(folder))) from error
+            raise CheckpointError(str(error).replace(str(place), str(folder))) from None
     tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(folder)
     return tokenizer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.cli import screen
@@ -53,10 +53,11 @@ def chat(
     options = with_defaults(loaded, given)
     session = Session(model, loaded.conversation(system, **options))
     on_terminal = screen.at_terminal()
-    for typed in screen.typed_messages() if on_terminal else typed_lines():
-        answer(session, typed, timings, screen.answering if on_terminal else plainly)
-        if session.ended:
-            return
+    with screen.left_as_it_was() if on_terminal else nullcontext():
+        for typed in screen.typed_messages() if on_terminal else typed_lines():
+            answer(session, typed, timings, screen.answering if on_terminal else plainly)
+            if session.ended:
+                return
 
 
 def with_defaults(model: Model, given: dict[str, Any]) -> dict[str, Any]:

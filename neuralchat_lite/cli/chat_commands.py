@@ -140,7 +140,7 @@ def load(session: Session, argument: str) -> None:
     session.conversation.resume(messages)
     if model != session.model:
         warn(f"This chat was with {model}; {session.model} goes on with it.")
-    warn(f"{len(messages)} messages from {path}")
+    warn(f"{len(messages)} message{'s' * (len(messages) != 1)} from {path}")
 
 
 def file_of(argument: str, command: str) -> Path:
@@ -158,7 +158,7 @@ def file_of(argument: str, command: str) -> Path:
 
 def show_context(session: Session, argument: str) -> None:
     talk = session.conversation
-    used, all = talk.prefix.cache.length, talk.decoder.context_length
+    used, all = talk.token_count(), talk.decoder.context_length
     turns = sum(message["role"] == "user" for message in talk.messages)
     said = f"{turns} turn{'s' * (turns != 1)}"
     warn(f"{said}; {used} of {all} tokens of the context are used ({used / all:.0%})")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 QUOTES = '"""'
 TAB = 8
-DEFAULT_COLUMNS = 80
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def at_terminal() -> bool:
@@ -118,7 +119,7 @@ def answering() -> Iterator[Callable[[str], None]]:
     """A function that writes an answer. A spinner turns until its first text, words do not break
     at the edge, and what is typed meanwhile waits, unseen, for the next prompt."""
     on_screen = sys.stdout.isatty()
-    wrapper = Wrapper(columns)
+    wrapper = Wrapper(columns_of_terminal)
     spinner = start_spinner()
 
     def put(text: str) -> None:
@@ -155,41 +156,48 @@ def unseen_typing() -> Iterator[None]:
         return
     quiet = [*before]
     quiet[3] &= ~(termios.ECHO | termios.ICANON)  # canonical input would be cut at its line ends
-
-    def restore() -> None:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
-
-    with before_ending(restore):
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-        try:
-            yield
-        finally:
-            restore()
-
-
-@contextmanager
-def before_ending(restore: Callable[[], None]) -> Iterator[None]:
-    """Call `restore` before SIGTERM or SIGHUP ends the process."""
-
-    def end(number: int, frame: Any) -> None:
-        restore()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    earlier = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
     try:
         yield
     finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
-def columns() -> int:
-    """The width of the terminal as it is now. An exported COLUMNS may be that of another one."""
+def columns_of_terminal() -> int:
+    """The width of the terminal itself: $COLUMNS, which shutil prefers, may be that of another one
+    or of a time before the window changed."""
+    with contextlib.suppress(OSError, ValueError):
+        if columns := os.get_terminal_size(sys.stdout.fileno()).columns:
+            return columns
+    return shutil.get_terminal_size().columns
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """Give the terminal back as it was found when a signal ends the process, which then dies of
+    it: with no echo, the shell would show nothing of what is typed."""
+    import termios
+
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or DEFAULT_COLUMNS
-    except OSError:
-        return DEFAULT_COLUMNS
+        before = termios.tcgetattr(sys.stdin)
+    except (termios.error, ValueError, OSError):  # not a terminal
+        yield
+        return
+
+    def end(number: int, _: Any) -> None:
+        with contextlib.suppress(termios.error, ValueError, OSError):  # it may be gone
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    replaced = [each for each in ENDS if signal.getsignal(each) is signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Wrapper:

@@ -119,7 +119,7 @@ def open_reference(request: Request) -> ReferenceEngine:
         raise CheckpointError(
             f"transformers cannot load {request.folder} "
             f"({type(error).__name__}: {error}): check its files"
-        ) from error
+        ) from None
     model.eval()
     return ReferenceEngine(
         ReferenceDecoder(model, request.architecture, precision, request.context_length)

@@ -13,7 +13,7 @@ from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.loop import fold, pieces_of
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prefix_cache import PrefixCache
-from neuralchat_lite.generation.prompt import Prompt, check_messages, encode_messages
+from neuralchat_lite.generation.prompt import Prompt, check_messages, encode_messages, encode_turns
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
 from neuralchat_lite.kernels.leaving import at_work
@@ -80,6 +80,14 @@ class Conversation:
             self.system = first["content"] if first.get("role") == "system" else None
         finally:
             self.turn.release()
+
+    def token_count(self) -> int:
+        """Tokens that the messages so far take in the context. Raises PromptError when they are
+        far more than it holds."""
+        if len(self.messages) == (self.system is not None):  # no turn: templates may want one
+            return len(self.tokenizer.encode(self.system or "", add_special_tokens=False))
+        limit = self.decoder.context_length
+        return len(encode_turns(self.messages, self.tokenizer, limit, asks=False))
 
     def forget(self) -> None:
         with_system = self.system is not None

@@ -169,25 +169,32 @@ def encode_messages(
     """Messages through the chat template. Raises as `encode_prompt` does."""
     messages = list(messages)
     check_messages(messages)
+    ids = tuple(encode_turns(messages, tokenizer, context_length, asks=True))
+    stops = NEURAL_CHAT_STOPS if tokenizer.chat_template is None else ()
+    return Prompt(ids, stops, of_messages=True)
+
+
+def encode_turns(
+    messages: Sequence[Any], tokenizer: Tokenizer, context_length: int | None, *, asks: bool
+) -> list[int]:
+    """asks: for an answer, so that the ids end where it begins"""
     if tokenizer.chat_template is None:
         blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
-        text = "".join(blocks) + NEURAL_CHAT_REPLY
-        check_length(text, tokenizer, context_length)
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        return Prompt(tuple(ids), NEURAL_CHAT_STOPS, of_messages=True)
-
-    try:
-        text = render_messages(tokenizer, messages, add_generation_prompt=True)
-    except TemplateRefusal as error:
-        roles = [m["role"] for m in messages]
-        remedy = "try without a system message" if "system" in roles else "give token ids instead"
-        raise PromptError(
-            f"the model's chat template refuses these messages ({error.said}): "
-            f"the roles were {', '.join(roles)}; {remedy}"
-        ) from error
+        text = "".join(blocks) + (NEURAL_CHAT_REPLY if asks else "")
+    else:
+        try:
+            text = render_messages(tokenizer, messages, add_generation_prompt=asks)
+        except TemplateRefusal as error:
+            roles = [m["role"] for m in messages]
+            remedy = (
+                "try without a system message" if "system" in roles else "give token ids instead"
+            )
+            raise PromptError(
+                f"the model's chat template refuses these messages ({error.said}): "
+                f"the roles were {', '.join(roles)}; {remedy}"
+            ) from None  # a cause would say the same again
     check_length(text, tokenizer, context_length)
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    return Prompt(tuple(ids), of_messages=True)
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 def check_messages(messages: Sequence[Any]) -> None:

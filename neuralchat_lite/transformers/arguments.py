@@ -90,20 +90,40 @@ def check_names(
         warnings.warn(f"these arguments have no effect here: {', '.join(given)}", stacklevel=3)
 
 
-def generation_hint(unknown: Iterable[str]) -> str:
-    """What was probably meant by arguments of `generate` that transformers does not know."""
+# Arguments of `generate` as other libraries call them -> those of transformers. Names that are
+# alike mean something else, or there are two of them.
+CALLED_ELSEWHERE = {
+    "assistant": "assistant_model",
+    "draft_model": "assistant_model",
+    "max_tokens": "max_new_tokens",
+    "max_gen_len": "max_new_tokens",
+    "n": "num_return_sequences",
+    "num_predict": "max_new_tokens",
+    "repeat_penalty": "repetition_penalty",
+    "stop": "stop_strings",
+    "stop_sequences": "stop_strings",
+}
+
+
+def generation_hint(unknown: Iterable[str], arguments: Iterable[str]) -> str:
+    """What was probably meant by arguments of `generate` that transformers does not know.
+
+    arguments: the names that are not options of GenerationConfig
+    """
     import transformers
 
     theirs: Any = transformers.GenerationConfig  # untyped
-    known = [name for name in theirs().to_dict() if not name.startswith("_")]
-    names = [*known, "streamer", "stopping_criteria", "logits_processor"]
+    options = [name for name in theirs().to_dict() if not name.startswith("_")]
+    names = sorted({*options, *arguments})
     hints = (name + meant(name, names) for name in unknown)
     return ", ".join(hint for hint in hints if "(" in hint)
 
 
 def meant(name: str, names: list[str]) -> str:
-    # The length that people mean, of the two that are alike.
-    return " (did you mean 'max_new_tokens'?)" if name == "max_tokens" else suggestion(name, names)
+    if name == "seed":
+        return " (call transformers.set_seed before)"
+    known = CALLED_ELSEWHERE.get(name)
+    return f" (did you mean {known!r}?)" if known else suggestion(name, names)
 
 
 def check_device(device_map: Any) -> None:

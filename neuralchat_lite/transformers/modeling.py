@@ -52,6 +52,15 @@ NO_EMBEDS = (
     "input_ids, or use the model class of transformers"
 )
 GENERATE = inspect.signature(GenerationMixin.generate)
+# What `generate` takes beside the options of GenerationConfig, of its own and for `forward`.
+ARGUMENTS = {
+    *GENERATE.parameters,
+    "assistant_tokenizer",
+    "attention_mask",
+    "input_ids",
+    "past_key_values",
+    "tokenizer",
+} - {"self", "kwargs"}
 # Arguments that `generate` passes to the model and that the model does not need: they are for other
 # objects, or the cache already knows their values.
 NOT_NEEDED = {
@@ -231,7 +240,8 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
         try:
             super()._validate_model_kwargs(model_kwargs)  # type: ignore[misc]
         except ValueError as error:
-            hint = generation_hint(name for name in model_kwargs if repr(name) in str(error))
+            unknown = (name for name in model_kwargs if repr(name) in str(error))
+            hint = generation_hint(unknown, ARGUMENTS)
             raise ValueError(f"{error}: {hint}" if hint else str(error)) from None
 
     def _prepare_cache_for_generation(  # type: ignore[override]

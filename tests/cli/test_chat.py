@@ -92,6 +92,21 @@ def test_regen_and_undo_go_back_a_turn(talk: Talk) -> None:
     assert "1 turn; " in talk("Hello", "/regen", "/context")[1]
 
 
+def test_context_counts_what_is_said_after_undo_and_load_too(talk: Talk, tmp_path: Path) -> None:
+    def used(*lines: str, options: tuple[str, ...] = ()) -> list[int]:
+        err = talk(*lines, options=options)[1]
+        return [int(count) for count in re.findall(r"turns?; (\d+) of", err)]
+
+    path = tmp_path / "chat.json"
+    before, one, two, undone, loaded, kind = used(
+        "/context", "Hello", "/context", f"/save {path}", "Again", "/context", "/undo", "/context",
+        "/reset", f"/load {path}", "/context", "/system Be kind to everyone.", "/context",
+    )  # fmt: skip
+    assert before == 0 < one == undone == loaded < two
+    assert kind > loaded
+    assert used("/context", "Hello", "/undo", "/context", options=("--system", "Be kind."))[0] > 0
+
+
 def test_the_system_message_can_be_changed_in_between(talk: Talk) -> None:
     kind = talk("Hello", options=("--system", "Be kind."))[0]
     assert talk("/system Be kind.", "Hello")[0] == kind != talk("Hello")[0]

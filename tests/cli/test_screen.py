@@ -8,19 +8,17 @@ import signal
 import stat
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from neuralchat_lite.cli import screen
 from neuralchat_lite.cli.screen import Wrapper, is_open, understood
 
 from ..patience import patience
-
-pexpect = pytest.importorskip("pexpect")  # the test extra has it
 
 COLUMNS = 40
 PROMPT = "\x1b[0m>"  # with the colour that prompt_toolkit sets
@@ -68,7 +66,7 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def terminal(go: Path, state: Path, cache: Path) -> Iterator[Any]:
     environment = os.environ | {"TERM": "xterm", "XDG_STATE_HOME": str(state), "LANG": "C.UTF-8"}
-    environment["COLUMNS"] = "200"  # of another terminal
+    environment["COLUMNS"] = "80"  # as exported elsewhere; the terminal's own width counts
     environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # pexpect does not answer where the cursor is
     child = pexpect.spawn(
         sys.executable,
@@ -133,14 +131,18 @@ def test_words_do_not_break_and_a_spinner_turns_until_they_come(terminal: Any, g
         assert set(line.split()) <= {"antidisestablishment"}
 
 
-def test_a_chat_that_is_ended_during_an_answer_leaves_the_echo_on(terminal: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_chat_leaves_the_terminal_as_it_was(
+    terminal: Any, number: signal.Signals
+) -> None:
     terminal.send("Hello\r")
     terminal.expect("BEGIN")
-    assert not termios.tcgetattr(terminal.child_fd)[3] & termios.ECHO
-    terminal.kill(signal.SIGTERM)
+    assert not terminal.getecho()
+    terminal.kill(number)
+    terminal.expect(pexpect.EOF)
     terminal.wait()
-    assert terminal.signalstatus == signal.SIGTERM
-    assert termios.tcgetattr(terminal.child_fd)[3] & termios.ECHO
+    assert terminal.signalstatus == number
+    assert terminal.getecho()
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,17 @@ def test_a_changed_generation_config_is_saved(nano: Pair, tmp_path: Path) -> Non
 
 def test_an_unknown_option_of_generate_names_the_one_that_is_meant(nano: Pair) -> None:
     batch = nano.batch(PROMPTS[0])
-    for given, meant in (("max_tokens", "max_new_tokens"), ("temprature", "temperature")):
+    for given, meant in (
+        ("max_tokens", "max_new_tokens"),
+        ("temprature", "temperature"),
+        ("stop", "stop_strings"),
+        ("attention_masks", "attention_mask"),
+        ("input_id", "input_ids"),
+        ("past_key_value", "past_key_values"),
+        ("generation_confg", "generation_config"),
+        ("assistant", "assistant_model"),
+        ("n", "num_return_sequences"),
+    ):
         with pytest.raises(ValueError, match=rf"{given} \(did you mean '{meant}'\?\)"):
             nano.ours.generate(**batch, **{given: 3})
     with pytest.raises(ValueError, match="not used by the model: \\['xyz'\\]"):
