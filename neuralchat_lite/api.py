@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,11 +82,14 @@ class Model:
             f"{runs['compute_dtype']} compute, engine {runs['engine']}>"
         )
 
+    def __copy__(self) -> Model:
+        return replace(self)  # the weights are shared anyway
+
     def __getstate__(self) -> NoReturn:
-        """Asked for by pickle, such as for an argument of another process, and by copy."""
+        """Asked for by pickle, such as for an argument of another process, and by deepcopy."""
         raise ConfigError(
-            f"the model cannot be pickled or copied: pass its folder {self.folder} to the other "
-            "process, and call load(folder) there, which maps the same weights; threads can share "
+            f"the model cannot be pickled or deeply copied: pass its folder {self.folder} to the "
+            "other process, and call load(folder) there, which maps the same weights; threads can share "
             "one model"
         )
 
