@@ -89,8 +89,8 @@ class Model:
         """Asked for by pickle, such as for an argument of another process, and by deepcopy."""
         raise ConfigError(
             f"the model cannot be pickled or deeply copied: pass its folder {self.folder} to the "
-            "other process, and call load(folder) there, which maps the same weights; threads can share "
-            "one model"
+            "other process, and call load(folder) there, which maps the same weights; threads can "
+            "share one model"
         )
 
     @property
