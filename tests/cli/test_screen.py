@@ -74,6 +74,8 @@ def terminal(go: Path, state: Path, cache: Path) -> Iterator[Any]:
         env=environment,
         encoding="utf-8",
         dimensions=(24, COLUMNS),
+        # whoever runs the tests may ignore it, as nohup does
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         timeout=patience(30),
     )
     child.delaybeforesend = 0
