@@ -49,6 +49,8 @@ def windows_from(config: Config, layers: int, first_layer: Callable[[Config], in
     If "sliding_window" is null, no layer has a window.
     """
     if config.get("sliding_window", DEFAULT_WINDOW) is None:
+        if "sliding_attention" in (layer_kinds(config, layers) or ()):
+            raise wrong("sliding_window", "a number, as layer_types has sliding_attention", None)
         return no_window(config, layers)
     window = positive(config, "sliding_window", DEFAULT_WINDOW)
     kinds = layer_kinds(config, layers)

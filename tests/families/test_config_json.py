@@ -139,6 +139,15 @@ def test_every_spelling_of_rope_gives_the_angles_of_transformers(keys, tmp_path)
         ({"model_type": "mistral", "sliding_window": True}, CheckpointError, "sliding_window"),
         ({"model_type": "mistral", "layer_types": ["x"]}, CheckpointError, "a list of 30"),
         (
+            {
+                "model_type": "mistral",
+                "sliding_window": None,
+                "layer_types": ["sliding_attention"] * 30,
+            },
+            CheckpointError,
+            "sliding_window must be a number, as layer_types has sliding_attention",
+        ),
+        (
             {"model_type": "mistral", "sliding_window": None, "layer_types": []},
             CheckpointError,
             "a list of 30",
