@@ -26,6 +26,7 @@ from typing import Any
 from neuralchat_lite.checkpoints import template_process
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.files.json_file import DEEPEST, LONGEST_NUMBER
+from neuralchat_lite.values import shown
 
 # Ordinary templates take milliseconds.
 CPU_SECONDS = 1.0
@@ -205,14 +206,14 @@ def render_messages(
     given = getattr(messages, "messages", messages)
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
         raise PromptError(f"expected a list of messages, got {type(given).__name__}")
-    chat = [without_none(message) for message in plain(list(given))]
+    chat = [without_none(message) for message in as_json(list(given))]
     if continue_final_message:
         if not chat:
             raise PromptError("there is no message to be continued: give one")
         mark_end(chat[-1], "content" if continue_final_message is True else continue_final_message)
     text = RENDERER.render(
         template,
-        plain(
+        as_json(
             {
                 **tokenizer.special_tokens_map,
                 **variables,
@@ -226,7 +227,7 @@ def render_messages(
     return before_mark(text) if continue_final_message else text
 
 
-def plain(value: Any, deeper: int = DEEPEST) -> Any:
+def as_json(value: Any, deeper: int = DEEPEST) -> Any:
     """A value as JSON has it; what JSON does not have becomes the name of its type.
 
     Raises PromptError for what the files of a model may not hold either: deep nesting, such as of a
@@ -244,11 +245,11 @@ def plain(value: Any, deeper: int = DEEPEST) -> Any:
             "and never within themselves: give a part of them as text"
         )
     if isinstance(value, Mapping):
-        return {str(key): plain(entry, deeper - 1) for key, entry in value.items()}
+        return {str(key): as_json(entry, deeper - 1) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry, deeper - 1) for entry in value]
+        return [as_json(entry, deeper - 1) for entry in value]
     if callable(getattr(value, "model_dump", None)):  # of pydantic
-        return plain(value.model_dump(), deeper - 1)
+        return as_json(value.model_dump(), deeper - 1)
     # Special tokens may be AddedToken objects.
     return getattr(value, "content", None) or f"<{type(value).__name__}>"
 
@@ -257,7 +258,7 @@ def without_none(message: Any) -> dict[str, Any]:
     """Clients send "tool_calls": null, and templates ask whether the key is there."""
     if not isinstance(message, dict):
         raise PromptError(
-            f"a message must be {{'role': ..., 'content': ...}}, got {message!r:.200}"
+            f"a message must be {{'role': ..., 'content': ...}}, got {shown(message)}"
         )
     return {key: value for key, value in message.items() if value is not None}
 

@@ -22,9 +22,10 @@ from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.files.json_file import read_json
 from neuralchat_lite.files.mapped import MappedFile
-from neuralchat_lite.files.names import INDEX, LONGEST_NAME, SIDECARS, WEIGHTS, is_file_name
+from neuralchat_lite.files.names import INDEX, SIDECARS, WEIGHTS, is_file_name
 from neuralchat_lite.files.safetensors_file import DTYPES, StoredTensor
 from neuralchat_lite.files.unchanged import UnchangedFile
+from neuralchat_lite.values import shown
 
 log = logging.getLogger(__name__)
 
@@ -194,9 +195,8 @@ def read_index(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index} has no weight_map: download it again")
     for name in promised.values():
         if not isinstance(name, str) or not is_file_name(name):
-            shown = repr(name)
             raise CheckpointError(
-                f"{index} names {shown[:LONGEST_NAME]}{'…' * (len(shown) > LONGEST_NAME)}: "
+                f"{index} names {shown(name)}: "
                 "expected a file name without folders, of at most 255 bytes; download it again"
             )
     return promised

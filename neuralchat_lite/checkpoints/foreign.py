@@ -45,14 +45,8 @@ BEGINNINGS: dict[bytes, tuple[str, str]] = {
     b"version https://git-lfs.github.com/spec/": LFS,
     b"version https://hawser.github.com/spec/": LFS,
     b"# xet version": ("a git-xet pointer, not the file itself", "fetch it with `hf download`"),
-    b"/annex/objects/": (
-        "a git-annex pointer, not the file itself",
-        "fetch it with `git annex get`",
-    ),
-    b"../.git/annex/": (
-        "a git-annex pointer, not the file itself",
-        "fetch it with `git annex get`",
-    ),
+    b"/annex/objects/": ANNEX,
+    b"../.git/annex/": ANNEX,
     b"<!doctype html": PAGE,
     b"<html": PAGE,
     b"gguf": ("a GGUF file", "give the original safetensors checkpoint, which GGUF was made from"),

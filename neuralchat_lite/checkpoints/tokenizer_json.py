@@ -20,7 +20,7 @@ import transformers
 
 from neuralchat_lite.checkpoints.chat_template import render_messages
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.files.json_file import read_json
+from neuralchat_lite.files.json_file import read_json, read_optional_json
 from neuralchat_lite.files.names import TOKENIZER
 
 # What is taken over from tokenizer_config.json, beside the names of special tokens. Everything else
@@ -112,7 +112,6 @@ def read_tokenizer_json(folder: Path, options: Mapping[str, Any]) -> Any:
     backend = read_backend(folder / "tokenizer.json")
     wanted = probe_ids(backend)
     settings = {"tokenizer_config.json": settings_of(folder)}
-    check_added(folder / "added_tokens.json")
     if (folder / SPECIAL).exists():
         settings[SPECIAL] = with_known_fields(read_json(folder / SPECIAL))
     linked = [name for name in ("tokenizer.json", *NAMED_FILES) if name not in settings]
@@ -150,8 +149,7 @@ def staged(
 
 def settings_of(folder: Path) -> dict[str, Any]:
     """What counts of tokenizer_config.json, and the template of chat_template.json."""
-    path = folder / "tokenizer_config.json"
-    given = read_json(path) if path.exists() else {}
+    given = read_optional_json(folder / "tokenizer_config.json")
     kept = {
         key: value
         for key, value in given.items()
@@ -227,25 +225,13 @@ def add_tokens(backend: Any, tokenizer: Any, folder: Path) -> None:
             )
 
 
-def check_added(path: Path) -> None:
-    """Raise CheckpointError unless a file gives each token a number, if it exists."""
-    for token, index in (read_json(path) if path.exists() else {}).items():
-        if type(index) is not int or index < 0:
-            raise CheckpointError(
-                f"{path} gives the token {token!r} the id {index!r:.80}, expected a whole number "
-                "from 0 on: download the file again"
-            )
-
-
 def promised_id(folder: Path, content: str) -> int | None:
     """The id that tokenizer_config.json or added_tokens.json give a token."""
-    config = folder / "tokenizer_config.json"
-    decoder = read_json(config).get("added_tokens_decoder") if config.exists() else None
+    decoder = read_optional_json(folder / "tokenizer_config.json").get("added_tokens_decoder")
     for index, token in (decoder or {}).items():
         if (token.get("content") if isinstance(token, dict) else token) == content:
             return int(index)
-    added = folder / "added_tokens.json"
-    return read_json(added).get(content) if added.exists() else None
+    return read_optional_json(folder / "added_tokens.json").get(content)
 
 
 def probe_texts(backend: Any) -> list[str]:

@@ -19,7 +19,7 @@ from neuralchat_lite.checkpoints.tokenizer_json import (
     staged,
 )
 from neuralchat_lite.errors import CheckpointError
-from neuralchat_lite.files.json_file import read_json
+from neuralchat_lite.files.json_file import read_optional_json
 
 NEEDED = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}  # module: package
 COPIED = ("chat_template.json", *NAMED_FILES)
@@ -52,8 +52,7 @@ def read_converted(converted: Any, folder: Path, options: Mapping[str, Any]) -> 
 
 
 def settings_given(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return read_json(path) if path.exists() else {}
+    return read_optional_json(folder / "tokenizer_config.json")
 
 
 def require_packages(folder: Path) -> None:

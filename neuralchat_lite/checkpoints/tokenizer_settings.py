@@ -72,7 +72,7 @@ RULES: dict[str, Rule] = {
 def check_settings(folder: Path) -> None:
     """Raise CheckpointError, with file and key, for a value that cannot be."""
     for path, key, value, (right, rule) in values_of(folder):
-        if value is not None and not right(value):
+        if not right(value):
             raise wrong(key, rule, value, str(path))
     template = folder / "chat_template.jinja"
     if template.exists():
@@ -89,7 +89,7 @@ def values_of(folder: Path) -> Iterator[tuple[Path, str, Any, Rule]]:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         for key, value in read_optional_json(path).items():
-            if key in RULES:
+            if key in RULES and value is not None:  # null means that it is absent
                 yield path, key, value, RULES[key]
     path = folder / "added_tokens.json"
     for token, index in read_optional_json(path).items():

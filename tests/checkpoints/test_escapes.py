@@ -54,5 +54,5 @@ def test_tracebacks_show_no_raw_text_of_a_parser(
 def test_an_added_token_without_a_number_is_named(tmp_path: Path, index: object) -> None:
     shutil.copy(NANO / "tokenizer.json", tmp_path)
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<x>": index}))
-    with pytest.raises(CheckpointError, match=r"'<x>'.*(must be an id|expected a whole number)"):
+    with pytest.raises(CheckpointError, match=r"'<x>' must be an id"):
         load_tokenizer(tmp_path)
