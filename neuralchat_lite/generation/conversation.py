@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 from typing_extensions import Unpack
 
@@ -46,25 +47,19 @@ class Conversation:
     def reset(self) -> None:
         """Forget all turns; the system message stays. Raises PromptError while an answer is still
         being streamed."""
-        self.take_turn()
-        try:
+        with self.taking_turn():
             self.forget()
-        finally:
-            self.turn.release()
 
     def undo(self) -> str | None:
         """Take back the last turn, and return what was said in it; None when there is none.
 
         Raises PromptError while an answer is still being streamed.
         """
-        self.take_turn()
-        try:
+        with self.taking_turn():
             if not self.messages or self.messages[-1]["role"] != "assistant":
                 return None
             *self.messages, said, _ = self.messages
             return said["content"]
-        finally:
-            self.turn.release()
 
     def resume(self, messages: list[dict[str, str]]) -> None:
         """Go on from messages that were said before: a system message if there is one, then
@@ -73,13 +68,10 @@ class Conversation:
             check_messages([*messages, {"role": "user", "content": "x"}])
         elif len(messages) > 1:
             raise PromptError("a system message comes first, and only once")
-        self.take_turn()
-        try:
+        with self.taking_turn():
             self.messages = [dict(message) for message in messages]
             first = messages[0] if messages else {}
             self.system = first["content"] if first.get("role") == "system" else None
-        finally:
-            self.turn.release()
 
     def token_count(self) -> int:
         """Tokens that the messages so far take in the context. Raises PromptError when they are
@@ -120,12 +112,18 @@ class Conversation:
         messages = [*before, {"role": "user", "content": text}]
         return messages, encode_messages(messages, self.tokenizer, self.decoder.context_length)
 
-    def take_turn(self) -> None:
+    @contextmanager
+    def taking_turn(self) -> Iterator[None]:
+        """One turn at a time. Raises PromptError while an answer is still being streamed."""
         if not self.turn.acquire(blocking=False):
             raise PromptError(
                 "this conversation is still answering: close or finish that stream first, "
                 "or open another conversation"
             )
+        try:
+            yield
+        finally:
+            self.turn.release()
 
     def answer(
         self,
@@ -134,14 +132,11 @@ class Conversation:
         options: GenerationOptions,
         cancelled: Callable[[], bool],
     ) -> Generator[Piece, None, None]:
-        self.take_turn()
-        try:
+        with self.taking_turn():
             *before, said = messages
             if before != self.messages:  # another turn was answered since this one was sent
                 messages, prompt = self.encode(self.messages, said["content"])
             yield from self.feed_and_keep(messages, prompt, options, cancelled)
-        finally:
-            self.turn.release()
 
     def feed_and_keep(
         self,

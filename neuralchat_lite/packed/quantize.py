@@ -29,7 +29,6 @@ from neuralchat_lite.files.safetensors_file import (
     build_header,
 )
 from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
-from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.format import packed_tensors
 from neuralchat_lite.packed.manifest import (
@@ -122,8 +121,7 @@ def write_whole(
         files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())
         quantizer = open_quantizer(config)
         with SafetensorsWriter(folder / WEIGHTS, tensors, PACKED_METADATA) as writer:
-            with at_work():
-                underflows = write_tensors(source, config, quantizer, writer, progress)
+            underflows = write_tensors(source, config, quantizer, writer, progress)
             digest, size = writer.finish()
         source.require_unchanged()  # all of it has been read: what was hashed is what is written
         files[WEIGHTS] = {"sha256": digest, "size": size}
