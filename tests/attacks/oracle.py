@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,33 @@ def config_of(folder: Path) -> Any:
     return config
 
 
+@contextlib.contextmanager
+def without_adapter(folder: Path) -> Iterator[Path]:
+    """The folder, in links, without an adapter's configuration: transformers would read a stray
+    one, which is no part of the model."""
+    with tempfile.TemporaryDirectory() as place:
+        for path in folder.iterdir():
+            if path.name != "adapter_config.json":
+                (Path(place) / path.name).symlink_to(path.absolute())
+        yield Path(place)
+
+
 def load_witness(folder: Path) -> Any:
     """transformers' model of a folder, in fp32."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, notes = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config_of(folder),
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            attn_implementation="eager",
-        )
+        with without_adapter(folder) as place:
+            model, notes = transformers.AutoModelForCausalLM.from_pretrained(
+                place,
+                config=config_of(folder),
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                attn_implementation="eager",
+            )
     except Exception as error:
         raise NoWitness(f"{type(error).__name__}: {str(error)[:200]}") from None
     for key in ("missing_keys", "mismatched_keys", "error_msgs"):
