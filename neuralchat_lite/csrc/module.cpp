@@ -15,6 +15,7 @@
 #include "ops/linear.h"
 #include "ops/round_to_nearest.h"
 #include "ops/runtime.h"
+#include "ops/step.h"
 #include "ops/test_hooks.h"
 #include "runtime/cpu.h"
 
@@ -64,19 +65,85 @@ void add_matrix(ncl::Projection& projection, const std::string& type, int rows, 
 
 void linear(const ncl::Projection& projection, Address x, int rows, Address norm_weight, float eps,
             const std::string& gate, bool accumulate, Address out) {
-  ncl::linear({&projection, pointer<const float>(x), rows, pointer<const float>(norm_weight), eps,
+  ncl::Runtime& runtime = ncl::runtime();
+  const std::lock_guard lock(runtime.turn);
+  ncl::linear(runtime,
+              {&projection, pointer<const float>(x), rows, pointer<const float>(norm_weight), eps,
                kActivations.at(gate), accumulate, pointer<float>(out)});
 }
 
-void attention(Address qkv, int count, int start, int heads, int kv_heads, int dim, int window,
-               float scale, Address keys, Address values, const std::string& format, int capacity,
-               Address cos, Address sin, Address query_norm, Address key_norm, float eps,
-               Address out) {
-  ncl::attention({pointer<const float>(qkv), count, start, heads, kv_heads, dim, window, scale,
-                  pointer<void>(keys), pointer<void>(values), &ncl::kv_format(format), capacity,
-                  pointer<const float>(cos), pointer<const float>(sin),
-                  pointer<const float>(query_norm), pointer<const float>(key_norm), eps,
-                  pointer<float>(out)});
+void make_shape(ncl::AttentionShape* self, int heads, int kv_heads, int dim, int window,
+                float scale, const std::string& format, Address query_norm, Address key_norm,
+                float eps, int page_layer) {
+  new (self) ncl::AttentionShape{heads,
+                                 kv_heads,
+                                 dim,
+                                 window,
+                                 scale,
+                                 &ncl::kv_format(format),
+                                 pointer<const float>(query_norm),
+                                 pointer<const float>(key_norm),
+                                 eps,
+                                 page_layer};
+}
+
+// (tokens, first position, table of page addresses) of a sequence.
+using Span = std::tuple<int, int, Address>;
+
+void attention(const ncl::AttentionShape& shape, Address qkv, const std::vector<Span>& spans,
+               Address cos, Address sin, Address out) {
+  std::vector<ncl::Span> all;
+  for (const auto& [count, start, table] : spans) {
+    all.push_back({count, start, pointer<uint8_t* const>(table)});
+  }
+  ncl::Runtime& runtime = ncl::runtime();
+  const std::lock_guard lock(runtime.turn);
+  ncl::attention(runtime, {&shape,
+                           all.data(),
+                           static_cast<int>(all.size()),
+                           {pointer<const float>(cos), pointer<const float>(sin)},
+                           pointer<const float>(qkv),
+                           pointer<float>(out)});
+}
+
+ncl::Norm norm(Address weight, float eps) { return {pointer<const float>(weight), eps}; }
+
+void make_program(ncl::Program* self, const std::string& embedding_type, int vocabulary, int hidden,
+                  Address embedding, Address norm_weight, float eps, const ncl::Projection& head) {
+  const ncl::Matrix table{kWeightTypes.at(embedding_type), vocabulary, hidden,
+                          pointer<const uint8_t>(embedding)};
+  new (self) ncl::Program{table, {}, norm(norm_weight, eps), head};
+}
+
+void add_layer(ncl::Program& program, Address attention_norm, float attention_eps,
+               const ncl::Projection& qkv, const ncl::AttentionShape& shape, int table,
+               const ncl::Projection& output, Address mlp_norm, float mlp_eps,
+               const ncl::Projection& gate_up, const std::string& activation,
+               const ncl::Projection& down) {
+  program.layers.push_back({norm(attention_norm, attention_eps), qkv, shape, table, output,
+                            norm(mlp_norm, mlp_eps), gate_up, kActivations.at(activation), down});
+}
+
+// (tokens, first position, a table of page addresses for each kind of layer) of a sequence.
+using Tables = std::tuple<int, int, std::vector<Address>>;
+
+void step(const ncl::Program& program, Address ids, int rows, const std::vector<Tables>& sequences,
+          Address cos, Address sin, Address wanted, int wanted_count, Address logits,
+          Address seconds) {
+  std::vector<ncl::Sequence> all;
+  for (const auto& [count, start, tables] : sequences) {
+    all.push_back({count, start, {}});
+    for (Address table : tables) all.back().tables.push_back(pointer<uint8_t* const>(table));
+  }
+  ncl::step({&program,
+             pointer<const int64_t>(ids),
+             rows,
+             &all,
+             {pointer<const float>(cos), pointer<const float>(sin)},
+             pointer<const int64_t>(wanted),
+             wanted_count,
+             pointer<float>(logits),
+             pointer<ncl::Seconds>(seconds)});
 }
 
 bool round_to_nearest(Address weights, const std::string& weight_type, int rows, int cols,
@@ -119,7 +186,12 @@ NB_MODULE(_native, m) {
            })
       .def("add", &add_matrix);
   m.def("linear", &linear, no_gil);
+  nb::class_<ncl::AttentionShape>(m, "AttentionShape").def("__init__", &make_shape);
   m.def("attention", &attention, no_gil);
+  nb::class_<ncl::Program>(m, "Program")
+      .def("__init__", &make_program)
+      .def("add_layer", &add_layer);
+  m.def("step", &step, no_gil);
   m.def("round_to_nearest", &round_to_nearest, no_gil);
   m.def("measure_bandwidth", &ncl::measure_bandwidth, no_gil);
   m.def("set_threads", &ncl::set_threads, no_gil);

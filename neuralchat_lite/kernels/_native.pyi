@@ -27,25 +27,72 @@ def linear(
     out: int,
     /,
 ) -> None: ...
+
+class AttentionShape:
+    def __init__(
+        self,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        window: int,
+        scale: float,
+        kv_format: str,
+        query_norm: int,
+        key_norm: int,
+        eps: float,
+        page_layer: int,
+        /,
+    ) -> None: ...
+
 def attention(
+    shape: AttentionShape,
     qkv: int,
-    count: int,
-    start: int,
-    heads: int,
-    kv_heads: int,
-    dim: int,
-    window: int,
-    scale: float,
-    keys: int,
-    values: int,
-    kv_format: str,
-    capacity: int,
+    spans: Sequence[tuple[int, int, int]],
     cos: int,
     sin: int,
-    query_norm: int,
-    key_norm: int,
-    eps: float,
     out: int,
+    /,
+) -> None: ...
+
+class Program:
+    def __init__(
+        self,
+        embedding_type: str,
+        vocabulary: int,
+        hidden: int,
+        embedding: int,
+        norm_weight: int,
+        eps: float,
+        head: Projection,
+        /,
+    ) -> None: ...
+    def add_layer(
+        self,
+        attention_norm: int,
+        attention_eps: float,
+        qkv: Projection,
+        shape: AttentionShape,
+        table: int,
+        output: Projection,
+        mlp_norm: int,
+        mlp_eps: float,
+        gate_up: Projection,
+        activation: str,
+        down: Projection,
+        /,
+    ) -> None: ...
+
+def step(
+    program: Program,
+    ids: int,
+    rows: int,
+    sequences: Sequence[tuple[int, int, Sequence[int]]],
+    cos: int,
+    sin: int,
+    wanted: int,
+    wanted_count: int,
+    logits: int,
+    seconds: int,
     /,
 ) -> None: ...
 def round_to_nearest(

@@ -23,9 +23,11 @@ from neuralchat_lite.kernels.operations import (
     Activation,
     AttentionShape,
     ComputeDtype,
-    LayerCache,
+    Plan,
     Projection,
     RMSNorm,
+    Rotary,
+    Span,
 )
 from neuralchat_lite.kernels.runtime import (
     cpu_features,
@@ -38,7 +40,9 @@ from neuralchat_lite.kernels.runtime import (
 )
 
 __all__ = [
+    "PARTS",
     "NativeKernels",
+    "NativeProgram",
     "NativeProjection",
     "cpu_features",
     "isa",
@@ -49,6 +53,9 @@ __all__ = [
     "usable_isas",
     "use_isa",
 ]
+
+# Of a step, in the order of csrc/ops/step.h: Part.
+PARTS = ("embedding", "qkv", "attention", "output", "gate_up", "down", "head")
 
 FLOAT_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -159,48 +166,133 @@ class NativeKernels:
     def attention(
         self,
         qkv: Tensor,
-        cache: LayerCache,
-        start: int,
-        cos: Tensor,
-        sin: Tensor,
+        spans: Sequence[Span],
+        rotary: Rotary,
         shape: AttentionShape,
         out: Tensor,
     ) -> None:
-        count = qkv.shape[0]
-        end = start + count
+        count = sum(span.count for span in spans)
         assert is_matrix(qkv, count, shape.qkv_size)
         assert is_matrix(out, count, shape.heads * shape.head_dim)
-        for table in (cos, sin):
-            assert len(table) >= end and is_matrix(table, len(table), shape.head_dim // 2)
-        # Every position that a new query sees needs a slot of its own.
-        seen = end if shape.window is None else min(end, shape.window + count - 1)
-        assert cache.capacity >= seen
-        slots = shape.kv_heads, shape.head_dim, cache.capacity
-        assert is_stored(cache.keys, cache.format.keys_shape(*slots), cache.format.dtype)
-        assert is_stored(cache.values, cache.format.values_shape(*slots), cache.format.dtype)
-        query_norm, key_norm = shape.query_norm, shape.key_norm
-        assert query_norm is None or is_norm(query_norm, shape.head_dim)
-        assert key_norm is None or is_norm(key_norm, shape.head_dim)
+        check_spans(spans, rotary, shape)
         _native.attention(
+            attention_shape(shape),
             qkv.data_ptr(),
-            count,
-            start,
-            shape.heads,
-            shape.kv_heads,
-            shape.head_dim,
-            shape.window or 0,
-            shape.scale,
-            cache.keys.data_ptr(),
-            cache.values.data_ptr(),
-            cache.format.name,
-            cache.capacity,
-            cos.data_ptr(),
-            sin.data_ptr(),
-            0 if query_norm is None else query_norm.weight.data_ptr(),
-            0 if key_norm is None else key_norm.weight.data_ptr(),
-            0.0 if query_norm is None else query_norm.eps,
+            [(s.count, s.start, s.tables[shape.table].addresses.data_ptr()) for s in spans],
+            rotary.cos.data_ptr(),
+            rotary.sin.data_ptr(),
             out.data_ptr(),
         )
+
+    def program(self, plan: Plan) -> NativeProgram:
+        return NativeProgram(plan)
+
+
+class NativeProgram:
+    """A plan in the core: one call runs all of it.
+
+    seconds: where the time of each of PARTS is added, [7] fp64; None: it is not measured
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        head, table = plan.head, plan.embedding
+        assert isinstance(head, NativeProjection) and table.is_contiguous()
+        self.plan = plan  # kept alive: the handle points into it
+        self.vocabulary, hidden = table.shape
+        assert head.rows == self.vocabulary and is_norm(plan.norm, hidden)
+        self.handle = _native.Program(
+            FLOAT_NAMES[table.dtype],
+            self.vocabulary,
+            hidden,
+            table.data_ptr(),
+            plan.norm.weight.data_ptr(),
+            plan.norm.eps,
+            head.handle,
+        )
+        self.seconds: Tensor | None = None
+        for layer in plan.layers:
+            qkv, output, gate_up, down = layer.projections
+            assert isinstance(qkv, NativeProjection) and isinstance(output, NativeProjection)
+            assert isinstance(gate_up, NativeProjection) and isinstance(down, NativeProjection)
+            assert qkv.cols == output.rows == gate_up.cols == down.rows == hidden
+            assert qkv.rows == layer.attention.qkv_size and gate_up.rows == 2 * down.cols
+            assert output.cols == layer.attention.heads * layer.attention.head_dim
+            norms = layer.attention_norm, layer.mlp_norm
+            assert all(is_norm(norm, hidden) for norm in norms)
+            self.handle.add_layer(
+                norms[0].weight.data_ptr(),
+                norms[0].eps,
+                qkv.handle,
+                attention_shape(layer.attention),
+                layer.attention.table,
+                output.handle,
+                norms[1].weight.data_ptr(),
+                norms[1].eps,
+                gate_up.handle,
+                layer.activation,
+                down.handle,
+            )
+        # One layer of each table, for the checks of a call.
+        self.shapes = {layer.attention.table: layer.attention for layer in plan.layers}.values()
+
+    def __call__(
+        self, ids: Tensor, spans: Sequence[Span], rotary: Rotary, wanted: Sequence[int]
+    ) -> Tensor:
+        rows = sum(span.count for span in spans)
+        assert is_stored(ids, (rows,), torch.int64)
+        assert all(0 <= row < rows for row in wanted)
+        for shape in self.shapes:
+            check_spans(spans, rotary, shape)
+        logits = torch.empty((len(wanted), self.vocabulary))
+        rows_wanted = torch.tensor(wanted, dtype=torch.int64)
+        _native.step(
+            self.handle,
+            ids.data_ptr(),
+            rows,
+            [
+                (span.count, span.start, [table.addresses.data_ptr() for table in span.tables])
+                for span in spans
+            ],
+            rotary.cos.data_ptr(),
+            rotary.sin.data_ptr(),
+            rows_wanted.data_ptr(),
+            len(wanted),
+            logits.data_ptr(),
+            0 if self.seconds is None else self.seconds.data_ptr(),
+        )
+        return logits
+
+
+def attention_shape(shape: AttentionShape) -> _native.AttentionShape:
+    query_norm, key_norm = shape.query_norm, shape.key_norm
+    assert query_norm is None or is_norm(query_norm, shape.head_dim)
+    assert key_norm is None or is_norm(key_norm, shape.head_dim)
+    return _native.AttentionShape(
+        shape.heads,
+        shape.kv_heads,
+        shape.head_dim,
+        shape.window or 0,
+        shape.scale,
+        shape.kv_format.name,
+        0 if query_norm is None else query_norm.weight.data_ptr(),
+        0 if key_norm is None else key_norm.weight.data_ptr(),
+        0.0 if query_norm is None else query_norm.eps,
+        shape.page_layer,
+    )
+
+
+def check_spans(spans: Sequence[Span], rotary: Rotary, shape: AttentionShape) -> None:
+    """Asserts that the pages that a layer of this shape reads and writes are there."""
+    end = max(span.start + span.count for span in spans)
+    for angles in (rotary.cos, rotary.sin):
+        assert len(angles) >= end and is_matrix(angles, len(angles), shape.head_dim // 2)
+    for span in spans:
+        table = span.tables[shape.table]
+        layers, *head = table.shape
+        assert shape.page_layer < layers
+        assert head == [shape.kv_heads, shape.kv_format.head_bytes(shape.head_dim)]
+        first = 0 if shape.window is None else max(0, span.start - shape.window + 1)
+        assert span.count and table.holds(first, span.start + span.count)
 
 
 def is_matrix(x: Tensor, rows: int, cols: int) -> bool:

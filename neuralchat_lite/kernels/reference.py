@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neuralchat_lite.kernels.kv_format import KEY_BLOCK
+from neuralchat_lite.kernels.kv_format import PAGE
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.kernels.operations import (
     Activation,
     AttentionShape,
     ComputeDtype,
-    LayerCache,
+    Plan,
     Projection,
     RMSNorm,
+    Rotary,
+    Span,
 )
+from neuralchat_lite.kernels.pages import PageTable
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"silu": functional.silu}
 
@@ -77,42 +80,87 @@ class ReferenceKernels:
     def attention(
         self,
         qkv: Tensor,
-        cache: LayerCache,
-        start: int,
-        cos: Tensor,
-        sin: Tensor,
+        spans: Sequence[Span],
+        rotary: Rotary,
         shape: AttentionShape,
         out: Tensor,
     ) -> None:
-        count, dim = len(qkv), shape.head_dim
-        sizes = [shape.heads * dim, shape.kv_heads * dim, shape.kv_heads * dim]
-        query, key, value = (part.view(count, -1, dim) for part in torch.split(qkv, sizes, dim=-1))
-        if shape.query_norm is not None:
-            query = rms_norm(query, shape.query_norm)
-        if shape.key_norm is not None:
-            key = rms_norm(key, shape.key_norm)
-        new = torch.arange(start, start + count)
-        query, key = rotate(query, cos[new], sin[new]), rotate(key, cos[new], sin[new])
+        sizes = [span.count for span in spans]
+        for span, rows, target in zip(
+            spans, torch.split(qkv, sizes), torch.split(out, sizes), strict=True
+        ):
+            target.copy_(attend(rows, span, rotary, shape))
 
-        slots = new % cache.capacity
-        cache.keys[:, slots // KEY_BLOCK, :, slots % KEY_BLOCK] = key.to(cache.keys.dtype)
-        cache.values[:, slots] = value.transpose(0, 1).to(cache.values.dtype)
+    def program(self, plan: Plan) -> ReferenceProgram:
+        return ReferenceProgram(self, plan)
 
-        first = 0 if shape.window is None else max(0, start - shape.window + 1)
-        seen = torch.arange(first, start + count)  # positions of the keys that any query attends to
-        slots = seen % cache.capacity
-        keys = cache.keys[:, slots // KEY_BLOCK, :, slots % KEY_BLOCK].float()  # [seen, kv, dim]
-        values = cache.values[:, slots].float()  # [kv, seen, dim]
-        group = shape.heads // shape.kv_heads
-        keys = keys.permute(1, 0, 2).repeat_interleave(group, dim=0)
-        values = values.repeat_interleave(group, dim=0)
 
-        scores = query.transpose(0, 1) @ keys.transpose(1, 2) * shape.scale  # [heads, count, seen]
-        hidden = seen[None, :] > new[:, None]
-        if shape.window is not None:
-            hidden |= seen[None, :] <= new[:, None] - shape.window
-        scores = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
-        out.copy_((scores @ values).transpose(0, 1).reshape(count, -1))
+@dataclass(frozen=True)
+class ReferenceProgram:
+    """A plan, layer after layer."""
+
+    kernels: ReferenceKernels
+    plan: Plan
+
+    def __call__(
+        self, ids: Tensor, spans: Sequence[Span], rotary: Rotary, wanted: Sequence[int]
+    ) -> Tensor:
+        plan, kernels, count = self.plan, self.kernels, len(ids)
+        x = plan.embedding[ids].float()
+        for layer in plan.layers:
+            shape = layer.attention
+            qkv = x.new_empty((count, layer.qkv.rows))
+            heads = x.new_empty((count, layer.output.cols))
+            gate_up = x.new_empty((count, layer.gate_up.rows))
+            kernels.linear(x, layer.qkv, qkv, norm=layer.attention_norm)
+            kernels.attention(qkv, spans, rotary, shape, heads)
+            kernels.linear(heads, layer.output, x, accumulate=True)
+            kernels.linear(x, layer.gate_up, gate_up, norm=layer.mlp_norm)
+            kernels.linear(gate_up, layer.down, x, gate=layer.activation, accumulate=True)
+        logits = x.new_empty((len(wanted), plan.head.rows))
+        kernels.linear(x[list(wanted)], plan.head, logits, norm=plan.norm)
+        return logits
+
+
+def attend(qkv: Tensor, span: Span, rotary: Rotary, shape: AttentionShape) -> Tensor:
+    """[count, qkv_size] of one span -> [count, heads * head_dim]."""
+    count, dim, table = span.count, shape.head_dim, span.tables[shape.table]
+    sizes = [shape.heads * dim, shape.kv_heads * dim, shape.kv_heads * dim]
+    query, key, value = (part.view(count, -1, dim) for part in torch.split(qkv, sizes, dim=-1))
+    if shape.query_norm is not None:
+        query = rms_norm(query, shape.query_norm)
+    if shape.key_norm is not None:
+        key = rms_norm(key, shape.key_norm)
+    new = torch.arange(span.start, span.start + count)
+    cos, sin = rotary.cos[new], rotary.sin[new]
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    for position, one_key, one_value in zip(new.tolist(), key, value, strict=True):
+        page = heads_of(table, position // PAGE, shape)
+        shape.kv_format.write(page, position % PAGE, one_key, one_value)
+
+    first = 0 if shape.window is None else max(0, span.start - shape.window + 1)
+    seen = torch.arange(first, span.start + count)  # positions that any query attends to
+    pages = range(first // PAGE, (span.start + count - 1) // PAGE + 1)
+    read = [shape.kv_format.read(heads_of(table, index, shape), dim) for index in pages]
+    slots = seen - pages.start * PAGE
+    group = shape.heads // shape.kv_heads
+    keys, values = (
+        torch.cat(parts, dim=1)[:, slots].repeat_interleave(group, dim=0)  # [heads, seen, dim]
+        for parts in zip(*read, strict=True)
+    )
+    scores = query.transpose(0, 1) @ keys.transpose(1, 2) * shape.scale  # [heads, count, seen]
+    hidden = seen[None, :] > new[:, None]
+    if shape.window is not None:
+        hidden |= seen[None, :] <= new[:, None] - shape.window
+    scores = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
+    return (scores @ values).transpose(0, 1).reshape(count, -1)
+
+
+def heads_of(table: PageTable, index: int, shape: AttentionShape) -> Tensor:
+    """[kv_heads, head_bytes]: one layer of a page."""
+    page = table.pages[index]
+    assert page is not None
+    return page.data[shape.page_layer]
 
 
 def rms_norm(x: Tensor, norm: RMSNorm) -> Tensor:

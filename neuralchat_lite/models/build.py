@@ -19,10 +19,13 @@ from neuralchat_lite.kernels.operations import (
     AttentionShape,
     ComputeDtype,
     Kernels,
+    Layer,
+    Plan,
     Projection,
     RMSNorm,
 )
-from neuralchat_lite.models.decoder import PREFILL_BLOCK, Decoder, Layer
+from neuralchat_lite.models.decoder import KV_FORMAT_OF, PREFILL_BLOCK, Decoder
+from neuralchat_lite.models.kv_cache import place_of
 
 
 class Weights(Protocol):
@@ -52,16 +55,14 @@ def load_decoder(
     """
     assert compute_dtype in COMPUTE_DTYPES  # WeightOnlyQuantConfig and float_name see to it
     arch = weights.architecture
-    builder = Builder(weights, NativeKernels() if kernels is None else kernels, compute_dtype)
+    kernels = NativeKernels() if kernels is None else kernels
+    builder = Builder(weights, kernels, compute_dtype)
     return Decoder(
         arch,
-        builder.kernels,
+        kernels,
         compute_dtype,
         arch.default_context if context_length is None else context_length,
-        embedding=builder.tensor(arch.embedding_name),
-        layers=[builder.layer(index) for index in range(arch.layers)],
-        norm=builder.norm(arch.norm),
-        head=builder.kernels.projection([weights.weight(HEAD)], [None], compute_dtype),
+        builder.plan(),
         prefill_block=prefill_block,
     )
 
@@ -74,9 +75,19 @@ class Builder:
         self.kernels = kernels
         self.compute_dtype = compute_dtype
 
+    def plan(self) -> Plan:
+        arch = self.weights.architecture
+        return Plan(
+            embedding=self.tensor(arch.embedding_name),
+            layers=tuple(self.layer(index) for index in range(arch.layers)),
+            norm=self.norm(arch.norm),
+            head=self.kernels.projection([self.weights.weight(HEAD)], [None], self.compute_dtype),
+        )
+
     def layer(self, index: int) -> Layer:
         arch = self.weights.architecture
         block = arch.layer(index)
+        table, page_layer = place_of(index, arch.windows)
         return Layer(
             attention_norm=self.norm(block.attention_norm),
             qkv=self.projection(*block.qkv),
@@ -86,8 +97,11 @@ class Builder:
                 head_dim=arch.head_dim,
                 window=arch.windows[index],
                 scale=block.scale,
+                kv_format=KV_FORMAT_OF[self.compute_dtype],
                 query_norm=None if block.query_norm is None else self.norm(block.query_norm),
                 key_norm=None if block.key_norm is None else self.norm(block.key_norm),
+                table=table,
+                page_layer=page_layer,
             ),
             output=self.projection(block.output),
             mlp_norm=self.norm(block.mlp_norm),

@@ -1,4 +1,4 @@
-"""A Llama-shaped decoder, top to bottom: embedding, layers, norm, head.
+"""A Llama-shaped decoder: blocks of tokens through a plan, from ids to logits.
 
 The weights are shared and never written. All state is in a `KVCache`, one for each conversation.
 So several threads may run conversations on one decoder: the native operations run one after the
@@ -8,7 +8,6 @@ other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,14 +17,7 @@ from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.kernels.interruption import between_blocks
 from neuralchat_lite.kernels.kv_format import KV_FORMATS, KVFormat
 from neuralchat_lite.kernels.leaving import at_work
-from neuralchat_lite.kernels.operations import (
-    Activation,
-    AttentionShape,
-    ComputeDtype,
-    Kernels,
-    Projection,
-    RMSNorm,
-)
+from neuralchat_lite.kernels.operations import ComputeDtype, Kernels, Plan, Rotary, Span
 from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.shortages import shortages
@@ -39,30 +31,6 @@ KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
 PREFILL_BLOCK = 256  # positions that go through the layers together, by default
 
 
-@dataclass(frozen=True)
-class Layer:
-    attention_norm: RMSNorm
-    qkv: Projection
-    attention: AttentionShape
-    output: Projection
-    mlp_norm: RMSNorm
-    gate_up: Projection
-    activation: Activation  # of the gate
-    down: Projection
-
-    @property
-    def nbytes(self) -> int:
-        return sum(p.nbytes for p in (self.qkv, self.output, self.gate_up, self.down))
-
-
-@dataclass(frozen=True)
-class Span:
-    """The next tokens of one conversation, among those that go through the layers together."""
-
-    cache: KVCache
-    count: int
-
-
 class Decoder:
     """Made by `build.load_decoder`."""
 
@@ -72,20 +40,15 @@ class Decoder:
         kernels: Kernels,
         compute_dtype: ComputeDtype,
         context_length: int,
-        embedding: Tensor,
-        layers: Sequence[Layer],
-        norm: RMSNorm,
-        head: Projection,
+        plan: Plan,
         prefill_block: int = PREFILL_BLOCK,
     ) -> None:
         self.architecture = architecture
         self.kernels = kernels
         self.compute_dtype = compute_dtype
         self.context_length = context_length
-        self.embedding = embedding
-        self.layers = layers
-        self.norm = norm
-        self.head = head
+        self.plan = plan
+        self.program = kernels.program(plan)
         self.prefill_block = prefill_block
         self.kv_format = KV_FORMAT_OF[compute_dtype]
         self.rotary = RotaryTable(architecture)
@@ -95,13 +58,9 @@ class Decoder:
     @shortages()
     @at_work()
     def new_cache(self, capacity: int = 256) -> KVCache:
-        """An empty conversation with room for `capacity` positions; it grows when needed."""
+        """An empty conversation. Memory comes when it is needed, whatever `capacity` says."""
         return KVCache(
-            self.architecture,
-            self.kv_format,
-            min(capacity, self.context_length),
-            self.context_length,
-            self.prefill_block,
+            self.architecture, self.kv_format, self.context_length, slack=self.prefill_block
         )
 
     def forward(
@@ -139,8 +98,6 @@ class Decoder:
         for ids, cache in zip(fed, caches, strict=True):
             check_ids(ids, cache.length, self.context_length, self.architecture)
         fed = [ids.long() for ids in fed]  # uint8 would index as a mask
-        for ids, cache in zip(fed, caches, strict=True):
-            cache.reserve(cache.length + len(ids))
         return self.feed(fed, caches, keep)
 
     def feed(
@@ -150,56 +107,52 @@ class Decoder:
         logits: list[list[Tensor]] = [[] for _ in fed]
         for block in blocks([len(ids) for ids in fed], self.prefill_block):
             between_blocks()
-            spans = [Span(caches[i], last - first) for i, first, last in block]
-            x = self.run_layers(torch.cat([fed[i][first:last] for i, first, last in block]), spans)
-            wanted, rows, begin = [], [], 0
-            for i, first, last in block:
-                skipped = 0 if keep is None else max(0, len(fed[i]) - keep - first)
-                if skipped < last - first:
-                    wanted.append((i, last - first - skipped))
-                    rows.append(x[begin + skipped : begin + last - first])
-                begin += last - first
-            if rows:
-                # A tensor of one part is not copied.
-                found = self.project_to_vocabulary(rows[0] if len(rows) == 1 else torch.cat(rows))
-                parts = torch.split(found, [count for _, count in wanted])
-                for (i, _), part in zip(wanted, parts, strict=True):
+            counts = [last - first for _, first, last in block]
+            # Of each text the last `keep` tokens, as far as they are in this block.
+            skipped = [
+                0 if keep is None else min(last, max(first, len(fed[i]) - keep)) - first
+                for i, first, last in block
+            ]
+            wanted: list[int] = []
+            begin = 0
+            for count, skip in zip(counts, skipped, strict=True):
+                wanted += range(begin + skip, begin + count)
+                begin += count
+            ids = torch.cat([fed[i][first:last] for i, first, last in block])
+            found = self.run_block(ids, [caches[i] for i, _, _ in block], counts, wanted)
+            kept = [count - skip for count, skip in zip(counts, skipped, strict=True)]
+            for (i, _, _), part in zip(block, torch.split(found, kept), strict=True):
+                if len(part):
                     logits[i].append(part)
         return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in logits]
 
-    def run_layers(self, ids: Tensor, spans: Sequence[Span]) -> Tensor:
-        """[m] ids of all spans -> [m, hidden] activations before the last norm."""
-        count, arch, kernels = len(ids), self.architecture, self.kernels
-        cos, sin = self.rotary.upto(max(span.cache.length + span.count for span in spans))
-        x = self.embedding[ids].float()
-        qkv = x.new_empty((count, arch.query_size + 2 * arch.kv_size))
-        heads = x.new_empty((count, arch.query_size))
-        gate_up = x.new_empty((count, 2 * arch.intermediate_size))
-        sizes = [span.count for span in spans]
-        parts = list(zip(spans, torch.split(qkv, sizes), torch.split(heads, sizes), strict=True))
-        for span in spans:
-            span.cache.written = max(span.cache.written, span.cache.length + span.count)
-        for index, layer in enumerate(self.layers):
-            kernels.linear(x, layer.qkv, qkv, norm=layer.attention_norm)
-            for span, own_qkv, own_heads in parts:
-                kept, start = span.cache.layers[index], span.cache.length
-                kernels.attention(own_qkv, kept, start, cos, sin, layer.attention, own_heads)
-            kernels.linear(heads, layer.output, x, accumulate=True)
-            kernels.linear(x, layer.gate_up, gate_up, norm=layer.mlp_norm)
-            kernels.linear(gate_up, layer.down, x, gate=layer.activation, accumulate=True)
-        for span in spans:
-            span.cache.length += span.count
-        return x
+    def run_block(
+        self,
+        ids: Tensor,
+        caches: Sequence[KVCache],
+        counts: Sequence[int],
+        wanted: Sequence[int],
+    ) -> Tensor:
+        """Logits [len(wanted), vocab] of rows `wanted` of one block.
 
-    def project_to_vocabulary(self, x: Tensor) -> Tensor:
-        logits = x.new_empty((len(x), self.architecture.vocab_size))
-        self.kernels.linear(x, self.head, logits, norm=self.norm)
+        ids: [rows], of all caches one after the other; counts: how many are of each
+        """
+        for cache, count in zip(caches, counts, strict=True):
+            cache.reserve(count)
+        spans = [
+            Span(count, cache.length, cache.tables)
+            for cache, count in zip(caches, counts, strict=True)
+        ]
+        rotary = Rotary(*self.rotary.upto(max(span.start + span.count for span in spans)))
+        logits = self.program(ids, spans, rotary, wanted)
+        for cache, count in zip(caches, counts, strict=True):
+            cache.length += count
         return logits
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that decoding one token reads: every matrix once."""
-        return sum(layer.nbytes for layer in self.layers) + self.head.nbytes
+        return sum(layer.nbytes for layer in self.plan.layers) + self.plan.head.nbytes
 
     def bytes_per_token(self, context: int) -> int:
         """Bytes that decoding one token at position `context` reads: weights, keys, values."""

@@ -1,77 +1,29 @@
-"""Keys and values of one conversation: preallocated, growing on demand, a window kept as a ring.
+"""Keys and values of one conversation: pages that come with its tokens and go behind its windows.
 
-A layer without a sliding window has a slot for each position. A layer with one has only as many
-slots as the window and one prefill block need. Position p takes slot p % capacity, so memory stays
-constant however long the text is.
+Layers that see the same positions share a table of pages. Behind a sliding window, pages are let
+go, so memory stays constant however long the text is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
-
-import torch
-from torch import Tensor
 
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.kernels.kv_format import KEY_BLOCK, KVFormat
-from neuralchat_lite.kernels.layout import padded
+from neuralchat_lite.kernels.kv_format import KVFormat
+from neuralchat_lite.kernels.pages import PageTable
 
 
-class LayerKeysValues:
-    """One layer's slots. See `kernels.kv_format.KVFormat` for the order in memory.
-
-    prefill_block: positions that are written before the first of them is read
-    """
-
-    def __init__(
-        self,
-        architecture: Architecture,
-        window: int | None,
-        kv_format: KVFormat,
-        prefill_block: int,
-    ) -> None:
-        self.window = window
-        self.format = kv_format
-        # While a block is written, its first query must still find its whole window. One more
-        # key block keeps the newest and the oldest position out of the same 16 slots.
-        self.ring = (
-            None if window is None else padded(window + prefill_block, KEY_BLOCK) + KEY_BLOCK
-        )
-        self.heads = architecture.kv_heads, architecture.head_dim
-        self.keys = torch.zeros(kv_format.keys_shape(*self.heads, 0), dtype=kv_format.dtype)
-        self.values = torch.zeros(kv_format.values_shape(*self.heads, 0), dtype=kv_format.dtype)
-        self.capacity = 0
-
-    def reserve(self, positions: int) -> None:
-        """Make room for positions 0 .. positions - 1."""
-        wanted = padded(positions, KEY_BLOCK)
-        if self.ring is not None:
-            wanted = min(wanted, self.ring)
-        if wanted <= self.capacity:
-            return
-        # Zeros, not empty memory: a masked slot meets a weight of 0, and 0 * NaN is NaN.
-        keys = grown(self.keys, self.format.keys_shape(*self.heads, wanted))
-        values = grown(self.values, self.format.values_shape(*self.heads, wanted))
-        self.keys, self.values, self.capacity = keys, values, wanted
-
-    def copy(self) -> LayerKeysValues:
-        twin = copy(self)
-        twin.keys, twin.values = self.keys.clone(), self.values.clone()
-        return twin
-
-    def keeps(self, length: int, written: int) -> bool:
-        """Whether the layer can continue at `length` after `written` positions were written."""
-        if self.window is None or written <= self.capacity:
-            return True
-        return written - self.capacity <= max(0, length - self.window + 1)
+def kinds_of(windows: Sequence[int | None]) -> list[int | None]:
+    """The different windows, in the order of their first layers: one page table for each."""
+    return list(dict.fromkeys(windows))
 
 
-def grown(old: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A copy enlarged with zeros in dimension 1."""
-    new = old.new_zeros(shape)
-    new[:, : old.shape[1]] = old
-    return new
+def place_of(layer: int, windows: Sequence[int | None]) -> tuple[int, int]:
+    """The table of a layer, and its number among the layers of a page."""
+    window = windows[layer]
+    return kinds_of(windows).index(window), list(windows[:layer]).count(window)
 
 
 class KVCache:
@@ -79,53 +31,52 @@ class KVCache:
 
     A cache belongs to one conversation, and must not be used from two threads at once.
 
-    capacity: positions to make room for at the start
+    length: positions that every layer holds
     limit: the most positions that it may hold
-    prefill_block: positions that go through the layers together, at most
+    slack: positions kept behind a window, so that the conversation can go back as far
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        kv_format: KVFormat,
-        capacity: int,
-        limit: int,
-        prefill_block: int,
+        self, architecture: Architecture, kv_format: KVFormat, limit: int, slack: int
     ) -> None:
-        self.length = 0  # positions filled in every layer
-        self.written = 0  # positions ever written, also by interrupted calls or before truncating
-        self.layers = [
-            LayerKeysValues(architecture, window, kv_format, prefill_block)
-            for window in architecture.windows
-        ]
+        self.length = 0
         self.limit = limit
-        self.reserved = 0
-        self.reserve(capacity)
+        self.slack = slack
+        windows, heads = architecture.windows, (architecture.kv_heads, architecture.head_dim)
+        self.windows = kinds_of(windows)
+        self.tables = [
+            PageTable(kv_format, windows.count(window), *heads) for window in self.windows
+        ]
 
-    def reserve(self, positions: int) -> None:
-        """Make room for `positions` in all. The room at least doubles, up to the limit, so that
-        growing rarely copies."""
-        assert positions <= self.limit
-        if positions <= self.reserved:
-            return
-        positions = min(max(positions, 2 * self.reserved), self.limit)
-        for layer in self.layers:
-            layer.reserve(positions)
-        self.reserved = positions
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pages, also of those that it shares with copies."""
+        return sum(table.nbytes for table in self.tables)
+
+    def reserve(self, count: int) -> None:
+        """Make room for the next `count` positions."""
+        end = self.length + count
+        assert end <= self.limit
+        for window, table in zip(self.windows, self.tables, strict=True):
+            if window is not None:
+                table.drop_before(first_seen(self.length, window) - self.slack)
+            table.reserve(self.length, end)
 
     def copy(self) -> KVCache:
-        """A copy, for another conversation that starts with the same tokens."""
+        """A copy, for another conversation that starts with the same tokens. It shares their pages
+        until one of the two writes."""
         twin = copy(self)
-        twin.layers = [layer.copy() for layer in self.layers]
+        twin.tables = [table.share() for table in self.tables]
         return twin
 
     def can_truncate(self, length: int) -> bool:
         """Whether the conversation can go back to its first `length` positions.
 
-        Always without a sliding window; with one, only while the ring still holds the window.
+        Always without a sliding window; with one, only while it holds what the next token sees.
         """
         return 0 <= length <= self.length and all(
-            layer.keeps(length, self.written) for layer in self.layers
+            window is None or table.holds(first_seen(length, window), length)
+            for window, table in zip(self.windows, self.tables, strict=True)
         )
 
     def truncate(self, length: int) -> None:
@@ -135,4 +86,11 @@ class KVCache:
                 f"a cache of {self.length} positions cannot go back to {length}: "
                 "its sliding window no longer holds the positions needed; start with a new cache"
             )
+        for table in self.tables:
+            table.drop_from(length)
         self.length = length
+
+
+def first_seen(position: int, window: int) -> int:
+    """The first position that a query at `position` sees."""
+    return max(0, position - window + 1)

@@ -84,13 +84,13 @@ def test_the_thread_that_computes_may_cancel_in_the_middle_of_it() -> None:
 def blocks_of_four(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The tokens that go through the layers together, of which a decoder now takes four."""
     fed: list[int] = []
-    whole = Decoder.run_layers
+    whole = Decoder.run_block
 
-    def run_layers(self: Decoder, ids: Any, spans: Any) -> Any:
+    def run_block(self: Decoder, ids: Any, *rest: Any) -> Any:
         fed.append(len(ids))
-        return whole(self, ids, spans)
+        return whole(self, ids, *rest)
 
-    monkeypatch.setattr(Decoder, "run_layers", run_layers)
+    monkeypatch.setattr(Decoder, "run_block", run_block)
     return fed
 
 
@@ -105,14 +105,14 @@ def cancel_in_block(
     monkeypatch: pytest.MonkeyPatch, stream: Callable[[], Any], fed: list[int], block: int
 ) -> None:
     """Cancel from another thread while a block is fed."""
-    whole = Decoder.run_layers
+    whole = Decoder.run_block
 
-    def run_layers(self: Decoder, ids: Any, spans: Any) -> Any:
+    def run_block(self: Decoder, ids: Any, *rest: Any) -> Any:
         if len(fed) == block - 1:
             in_thread(lambda: stream().cancel()).join()
-        return whole(self, ids, spans)
+        return whole(self, ids, *rest)
 
-    monkeypatch.setattr(Decoder, "run_layers", run_layers)
+    monkeypatch.setattr(Decoder, "run_block", run_block)
 
 
 def test_a_prompt_ends_after_the_block_in_which_it_is_cancelled(

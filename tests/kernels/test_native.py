@@ -14,10 +14,11 @@ import torch
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import native, runtime
 from neuralchat_lite.kernels.cpu import check_threads
-from neuralchat_lite.kernels.kv_format import KV_FORMATS
+from neuralchat_lite.kernels.kv_format import KV_FORMATS, PAGE
 from neuralchat_lite.kernels.layout import dequantize
 from neuralchat_lite.kernels.native import NativeKernels
-from neuralchat_lite.kernels.operations import AttentionShape, RMSNorm
+from neuralchat_lite.kernels.operations import AttentionShape, RMSNorm, Rotary, Span
+from neuralchat_lite.kernels.pages import PageTable
 from neuralchat_lite.kernels.reference import ReferenceKernels
 
 from ..patience import patience
@@ -193,70 +194,160 @@ def test_linear_fuses_norm_swiglu_bias_and_residual(
     assert sqnr(*results) >= 110
 
 
-class Cache:
-    def __init__(self, kv_heads, capacity, dim, dtype):
-        self.format = next(f for f in KV_FORMATS.values() if f.dtype == dtype)
-        self.keys = torch.zeros((kv_heads, capacity // 16, dim, 16), dtype=dtype)
-        self.values = torch.zeros((kv_heads, capacity, dim), dtype=dtype)
-        self.capacity = capacity
+def pages_for(shape: AttentionShape, layers: int = 1) -> PageTable:
+    return PageTable(shape.kv_format, layers, shape.kv_heads, shape.head_dim)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def attend(kernels, shape, table, start, qkv, angles):
+    """New positions of one sequence: [count, heads * head_dim]."""
+    count = len(qkv)
+    table.reserve(start, start + count)
+    out = torch.full((count, shape.heads * shape.head_dim), 7.0)
+    span = Span(count, start, [table])
+    kernels.attention(qkv, [span], Rotary(angles.cos(), angles.sin()), shape, out)
+    return out
+
+
+# What the dot products and the softmax of a set may differ in from PyTorch, in dB.
+ATTENTION_SQNR = {"fp32": 110, "bf16": 60, "int8": 60}
+
+
+@pytest.mark.parametrize("kv_format", KV_FORMATS.values(), ids=list(KV_FORMATS))
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim", "window"),
-    [(8, 4, 8, None), (6, 1, 16, None), (4, 4, 20, None), (7, 7, 64, 9), (8, 2, 128, 40)],
+    [
+        (8, 4, 8, None),
+        (6, 1, 16, None),
+        (4, 4, 20, None),
+        (7, 7, 64, 9),
+        (8, 2, 128, 40),
+        (3, 1, 24, 300),
+    ],
 )
 @pytest.mark.parametrize("normed", [False, True])
 def test_attention_matches_the_reference_block_after_block(
-    isa, sqnr, heads, kv_heads, dim, window, dtype, normed
+    isa, sqnr, heads, kv_heads, dim, window, kv_format, normed
 ):
     generator = torch.Generator().manual_seed(dim)
     norms = [
         RMSNorm(torch.rand(dim, generator=generator), 1e-6) if normed else None for _ in range(2)
     ]
-    shape = AttentionShape(heads, kv_heads, dim, window, dim**-0.5, *norms)
-    blocks = [1, 5, 33, 1, 1, 150, 1, 2]  # prefill and decode, across chunks and around the ring
-    capacity = 208 if window is None else 208 - 16
-    caches = [Cache(kv_heads, capacity, dim, dtype) for _ in range(2)]
-    if window is not None:
-        for cache in caches:  # what an earlier conversation may have left
-            cache.keys.fill_(float("nan"))
-            cache.values.fill_(float("nan"))
-    angles = torch.rand((256, dim // 2), generator=generator) * 6
+    shape = AttentionShape(
+        heads, kv_heads, dim, window, dim**-0.5, kv_format, *norms, table=0, page_layer=1
+    )
+    # Prefill and decode, across chunks, pages and segments.
+    blocks = [1, 5, 33, 1, 1, 150, 1, 2, 300, 1, 40, 1]
+    tables = [pages_for(shape, layers=3) for _ in range(2)]
+    angles = torch.rand((600, dim // 2), generator=generator) * 6
     start = 0
     for count in blocks:
         qkv = torch.randn((count, shape.qkv_size), generator=generator)
-        outs = [torch.empty((count, heads * dim)) for _ in range(2)]
-        for kernels, cache, out in zip(
-            (ReferenceKernels(), NativeKernels()), caches, outs, strict=True
-        ):
-            kernels.attention(qkv, cache, start, angles.cos(), angles.sin(), shape, out)
-        assert sqnr(*outs) >= (110 if dtype == torch.float32 else 60)
+        for table in tables:
+            table.reserve(start, start + count)
+            if window is not None:
+                table.drop_before(start - window + 1)
+        outs = [
+            attend(kernels, shape, table, start, qkv, angles)
+            for kernels, table in zip((ReferenceKernels(), NativeKernels()), tables, strict=True)
+        ]
+        assert sqnr(*outs) >= ATTENTION_SQNR[kv_format.name]
         start += count
-    assert start > capacity or window is None
-    written = caches[0].values.isfinite()
-    assert torch.equal(caches[0].values[written], caches[1].values[written])
+    for position in range(start if window is None else start - window, start):
+        ours, theirs = (
+            [part[:, position % PAGE] for part in kv_format.read(page.data[1], dim)]
+            for page in (table.pages[position // PAGE] for table in tables)
+        )
+        if not normed:  # rotated by the same products; norms round in another order
+            assert all(map(torch.equal, ours, theirs))
+
+
+def test_what_a_page_held_before_is_nowhere_seen(isa, sqnr):
+    for kv_format in KV_FORMATS.values():
+        shape = AttentionShape(4, 2, 16, 20, 0.25, kv_format)
+        outs = []
+        for poison in (0, 255):  # bytes of NaN in each format
+            table = pages_for(shape)
+            table.reserve(0, 100)
+            for page in table.pages:
+                page.data.fill_(poison)
+            generator = torch.Generator().manual_seed(0)
+            outs.append(
+                torch.cat(
+                    [
+                        attend(NativeKernels(), shape, table, start, qkv, torch.zeros(100, 8))
+                        for start in range(0, 100, 25)
+                        for qkv in [torch.randn((25, shape.qkv_size), generator=generator)]
+                    ]
+                )
+            )
+        assert torch.equal(*outs) and outs[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kv_format", KV_FORMATS.values(), ids=list(KV_FORMATS))
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "window"), [(3, 3, None), (8, 2, 200), (5, 1, 9), (8, 2, None)]
+)
+def test_a_query_has_the_same_bits_in_any_block_and_beside_any_other_sequence(
+    isa, kv_format, window, heads, kv_heads
+):
+    shape = AttentionShape(heads, kv_heads, 24, window, 0.2, kv_format)
+    kernels, total = NativeKernels(), 700
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randn((total, shape.qkv_size), generator=generator) for _ in range(2)]
+    angles = torch.rand((total, 12), generator=generator) * 6
+    rotary = Rotary(angles.cos(), angles.sin())
+    alone = pages_for(shape)
+    want = torch.cat(
+        [attend(kernels, shape, alone, i, texts[0][i : i + 1], angles) for i in range(total)]
+    )
+    whole = attend(kernels, shape, pages_for(shape), 0, texts[0], angles)
+    assert torch.equal(want, whole)
+    tables = [pages_for(shape), pages_for(shape)]
+    at = [0, 0]
+    for count, other in ((3, 700), (60, 0), (1, 0), (300, 0), (336, 0)):
+        spans, rows = [], []
+        for i, size in enumerate((count, other)):
+            if size:
+                tables[i].reserve(at[i], at[i] + size)
+                spans.append(Span(size, at[i], [tables[i]]))
+                rows.append(texts[i][at[i] : at[i] + size])
+        out = torch.empty((count + other, heads * 24))
+        kernels.attention(torch.cat(rows), spans, rotary, shape, out)
+        assert torch.equal(out[:count], want[at[0] : at[0] + count])
+        at = [at[0] + count, at[1] + other]
 
 
 def test_a_nan_key_reaches_every_query_that_sees_it(isa):
-    shape = AttentionShape(2, 1, 16, None, 0.25)
-    cache, out = Cache(1, 32, 16, torch.float32), torch.empty((3, 32))
-    qkv = torch.randn((3, shape.qkv_size))
-    qkv[1, 32:48] = float("nan")  # the key of the second position
-    NativeKernels().attention(qkv, cache, 0, torch.ones(3, 8), torch.zeros(3, 8), shape, out)
-    assert out[0].isfinite().all()
-    assert out[1:].isnan().all()
+    for kv_format in KV_FORMATS.values():
+        shape = AttentionShape(2, 1, 16, None, 0.25, kv_format)
+        qkv = torch.randn((3, shape.qkv_size))
+        qkv[1, 32:48] = float("nan")  # the key of the second position
+        out = attend(NativeKernels(), shape, pages_for(shape), 0, qkv, torch.zeros(3, 8))
+        assert out[0].isfinite().all()
+        assert out[1:].isnan().all()
 
 
 def test_a_nan_value_reaches_only_the_queries_that_see_it(isa):
-    shape = AttentionShape(2, 1, 16, 3, 0.25)
-    cache, out = Cache(1, 48, 16, torch.float32), torch.empty((9, 32))
-    qkv = torch.randn((9, shape.qkv_size))
-    qkv[4, 48:] = float("nan")  # the value of position 4: 4, 5 and 6 see it
-    NativeKernels().attention(qkv, cache, 0, torch.ones(9, 8), torch.zeros(9, 8), shape, out)
-    seen = torch.tensor([4, 5, 6])
-    assert out[seen].isnan().all()
-    assert out[[row for row in range(9) if row not in seen]].isfinite().all()
+    for kv_format in KV_FORMATS.values():
+        shape = AttentionShape(2, 1, 16, 3, 0.25, kv_format)
+        qkv = torch.randn((9, shape.qkv_size))
+        qkv[4, 48:] = float("nan")  # the value of position 4: 4, 5 and 6 see it
+        out = attend(NativeKernels(), shape, pages_for(shape), 0, qkv, torch.zeros(9, 8))
+        seen = torch.tensor([4, 5, 6])
+        assert out[seen].isnan().all()
+        assert out[[row for row in range(9) if row not in seen]].isfinite().all()
+
+
+def test_a_nan_in_a_far_segment_is_not_lost(isa):
+    shape = AttentionShape(2, 1, 16, None, 0.25, KV_FORMATS["fp32"])
+    qkv = torch.randn((600, shape.qkv_size))
+    for bad in (3, 290, 599):
+        poisoned = qkv.clone()
+        poisoned[bad, 32:48] = float("nan")
+        table = pages_for(shape)
+        attend(NativeKernels(), shape, table, 0, poisoned[:599], torch.zeros(600, 8))
+        last = attend(NativeKernels(), shape, table, 599, poisoned[599:], torch.zeros(600, 8))
+        assert last.isnan().all()
 
 
 def test_a_child_forked_while_threads_are_being_set_can_set_its_own():
@@ -292,14 +383,12 @@ except RuntimeError as error:
 
 
 def test_very_different_scores_do_not_overflow(isa, sqnr):
-    shape = AttentionShape(4, 2, 16, None, 0.25)
+    shape = AttentionShape(4, 2, 16, None, 0.25, KV_FORMATS["fp32"])
     qkv = torch.randn((40, shape.qkv_size), generator=torch.Generator().manual_seed(0)) * 60
-    outs = []
-    for kernels in (ReferenceKernels(), NativeKernels()):
-        out = torch.empty((40, 64))
-        cache = Cache(2, 48, 16, torch.float32)
-        kernels.attention(qkv, cache, 0, torch.ones(40, 8), torch.zeros(40, 8), shape, out)
-        outs.append(out)
+    outs = [
+        attend(kernels, shape, pages_for(shape), 0, qkv, torch.zeros(40, 8))
+        for kernels in (ReferenceKernels(), NativeKernels())
+    ]
     assert sqnr(*outs) >= 100
 
 

@@ -26,14 +26,14 @@ class Blocks:
 
 @pytest.fixture
 def blocks(nano: Pair, monkeypatch: pytest.MonkeyPatch) -> Blocks:
-    found, whole = Blocks(), Decoder.run_layers
+    found, whole = Blocks(), Decoder.run_block
 
-    def run_layers(self: Decoder, ids: Any, spans: Any) -> Any:
+    def run_block(self: Decoder, ids: Any, *rest: Any) -> Any:
         found.fed.append(len(ids))
         found.before.get(len(found.fed), lambda: None)()
-        return whole(self, ids, spans)
+        return whole(self, ids, *rest)
 
-    monkeypatch.setattr(Decoder, "run_layers", run_layers)
+    monkeypatch.setattr(Decoder, "run_block", run_block)
     monkeypatch.setattr(nano.ours.decoder, "prefill_block", 4)
     return found
 

@@ -40,17 +40,24 @@ struct Output {
   bool accumulate;
 };
 
-// Queries that share keys: the heads of one group at one or more positions.
+// Positions that a call of `attend` reads: a segment. Segments begin at multiples of it, whatever a
+// query sees, so that a query adds up the same parts in the same order alone and in any company.
+constexpr int kSegment = 256;
+
+// Queries that share keys: the heads of one group at one or more positions, and one segment of
+// positions. What it finds are parts of a softmax, to be put together (ops/attention.cpp).
 struct AttentionTask {
   const float* const* queries;  // [count] pointers to [head_dim], rotated and scaled
-  float* const* outputs;        // [count] pointers to [head_dim]
   const int* first;             // [count] first position that a query sees
   const int* last;              // [count] last position that it sees
   int count;
   int head_dim;
-  const void* keys;  // of one head: see kv_layout.h
-  const void* values;
-  int capacity;
+  const uint8_t* const* pages;  // page of position p: pages[p / kPage]
+  size_t head;                  // offset of the head in a page: see kv_layout.h
+  int segment;                  // its first position
+  float* const* sums;           // [count] pointers to [head_dim]: sum of weight * value
+  float* largest;               // [count] score; minus infinity where a query sees nothing
+  float* total;                 // [count] sum of weights e^(score - largest)
 };
 
 // Float weights to quantize by rounding to nearest. The limits are those of quantization/rtn.py.
@@ -73,7 +80,6 @@ struct Rounding {
 // Bytes of scratch memory that one thread needs for a call of a kernel.
 struct ScratchBytes {
   size_t (*product)(int rows, int cols);  // of integer_product and of float_product
-  size_t (*attend)(int head_dim);
   size_t (*round_tile)(const Rounding&);
 };
 
@@ -98,8 +104,8 @@ struct Kernels {
   // Rows 16 * begin .. 16 * end of a row-major matrix times fp32 activations.
   void (*dense_product)(const Matrix&, int begin, int end, const float* x, int rows, Output);
 
-  // Softmax(q . k) . v for each KVType.
-  void (*attend[kKVTypes])(const AttentionTask&, Scratch);
+  // A part of softmax(q . k) . v for each KVType.
+  void (*attend[kKVTypes])(const AttentionTask&);
 
   // Quantizes one row tile. False, with the tile unfinished, when it holds NaN or infinity or
   // needs a scale that is too large or subnormal in its type.

@@ -1,11 +1,14 @@
 #include "ops/attention.h"
 
 #include <algorithm>
-
-#include "ops/runtime.h"
+#include <cmath>
+#include <limits>
+#include <vector>
 
 namespace ncl {
 namespace {
+
+constexpr int kQueriesPerItem = 16;  // about so many
 
 // Rotates the pairs (i, i + dim / 2) of one head by the angles of its position.
 void rotate(const float* x, const float* cos, const float* sin, int dim, float scale, float* out) {
@@ -16,92 +19,234 @@ void rotate(const float* x, const float* cos, const float* sin, int dim, float s
   }
 }
 
-// Where the keys (or values) of one kv head begin.
-template <class Pointer>
-Pointer of_head(const Attention& op, Pointer all, int kv_head) {
-  return all + static_cast<size_t>(kv_head) * op.capacity * op.format->position_bytes(op.dim);
-}
+size_t place_scratch(const AttentionShape& shape) { return 2 * scratch_bytes<float>(shape.dim); }
 
-size_t place_scratch(const Attention& op) { return 2 * scratch_bytes<float>(op.dim); }
-
-// Rotates the queries of new position `index` into `queries`, and its keys and values into the
-// cache.
-void place_position(const Attention& op, const Kernels& kernels, int index, float* queries,
-                    Scratch scratch) {
-  const int dim = op.dim, position = op.start + index, slot = position % op.capacity;
-  const float* qkv = op.qkv + static_cast<size_t>(index) * (op.heads + 2 * op.kv_heads) * dim;
-  const float* cos = op.cos + static_cast<size_t>(position) * (dim / 2);
-  const float* sin = op.sin + static_cast<size_t>(position) * (dim / 2);
+// Rotates the queries of one row into `queries` [heads][dim], and writes its key and value.
+void place_row(const Attention& op, const Kernels& kernels, const Span& span, int position,
+               const float* qkv, float* queries, Scratch scratch) {
+  const AttentionShape& shape = *op.shape;
+  const int dim = shape.dim, slot = position % kPage;
+  const float* cos = op.rotary.cos + static_cast<size_t>(position) * (dim / 2);
+  const float* sin = op.rotary.sin + static_cast<size_t>(position) * (dim / 2);
   float* normed = take<float>(scratch, dim);
   float* rotated = take<float>(scratch, dim);
   const auto with_norm = [&](const float* x, const float* weight) -> const float* {
     if (!weight) return x;
-    kernels.rms_norm(x, weight, op.eps, dim, normed);
+    kernels.rms_norm(x, weight, shape.eps, dim, normed);
     return normed;
   };
-  for (int head = 0; head < op.heads; ++head, qkv += dim) {
-    float* query = queries + (static_cast<size_t>(index) * op.heads + head) * dim;
-    rotate(with_norm(qkv, op.query_norm), cos, sin, dim, op.scale, query);
+  for (int head = 0; head < shape.heads; ++head, qkv += dim, queries += dim) {
+    rotate(with_norm(qkv, shape.query_norm), cos, sin, dim, shape.scale, queries);
   }
-  auto* keys = static_cast<char*>(op.keys);
-  for (int head = 0; head < op.kv_heads; ++head, qkv += dim) {
-    rotate(with_norm(qkv, op.key_norm), cos, sin, dim, 1.0f, rotated);
-    op.format->write_key(rotated, dim, slot, of_head(op, keys, head));
+  uint8_t* page = span.pages[position / kPage];
+  for (int head = 0; head < shape.kv_heads; ++head, qkv += dim) {
+    rotate(with_norm(qkv, shape.key_norm), cos, sin, dim, 1.0f, rotated);
+    shape.format->write_key(rotated, dim, slot, page + shape.head(head));
   }
-  auto* values = static_cast<char*>(op.values);
-  for (int head = 0; head < op.kv_heads; ++head, qkv += dim) {
-    op.format->write_value(qkv, dim, slot, of_head(op, values, head));
+  for (int head = 0; head < shape.kv_heads; ++head, qkv += dim) {
+    shape.format->write_value(qkv, dim, slot, page + shape.head(head));
   }
 }
 
-size_t attend_scratch(const Attention& op, const Kernels& kernels, int queries) {
-  return scratch_bytes<const float*>(queries) + scratch_bytes<float*>(queries) +
-         2 * scratch_bytes<int>(queries) + kernels.scratch.attend(op.dim);
+// Some positions of a span, and the segments that their queries see.
+struct Steps {
+  const Span* span;
+  int row;         // of position `begin` among all rows
+  int begin, end;  // of the span
+  int first_segment, segments;
+};
+
+int first_seen(const AttentionShape& shape, int position) {
+  return shape.window ? std::max(0, position - shape.window + 1) : 0;
 }
 
-// The queries of one kv head at positions [begin, end) of the new ones.
-void attend_positions(const Attention& op, const Kernels& kernels, const float* queries,
-                      int kv_head, int begin, int end, Scratch scratch) {
-  const int group = op.heads / op.kv_heads, count = (end - begin) * group;
-  const float** query = take<const float*>(scratch, count);
-  float** output = take<float*>(scratch, count);
-  int* first = take<int>(scratch, count);
-  int* last = take<int>(scratch, count);
-  for (int i = 0; i < count; ++i) {
-    const int index = begin + i / group;
-    const size_t at =
-        (static_cast<size_t>(index) * op.heads + kv_head * group + i % group) * op.dim;
-    query[i] = queries + at;
-    output[i] = op.out + at;
-    last[i] = op.start + index;
-    first[i] = op.window ? std::max(0, last[i] - op.window + 1) : 0;
+std::vector<Steps> steps_of(const Attention& op, int step) {
+  std::vector<Steps> all;
+  int row = 0;
+  for (int i = 0; i < op.span_count; ++i) {
+    const Span& span = op.spans[i];
+    for (int begin = 0; begin < span.count; begin += step) {
+      const int end = std::min(span.count, begin + step);
+      const int first = first_seen(*op.shape, span.start + begin) / kSegment;
+      const int last = (span.start + end - 1) / kSegment;
+      all.push_back({&span, row + begin, begin, end, first, last - first + 1});
+    }
+    row += span.count;
   }
-  const auto attend = kernels.attend[static_cast<int>(op.format->type)];
-  attend({query, output, first, last, count, op.dim,
-          of_head(op, static_cast<const char*>(op.keys), kv_head),
-          of_head(op, static_cast<const char*>(op.values), kv_head), op.capacity},
-         scratch);
+  return all;
 }
+
+// Parts of the softmax of some queries: of one segment, or of several put together.
+struct Parts {
+  float* sums;  // [queries][dim]
+  float* largest;
+  float* total;
+
+  Parts of_query(int query, int dim) const {
+    return {sums + static_cast<size_t>(query) * dim, largest + query, total + query};
+  }
+};
+
+size_t parts_bytes(int queries, int dim) {
+  return scratch_bytes<float>(static_cast<size_t>(queries) * dim) +
+         2 * scratch_bytes<float>(queries);
+}
+
+Parts take_parts(Scratch& scratch, int queries, int dim) {
+  float* sums = take<float>(scratch, static_cast<size_t>(queries) * dim);
+  float* largest = take<float>(scratch, queries);
+  return {sums, largest, take<float>(scratch, queries)};
+}
+
+// Puts the next part of one query together with those before it.
+void add_part(const Parts& all, const Parts& next, int dim) {
+  // Not std::max: NaN must not be lost. A query that sees nothing in a segment has 0 there.
+  const float largest = *next.largest <= *all.largest ? *all.largest : *next.largest;
+  if (*next.total == 0) return;
+  const float shrink = std::exp(*all.largest - largest), grow = std::exp(*next.largest - largest);
+  *all.total = *all.total * shrink + *next.total * grow;
+  for (int i = 0; i < dim; ++i) all.sums[i] = all.sums[i] * shrink + next.sums[i] * grow;
+  *all.largest = largest;
+}
+
+void store(const Parts& all, int dim, float* out) {
+  for (int i = 0; i < dim; ++i) out[i] = all.sums[i] / *all.total;
+}
+
+class Queries {
+ public:
+  Queries(const Attention& op, const Kernels& kernels, const float* queries)
+      : op_(op),
+        shape_(*op.shape),
+        attend_(kernels.attend[static_cast<int>(shape_.format->type)]),
+        queries_(queries),
+        group_(shape_.heads / shape_.kv_heads) {}
+
+  static size_t scratch(int queries, int dim) {
+    return scratch_bytes<const float*>(queries) + scratch_bytes<float*>(queries) +
+           2 * scratch_bytes<int>(queries) + 2 * parts_bytes(queries, dim);
+  }
+
+  // The part of one segment.
+  void segment(const Steps& steps, int kv_head, int segment, const Parts& part,
+               Scratch scratch) const {
+    const int count = (steps.end - steps.begin) * group_, dim = shape_.dim;
+    const float** query = take<const float*>(scratch, count);
+    float** sums = take<float*>(scratch, count);
+    int* first = take<int>(scratch, count);
+    int* last = take<int>(scratch, count);
+    for (int i = 0; i < count; ++i) {
+      query[i] = queries_ + at(steps, kv_head, i);
+      sums[i] = part.sums + static_cast<size_t>(i) * dim;
+      last[i] = steps.span->start + steps.begin + i / group_;
+      first[i] = first_seen(shape_, last[i]);
+    }
+    attend_({query, first, last, count, dim, steps.span->pages, shape_.head(kv_head),
+             (steps.first_segment + segment) * kSegment, sums, part.largest, part.total});
+  }
+
+  // All segments, one after the other.
+  void whole(const Steps& steps, int kv_head, Scratch scratch) const {
+    const int count = (steps.end - steps.begin) * group_, dim = shape_.dim;
+    const Parts all = take_parts(scratch, count, dim), next = take_parts(scratch, count, dim);
+    segment(steps, kv_head, 0, all, scratch);
+    for (int i = 1; i < steps.segments; ++i) {
+      segment(steps, kv_head, i, next, scratch);
+      for (int q = 0; q < count; ++q) add_part(all.of_query(q, dim), next.of_query(q, dim), dim);
+    }
+    for (int q = 0; q < count; ++q) {
+      store(all.of_query(q, dim), dim, op_.out + at(steps, kv_head, q));
+    }
+  }
+
+  // Puts the parts of all segments together.
+  void merge(const Steps& steps, int kv_head, const Parts* parts) const {
+    const int count = (steps.end - steps.begin) * group_, dim = shape_.dim;
+    for (int q = 0; q < count; ++q) {
+      const Parts all = parts[0].of_query(q, dim);
+      for (int i = 1; i < steps.segments; ++i) add_part(all, parts[i].of_query(q, dim), dim);
+      store(all, dim, op_.out + at(steps, kv_head, q));
+    }
+  }
+
+ private:
+  // Where query i of a group begins among the queries and among the outputs.
+  size_t at(const Steps& steps, int kv_head, int i) const {
+    const size_t row = steps.row + i / group_;
+    return (row * shape_.heads + kv_head * group_ + i % group_) * shape_.dim;
+  }
+
+  const Attention& op_;
+  const AttentionShape& shape_;
+  void (*const attend_)(const AttentionTask&);
+  const float* const queries_;
+  const int group_;
+};
 
 }  // namespace
 
-void attention(const Attention& op) {
-  Runtime& rt = runtime();
-  const std::lock_guard lock(rt.turn);
+void attention(Runtime& rt, const Attention& op) {
   const Kernels& kernels = *rt.kernels;
-  auto* queries =
-      static_cast<float*>(rt.queries.reserve(sizeof(float) * op.count * op.heads * op.dim));
-  rt.run(op.count, place_scratch(op),
-         [&](int index, Scratch scratch) { place_position(op, kernels, index, queries, scratch); });
-  const int group = op.heads / op.kv_heads;
-  const int step = std::max(1, 16 / group);  // positions: about 16 queries
-  const int steps = (op.count + step - 1) / step;
-  rt.run(op.kv_heads * steps, attend_scratch(op, kernels, step * group),
-         [&](int item, Scratch scratch) {
-           const int begin = item % steps * step;
-           attend_positions(op, kernels, queries, item / steps, begin,
-                            std::min(op.count, begin + step), scratch);
-         });
+  const AttentionShape& shape = *op.shape;
+  const int dim = shape.dim, group = shape.heads / shape.kv_heads;
+
+  std::vector<const Span*> span_of;  // each row
+  std::vector<int> position_of;
+  for (int i = 0; i < op.span_count; ++i) {
+    for (int k = 0; k < op.spans[i].count; ++k) {
+      span_of.push_back(&op.spans[i]);
+      position_of.push_back(op.spans[i].start + k);
+    }
+  }
+  const int rows = static_cast<int>(span_of.size());
+  const size_t row_size = static_cast<size_t>(shape.heads) * dim;
+  auto* queries = static_cast<float*>(rt.queries.reserve(sizeof(float) * rows * row_size));
+  rt.run(rows, place_scratch(shape), [&](int row, Scratch scratch) {
+    const float* qkv = op.qkv + static_cast<size_t>(row) * (shape.heads + 2 * shape.kv_heads) * dim;
+    place_row(op, kernels, *span_of[row], position_of[row], qkv, queries + row * row_size, scratch);
+  });
+
+  const int step = std::max(1, kQueriesPerItem / group);  // positions
+  const std::vector<Steps> steps = steps_of(op, step);
+  const Queries all(op, kernels, queries);
+  const int count = step * group;
+  const int items = shape.kv_heads * static_cast<int>(steps.size());
+  int parts = 0;
+  for (const Steps& some : steps) parts += shape.kv_heads * some.segments;
+
+  // Enough items for all threads, or no more to be had: each goes over its segments.
+  if (items >= 8 * rt.pool().threads() || parts == items) {
+    rt.run(items, Queries::scratch(count, dim), [&](int item, Scratch scratch) {
+      all.whole(steps[item / shape.kv_heads], item % shape.kv_heads, scratch);
+    });
+    return;
+  }
+  // Else each segment is an item, and the parts are put together in the same order.
+  struct Place {
+    int steps, kv_head, segment;
+  };
+  std::vector<Place> places;
+  std::vector<int> first_part;  // of each item
+  for (int i = 0; i < static_cast<int>(steps.size()); ++i) {
+    for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+      first_part.push_back(static_cast<int>(places.size()));
+      for (int k = 0; k < steps[i].segments; ++k) places.push_back({i, kv_head, k});
+    }
+  }
+  const size_t part_bytes = parts_bytes(count, dim);
+  auto* memory = static_cast<unsigned char*>(rt.parts.reserve(part_bytes * parts));
+  std::vector<Parts> found;
+  for (int i = 0; i < parts; ++i) {
+    Scratch own{memory + part_bytes * i, memory + part_bytes * (i + 1)};
+    found.push_back(take_parts(own, count, dim));
+  }
+  rt.run(parts, Queries::scratch(count, dim), [&](int part, Scratch scratch) {
+    const Place& place = places[part];
+    all.segment(steps[place.steps], place.kv_head, place.segment, found[part], scratch);
+  });
+  rt.run(items, 0, [&](int item, Scratch) {
+    all.merge(steps[item / shape.kv_heads], item % shape.kv_heads, &found[first_part[item]]);
+  });
 }
 
 }  // namespace ncl

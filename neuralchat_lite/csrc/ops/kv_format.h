@@ -1,5 +1,5 @@
-// How keys and values are stored: element type, bytes, and how a new position is written.
-// kernels/kv_layout.h has their order in memory. kernels/kv_format.py has the same in PyTorch.
+// How keys and values are stored: how a new position is written. kernels/kv_layout.h has their
+// order in memory, kernels/kv_format.py the same in PyTorch.
 #pragma once
 
 #include <string>
@@ -11,11 +11,9 @@ namespace ncl {
 struct KVFormat {
   const char* name;
   KVType type;  // chooses the kernel that reads it
-  // Bytes of one key, or one value, of one head.
-  size_t (*position_bytes)(int dim);
-  // Stores a key, or a value, of dim floats in a slot of its head.
-  void (*write_key)(const float* key, int dim, int slot, void* keys);
-  void (*write_value)(const float* value, int dim, int slot, void* values);
+  // Stores a key, or a value, of dim floats in a slot of a head.
+  void (*write_key)(const float* key, int dim, int slot, uint8_t* head);
+  void (*write_value)(const float* value, int dim, int slot, uint8_t* head);
 };
 
 // Throws std::out_of_range for an unknown name.

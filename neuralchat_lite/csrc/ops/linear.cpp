@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "ops/runtime.h"
-
 namespace ncl {
 namespace {
 
@@ -40,9 +38,7 @@ bool Projection::has_packed() const {
                      [](const Matrix& part) { return is_packed(part.type); });
 }
 
-void linear(const Linear& op) {
-  Runtime& rt = runtime();
-  const std::lock_guard lock(rt.turn);
+void linear(Runtime& rt, const Linear& op) {
   const Kernels& kernels = *rt.kernels;
   const Projection& projection = *op.projection;
   const int cols = projection.cols;

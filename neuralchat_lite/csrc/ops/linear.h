@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "ops/runtime.h"
 
 namespace ncl {
 
@@ -32,6 +32,7 @@ struct Linear {
   float* out;  // [rows][projection rows]
 };
 
-void linear(const Linear&);
+// The caller holds runtime.turn.
+void linear(Runtime& runtime, const Linear&);
 
 }  // namespace ncl

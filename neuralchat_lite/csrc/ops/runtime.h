@@ -18,7 +18,10 @@ struct Runtime {
   Buffer rows;                          // activations after norm or gate
   Buffer activations;                   // the same in the kernels' format
   Buffer queries;                       // rotated and scaled
+  Buffer parts;                         // of softmaxes: see ops/attention.cpp
   Buffer scratch;                       // a piece for each thread
+  // Of a step: the residual stream, what the products of a layer give, rows that become logits.
+  Buffer hidden, qkv, heads, gate_up, wanted;
 
   Runtime();
   ThreadPool& pool();

@@ -17,9 +17,8 @@ void integer_product(const Matrix&, int begin, int end, const Activations& x, Ou
 void float_product(const Matrix&, int begin, int end, const float* x, int rows, Output, Scratch);
 void dense_product(const Matrix&, int begin, int end, const float* x, int rows, Output);
 
-size_t attend_scratch(int head_dim);
-void attend_fp32(const AttentionTask&, Scratch);
-void attend_bf16(const AttentionTask&, Scratch);
+template <KVType type>
+void attend(const AttentionTask&);
 
 size_t round_tile_scratch(const Rounding&);
 bool round_tile(const Rounding&, int tile, Scratch);

@@ -8,13 +8,13 @@ extern const Kernels kernels;
 const Kernels kernels = {
     .prepare_thread = nullptr,
     .activations = {activation_bytes, write_activation_row},
-    .scratch = {product_scratch, attend_scratch, round_tile_scratch},
+    .scratch = {product_scratch, round_tile_scratch},
     .rms_norm = rms_norm,
     .silu_gate = silu_gate,
     .integer_product = integer_product,
     .float_product = float_product,
     .dense_product = dense_product,
-    .attend = {attend_fp32, attend_bf16},  // in the order of KVType
+    .attend = {attend<KVType::kFp32>, attend<KVType::kBf16>, attend<KVType::kInt8>},
     .round_tile = round_tile,
     .read_all = read_all,
 };

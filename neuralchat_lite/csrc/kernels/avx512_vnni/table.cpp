@@ -18,13 +18,13 @@ extern const Kernels kernels;
 const Kernels kernels = {
     .prepare_thread = nullptr,
     .activations = {activation_bytes, write_activation_row},
-    .scratch = {larger_product_scratch, avx2::attend_scratch, avx2::round_tile_scratch},
+    .scratch = {larger_product_scratch, avx2::round_tile_scratch},
     .rms_norm = avx2::rms_norm,
     .silu_gate = avx2::silu_gate,
     .integer_product = integer_product,
     .float_product = avx2::float_product,
     .dense_product = avx2::dense_product,
-    .attend = {avx2::attend_fp32, avx2::attend_bf16},  // in the order of KVType
+    .attend = {attend<KVType::kFp32>, attend<KVType::kBf16>, attend<KVType::kInt8>},
     .round_tile = avx2::round_tile,
     .read_all = avx2::read_all,
 };

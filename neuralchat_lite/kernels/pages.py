@@ -1,0 +1,103 @@
+"""Pages of keys and values, and the table that leads a sequence from a position to its page.
+
+Pages come when positions are written and go when no table holds them. Tables that begin alike share
+their pages; who writes into a shared one gets a copy of it first.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from neuralchat_lite.kernels.kv_format import PAGE, KVFormat
+
+
+class Page:
+    """Keys and values of PAGE positions, for all layers of a table.
+
+    data: [layers, kv_heads, head_bytes] uint8, in the order of `KVFormat`; what was never written
+        is undefined
+    """
+
+    def __init__(self, data: Tensor) -> None:
+        self.data = data
+        self.tables: WeakSet[PageTable] = WeakSet()  # those that hold it
+
+
+class PageTable:
+    """The pages of one sequence for layers that see the same positions.
+
+    addresses: [pages] int64, where each page begins; 0 where there is none
+    """
+
+    def __init__(self, kv_format: KVFormat, layers: int, kv_heads: int, head_dim: int) -> None:
+        self.format = kv_format
+        self.shape = layers, kv_heads, kv_format.head_bytes(head_dim)
+        self.pages: list[Page | None] = []
+        self.addresses = torch.zeros(16, dtype=torch.int64)
+        self.own = 0  # positions from the last reserved one up to here lie in pages of its own
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pages, also of those that it shares."""
+        return sum(page.data.nbytes for page in self.pages if page is not None)
+
+    def reserve(self, begin: int, end: int) -> None:
+        """Make positions [begin, end) writable; those before keep what they hold."""
+        if end <= self.own:
+            return
+        for index in range(begin // PAGE, -(-end // PAGE)):
+            page = self.pages[index] if index < len(self.pages) else None
+            if page is None:
+                self.put(index, Page(torch.empty(self.shape, dtype=torch.uint8)))
+            elif len(page.tables) > 1:
+                self.put(index, Page(page.data.clone()))
+                page.tables.discard(self)
+        self.own = -(-end // PAGE) * PAGE
+
+    def put(self, index: int, page: Page | None) -> None:
+        if index == len(self.pages):
+            self.pages.append(None)
+        if index == len(self.addresses):
+            self.addresses = torch.cat((self.addresses, torch.zeros_like(self.addresses)))
+        if page is not None:
+            page.tables.add(self)
+        self.pages[index] = page
+        self.addresses[index] = 0 if page is None else page.data.data_ptr()
+
+    def share(self) -> PageTable:
+        """A table of the same pages, for another sequence that begins with the same tokens."""
+        twin = PageTable.__new__(PageTable)
+        twin.format, twin.shape = self.format, self.shape
+        twin.pages, twin.addresses = list(self.pages), self.addresses.clone()
+        for page in twin.pages:
+            if page is not None:
+                page.tables.add(twin)
+        self.own = twin.own = 0
+        return twin
+
+    def drop_before(self, position: int) -> None:
+        """Let go of pages that hold nothing from `position` on."""
+        self.drop(range(min(position // PAGE, len(self.pages))))
+
+    def drop_from(self, position: int) -> None:
+        """Let go of pages that hold nothing before `position`."""
+        kept = -(-position // PAGE)
+        self.drop(range(kept, len(self.pages)))
+        del self.pages[kept:]
+        self.own = 0  # the last page may be shared
+
+    def drop(self, indices: range) -> None:
+        for index in reversed(indices):
+            page = self.pages[index]
+            if page is None:  # nor are there any before: pages go from the front
+                return
+            page.tables.discard(self)
+            self.put(index, None)
+
+    def holds(self, begin: int, end: int) -> bool:
+        """Whether it has pages for positions [begin, end)."""
+        wanted = self.pages[begin // PAGE : -(-end // PAGE)]
+        return len(wanted) == -(-end // PAGE) - begin // PAGE and None not in wanted
