@@ -202,6 +202,7 @@ def load(
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     context_length: int | None = None,
+    kv_cache_dtype: str | torch.dtype | None = None,
     threads: int | None = None,
     progress: ProgressOption = None,
 ) -> Model:
@@ -222,6 +223,8 @@ def load(
     token: for hub names
     cache_dir: where quantized models are kept, instead of the default cache
     context_length: positions to allow; the model's own default when None
+    kv_cache_dtype: of keys and values: "bf16", "fp32", or "int8" with a scale for each head and
+        position, which halves the memory; fp32 when None and the activations are fp32, else bf16
     threads: of the operations, in the whole process; physical cores when None
     progress: by default a bar while quantizing, on a terminal or in a notebook, and elsewhere a
         line of the log (INFO) for each stage; False for neither, or a function that is called with
@@ -242,6 +245,7 @@ def load(
         token=token,
         cache_dir=cache_dir,
         context_length=context_length,
+        kv_cache_dtype=kv_cache_dtype,
         threads=threads,
     )
     with shown(progress) as step:

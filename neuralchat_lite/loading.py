@@ -31,6 +31,7 @@ from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.generation.streaming_probe import check_pieces
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
+from neuralchat_lite.kernels.kv_format import KVFormat, kv_format_of
 from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
@@ -53,6 +54,7 @@ class Plan:
     way: a key of WAYS
     asked: the options of WeightOnlyQuantConfig that were given; None when there are none
     dtype: dtype of unquantized weights; None when the weights are quantized
+    kv_format: of keys and values; None for the default
     cache_root: cache folder of quantized models; None for the default
     """
 
@@ -63,6 +65,7 @@ class Plan:
     dtype: Any
     engine: str
     context_length: int | None
+    kv_format: KVFormat | None
     threads: int | None
     cache_root: Path | None
 
@@ -90,6 +93,7 @@ def plan_loading(
     token: str | None,
     cache_dir: str | os.PathLike[str] | None,
     context_length: int | None,
+    kv_cache_dtype: Any,
     threads: int | None,
 ) -> Plan:
     """Decide how a model is loaded; downloads it if it is a hub name. See `api.load`."""
@@ -107,6 +111,12 @@ def plan_loading(
             f"dtype={str(dtype)!r} asks for unquantized weights, but "
             f"{', '.join(asked)} for quantized ones: give only one of them"
         )
+    kv_format = None if kv_cache_dtype is None else kv_format_of(kv_cache_dtype)
+    if kv_format and engine != NATIVE:
+        raise ConfigError(
+            f"engine {engine!r} keeps keys and values as it likes, not in {kv_format.name}: leave "
+            "kv_cache_dtype out, or use engine='native'"
+        )
     if threads is not None:
         threads = check_threads(threads, "threads")
     root = checked_root(cache_dir)
@@ -116,7 +126,7 @@ def plan_loading(
         refuse_for_quantized(found.folder, engine, dtype)
         if tuned:
             raise adapters_of_quantized(found.folder)
-    return Plan(found, way, tuned, asked, dtype, engine, context_length, threads, root)
+    return Plan(found, way, tuned, asked, dtype, engine, context_length, kv_format, threads, root)
 
 
 def find(
@@ -206,7 +216,7 @@ def open_packed_folder(plan: Plan, progress: ProgressCallback | None) -> Opened:
     tokenizer = load_tokenizer(packed.folder)
     check_tokenizer_fits(packed.architecture, tokenizer, packed.folder)
     check_pieces(tokenizer, packed.folder)
-    return run_packed(packed, config, tokenizer, length)
+    return run_packed(packed, config, tokenizer, length, plan.kv_format)
 
 
 def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
@@ -217,13 +227,23 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     packed = open_cached(
         source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
     )
-    return run_packed(packed, config, tokenizer, length)
+    return run_packed(packed, config, tokenizer, length, plan.kv_format)
 
 
 def run_packed(
-    packed: PackedModel, config: WeightOnlyQuantConfig, tokenizer: Tokenizer, length: int
+    packed: PackedModel,
+    config: WeightOnlyQuantConfig,
+    tokenizer: Tokenizer,
+    length: int,
+    kv_format: KVFormat | None,
 ) -> Opened:
-    running = open_native(packed, config, compute_dtype=config.compute_dtype, context_length=length)
+    running = open_native(
+        packed,
+        config,
+        compute_dtype=config.compute_dtype,
+        context_length=length,
+        kv_format=kv_format,
+    )
     return Opened(running, tokenizer, packed.folder, config, packed.adapters)
 
 
@@ -231,7 +251,13 @@ def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint's own weights with the native kernels."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
-    running = open_native(source, None, compute_dtype=float_name(plan.dtype), context_length=length)
+    running = open_native(
+        source,
+        None,
+        compute_dtype=float_name(plan.dtype),
+        context_length=length,
+        kv_format=plan.kv_format,
+    )
     source.require_unchanged()
     return Opened(running, tokenizer, plan.found.folder, None, source.adapters)
 

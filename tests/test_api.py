@@ -211,6 +211,8 @@ def test_what_cannot_run_is_said_before_any_work(checkpoint: Path, cache: Path) 
         ("STORIES", {"context_length": True}, "got True"),
         ("STORIES", {"cache_dir": ""}, "cache_dir is an empty string"),
         ("STORIES", {"compute_dtype": "fp16"}, "compute_dtype='fp16'"),
+        ("STORIES", {"kv_cache_dtype": "int4"}, "'bf16', 'fp32', 'int8', got 'int4'"),
+        ("STORIES", {"kv_cache_dtype": "int8", "engine": "torch"}, "leave kv_cache_dtype out"),
         ("STORIES", {"dtype": "bf16", "compute_dtype": "bf16"}, "give only one of them"),
     ],
 )

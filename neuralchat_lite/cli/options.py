@@ -115,6 +115,9 @@ class LoadingGroup:
         None
     )
     context_length: Annotated[int | None, option(RUN, "Positions to allow.")] = None
+    kv_cache_dtype: Annotated[
+        str | None, option(RUN, "Keys and values in bf16, fp32, or int8 for half the memory.")
+    ] = None
     revision: Revision = None
 
 

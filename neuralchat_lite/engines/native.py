@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.kernels import native
+from neuralchat_lite.kernels.kv_format import KVFormat
 from neuralchat_lite.models.build import Weights, load_decoder
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.cache import cache_root
@@ -30,6 +31,7 @@ class NativeEngine:
             "threads": int(threads.value),
             "threads_why": threads.why,
             "compute_dtype": self.decoder.compute_dtype,
+            "kv_cache_dtype": self.decoder.kv_format.name,
             "weight_bytes": self.decoder.weight_bytes,
         }
 
@@ -58,8 +60,11 @@ def open_native(
     *,
     compute_dtype: str,
     context_length: int | None,
+    kv_format: KVFormat | None = None,
 ) -> NativeEngine:
     """Open the native engine over mapped weights, quantized or not."""
-    decoder = load_decoder(weights, compute_dtype=compute_dtype, context_length=context_length)
+    decoder = load_decoder(
+        weights, compute_dtype=compute_dtype, context_length=context_length, kv_format=kv_format
+    )
     decoder.when_not_finite = when_not_finite(weights, config, compute_dtype)
     return NativeEngine(decoder, config)

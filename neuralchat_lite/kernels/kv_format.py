@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.values import shown
+
 PAGE = 64  # positions of a page
 KEY_BLOCK = 16  # positions whose keys lie side by side
 
@@ -101,3 +104,14 @@ KV_FORMATS = {
         KVFormat("int8", torch.int8),
     )
 }
+
+
+def kv_format_of(dtype: object) -> KVFormat:
+    """The format of a name or a torch dtype. Raises ConfigError."""
+    for kv_format in KV_FORMATS.values():
+        if dtype in (kv_format.name, kv_format.dtype):
+            return kv_format
+    raise ConfigError(
+        f"kv_cache_dtype must be one of {', '.join(map(repr, KV_FORMATS))}, got {shown(dtype)}: "
+        "leave it out for the precision that belongs to the compute_dtype"
+    )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuralchat_lite.families.architecture import HEAD, Architecture
 from neuralchat_lite.families.block import Linear, Norm
+from neuralchat_lite.kernels.kv_format import KVFormat
 from neuralchat_lite.kernels.layout import PackedMatrix
 from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.kernels.native import NativeKernels
@@ -43,6 +44,7 @@ def load_decoder(
     *,
     compute_dtype: str = "bf16",
     context_length: int | None = None,
+    kv_format: KVFormat | None = None,
     kernels: Kernels | None = None,
     prefill_block: int = PREFILL_BLOCK,
 ) -> Decoder:
@@ -50,19 +52,22 @@ def load_decoder(
 
     compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
     context_length: the most positions, as `checked_context` accepts them; None: the model's default
+    kv_format: of keys and values; None: what belongs to compute_dtype
     kernels: None: the native ones
     prefill_block: the most tokens that go through the layers together
     """
     assert compute_dtype in COMPUTE_DTYPES  # WeightOnlyQuantConfig and float_name see to it
     arch = weights.architecture
     kernels = NativeKernels() if kernels is None else kernels
-    builder = Builder(weights, kernels, compute_dtype)
+    kv_format = kv_format or KV_FORMAT_OF[compute_dtype]
+    builder = Builder(weights, kernels, compute_dtype, kv_format)
     return Decoder(
         arch,
         kernels,
         compute_dtype,
         arch.default_context if context_length is None else context_length,
         builder.plan(),
+        kv_format,
         prefill_block=prefill_block,
     )
 
@@ -70,10 +75,17 @@ def load_decoder(
 class Builder:
     """Finds the weights of each part of a description and prepares them for the kernels."""
 
-    def __init__(self, weights: Weights, kernels: Kernels, compute_dtype: ComputeDtype) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        kernels: Kernels,
+        compute_dtype: ComputeDtype,
+        kv_format: KVFormat,
+    ) -> None:
         self.weights = weights
         self.kernels = kernels
         self.compute_dtype = compute_dtype
+        self.kv_format = kv_format
 
     def plan(self) -> Plan:
         arch = self.weights.architecture
@@ -97,7 +109,7 @@ class Builder:
                 head_dim=arch.head_dim,
                 window=arch.windows[index],
                 scale=block.scale,
-                kv_format=KV_FORMAT_OF[self.compute_dtype],
+                kv_format=self.kv_format,
                 query_norm=None if block.query_norm is None else self.norm(block.query_norm),
                 key_norm=None if block.key_norm is None else self.norm(block.key_norm),
                 table=table,

@@ -22,7 +22,7 @@ from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.shortages import shortages
 
-# The format of keys and values for each precision of activations.
+# The format of keys and values for each precision of activations, unless another is asked for.
 KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
     "bf16": KV_FORMATS["bf16"],
     "int8": KV_FORMATS["bf16"],
@@ -41,6 +41,7 @@ class Decoder:
         compute_dtype: ComputeDtype,
         context_length: int,
         plan: Plan,
+        kv_format: KVFormat,
         prefill_block: int = PREFILL_BLOCK,
     ) -> None:
         self.architecture = architecture
@@ -50,7 +51,7 @@ class Decoder:
         self.plan = plan
         self.program = kernels.program(plan)
         self.prefill_block = prefill_block
-        self.kv_format = KV_FORMAT_OF[compute_dtype]
+        self.kv_format = kv_format
         self.rotary = RotaryTable(architecture)
         # What to do when logits are not finite; whoever opens the weights knows better.
         self.when_not_finite = "use weights that are finite, or compute_dtype='fp32'"

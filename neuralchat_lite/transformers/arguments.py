@@ -37,7 +37,7 @@ WITHOUT_EFFECT = frozenset(
         "use_flash_attention_2",
     )
 )
-FOR_LOAD = ("context_length", "threads")  # passed on to `load`
+FOR_LOAD = ("context_length", "kv_cache_dtype", "threads")  # passed on to `load`
 HONOURED = (
     *FOR_LOAD,
     "adapters",

@@ -45,7 +45,7 @@ class AutoModelForCausalLM:
         cache_dir: the folder of downloads, as in transformers. Quantized models are kept in
             NEURALCHAT_LITE_CACHE instead.
         revision, token, local_files_only: for a hub name, as in transformers
-        adapters, context_length, threads: as in `neuralchat_lite.load`
+        adapters, context_length, kv_cache_dtype, threads: as in `neuralchat_lite.load`
 
         Arguments of ITREX, IPEX and transformers that have no effect here are accepted with one
         warning. Raises ConfigError for all others, and the errors of `load`.

@@ -50,6 +50,7 @@ WEIGHT_OPTIONS = {
 LOAD_OPTIONS = {
     "--threads": ("threads", 3),
     "--context-length": ("context_length", 77),
+    "--kv-cache-dtype": ("kv_cache_dtype", "int8"),
     "--revision": ("revision", "v2"),
 }
 GENERATION_OPTIONS = {

@@ -17,7 +17,7 @@ from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import parse_architecture, read_architecture
 from neuralchat_lite.kernels import native
-from neuralchat_lite.kernels.kv_format import PAGE
+from neuralchat_lite.kernels.kv_format import KV_FORMATS, PAGE
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize, pack_codes, pack_groups
 from neuralchat_lite.kernels.reference import ReferenceKernels
 from neuralchat_lite.models import decoder as decoder_module
@@ -460,3 +460,24 @@ def test_a_copied_cache_goes_its_own_way():
     assert (cache.length, twin.length) == (6, 3)
     want = decoder.forward([1, 2, 3, 4], decoder.new_cache())
     torch.testing.assert_close(decoder.forward([4], twin), want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["known.txt", "tinystories-valid-head.txt"])
+def test_keys_and_values_in_int8_keep_the_perplexity_and_halve_the_bytes(trained_model, text):
+    from tokenizers import Tokenizer
+
+    path = trained_model.parents[1] / "text" / text
+    if not path.exists():
+        pytest.skip(f"no text of this model is called {text}")
+    characters = path.read_text(encoding="utf-8")[:20_000]
+    tokenizer = Tokenizer.from_file(str(trained_model / "tokenizer.json"))
+    ids = tokenizer.encode(characters, add_special_tokens=False).ids
+    weights, found, read = trained_weights(trained_model, "int4"), {}, {}
+    for name in ("bf16", "int8"):
+        decoder = load_decoder(weights, compute_dtype="bf16", kv_format=KV_FORMATS[name])
+        found[name] = perplexity(decoder, ids, decoder.architecture.bos_id or 1)
+        read[name] = decoder.bytes_per_token(100) - decoder.weight_bytes
+    print(f"{trained_model.name} {text}: {found}")
+    assert abs(found["int8"] / found["bf16"] - 1) < 0.005
+    head_dim = decoder.architecture.head_dim
+    assert read["int8"] / read["bf16"] == (head_dim + 2) / (2 * head_dim)  # 2: a scale in bf16
