@@ -12,6 +12,7 @@
 #include "interpreter_lock.h"
 #include "ops/attention.h"
 #include "ops/bandwidth.h"
+#include "ops/handover.h"
 #include "ops/linear.h"
 #include "ops/round_to_nearest.h"
 #include "ops/runtime.h"
@@ -194,6 +195,7 @@ NB_MODULE(_native, m) {
   m.def("step", &step, no_gil);
   m.def("round_to_nearest", &round_to_nearest, no_gil);
   m.def("measure_bandwidth", &ncl::measure_bandwidth, no_gil);
+  m.def("measure_handover", &ncl::measure_handover, no_gil);
   m.def("set_threads", &ncl::set_threads, no_gil);
   m.def("cpu_features", &ncl::cpu_features);
   m.def("instruction_sets", &instruction_sets);
@@ -204,6 +206,8 @@ NB_MODULE(_native, m) {
   m.def("run_failing_loop", &run_failing_loop, no_gil, "For tests: see csrc/ops/test_hooks.h.");
   m.def("count_preparations", &ncl::count_preparations, no_gil,
         "For tests: see csrc/ops/test_hooks.h.");
+  m.def("use_idle_kernels", &ncl::use_idle_kernels, no_gil,
+        "For tests and profiles: see csrc/ops/test_hooks.h.");
 #ifdef NCL_SANITIZE
   m.def("misbehave", &ncl::misbehave, no_gil, "For tests: see csrc/ops/test_hooks.h.");
 #endif

@@ -6,10 +6,12 @@ thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import threading
 import time
+from collections.abc import Iterator
 
 from neuralchat_lite.kernels import _native
 from neuralchat_lite.kernels.cpu import (
@@ -87,3 +89,21 @@ def measure_bandwidth(seconds: float = 1.0, size: int = 1 << 29) -> float:
     while time.perf_counter() - start < seconds:
         passes += _native.measure_bandwidth(size, 3)
     return statistics.median(passes)
+
+
+def measure_handover(loops: int = 2000) -> float:
+    """Median seconds that a parallel loop with nothing to do takes: its start on all threads, and
+    its end."""
+    isa(), threads()
+    return statistics.median(_native.measure_handover(loops))
+
+
+@contextlib.contextmanager
+def idle_kernels() -> Iterator[None]:
+    """Every kernel does nothing: what then takes time is all that is around them."""
+    chosen = isa()
+    _native.use_idle_kernels()
+    try:
+        yield
+    finally:
+        _native.use_instruction_set(chosen.value)

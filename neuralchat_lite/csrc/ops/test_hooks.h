@@ -15,6 +15,10 @@ void run_failing_loop(int items, bool on_worker, const std::string& kind, int64_
 // The number of calls of Kernels::prepare_thread in `loops` loops that all threads take part in.
 int count_preparations(int loops);
 
+// Kernels that do nothing, with the formats of those in use: what then takes time is everything
+// else. `use_kernels` ends it.
+void use_idle_kernels();
+
 #ifdef NCL_SANITIZE
 // Commits a fault that a sanitizer must report: kind "read" (of a byte behind the memory that an
 // operation has reserved), "overflow" (of a signed integer) or "race" (of two threads of the pool).
