@@ -36,6 +36,10 @@ COMMANDS = {
         "benchmarks.cli.latency:latency",
         "Measure load, first token, time per token and memory, engines taking turns.",
     ),
+    "profile": (
+        "benchmarks.cli.profile:profile",
+        "Show where the time of a token goes, operation by operation.",
+    ),
     "check": (
         "benchmarks.cli.check:check",
         "Compare our figures of an engine with those of its own clock.",

@@ -32,7 +32,7 @@ Asked = Annotated[
     typer.Option("--engine", "-e", help="engine or engine:variant (repeatable)."),
 ]
 ShapeName = Annotated[
-    str | None, typer.Option("--shape", help="Random weights: mistral-7b, 1b, 100m, 10m.")
+    str | None, typer.Option("--shape", help="Random weights: mistral-7b, 1b, 135m, 100m, 10m.")
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="A real checkpoint: folder or hub name.")

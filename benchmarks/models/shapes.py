@@ -40,6 +40,7 @@ def shape(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int) -> dict
 SHAPES = {
     "7b": shape(4096, 14336, 32, 32, 8),  # Mistral 7B, neural-chat-7b-v3
     "1b": shape(2048, 5632, 22, 32, 4),  # TinyLlama 1.1B
+    "135m": shape(576, 1536, 30, 9, 3) | {"vocab_size": 49152},  # SmolLM2-135M
     "100m": shape(768, 2048, 12, 12, 4),
     "10m": shape(256, 768, 4, 8, 4),  # for trying the harness itself
 }
