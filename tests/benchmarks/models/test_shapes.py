@@ -12,7 +12,7 @@ from neuralchat_lite.errors import ConfigError
 
 
 def test_an_unknown_shape_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'13b'.*7b, 1b, 100m.*mistral-7b"):
+    with pytest.raises(ConfigError, match=r"'13b'.*7b, 1b, 135m, 100m.*mistral-7b"):
         shapes.shape_name("13b")
     assert shapes.shape_name("mistral-7b") == "7b"
 
