@@ -78,22 +78,82 @@ def test_rows_1_to_17_each_get_the_product_that_they_get_alone(
         assert sqnr(alone[:rows], together) >= 120  # the same but for the order of additions
 
 
-# Sets that give a row the same operations in the same order, whatever comes with it.
-EXACT = {"avx512_vnni"}
-
-
 @pytest.mark.parametrize(("weight_dtype", "group_size", "scheme"), STORAGE)
-@pytest.mark.parametrize("compute_dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("compute_dtype", ["bf16", "int8", "fp32"])
 def test_a_row_has_the_same_bits_alone_and_in_company(
     isa, packed, weight_dtype, group_size, scheme, compute_dtype
 ):
-    if isa not in EXACT:
-        pytest.skip(f"{isa} adds the blocks of one row in another order")
     matrix = packed(50, 1100, weight_dtype, group_size, scheme)
     x = torch.randn((80, 1100), generator=torch.Generator().manual_seed(0))
     alone = torch.cat([product(matrix, row[None], compute_dtype) for row in x])
-    for rows in (*range(1, 18), 33, 64, 65, 80):
+    for rows in (*range(1, 18), 31, 32, 33, 64, 65, 80):
         assert torch.equal(alone[:rows], product(matrix, x[:rows], compute_dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cols", [64, 173])
+def test_a_row_of_an_unquantized_product_has_the_same_bits_alone_and_in_company(isa, dtype, cols):
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn((50, cols), generator=generator).to(dtype)
+    x = torch.randn((33, cols), generator=generator)
+    alone = torch.cat([product(matrix, row[None], "bf16") for row in x])
+    for rows in range(1, 34):
+        assert torch.equal(alone[:rows], product(matrix, x[:rows], "bf16"))
+
+
+def products_by_isa(matrix, x, compute_dtype):
+    """The same product on every instruction set that runs here; the last one is generic."""
+    before, results = native.isa().value, {}
+    try:
+        for name in native.usable_isas():
+            native.use_isa(name)
+            results[name] = product(matrix, x, compute_dtype, torch.arange(matrix.rows) / 7)
+    finally:
+        native.use_isa(before)
+    return results
+
+
+@pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize(("weight_dtype", "group_size", "scheme"), STORAGE)
+@pytest.mark.parametrize("compute_dtype", ["bf16", "int8"])
+def test_integer_products_have_the_same_bits_on_every_instruction_set(
+    packed, weight_dtype, group_size, scheme, scale_dtype, compute_dtype
+):
+    # The last shape has more blocks than a panel, and ragged groups and tiles.
+    for shape, counts in (((1, 1), (1, 9)), ((17, 33), range(1, 34)), ((40, 1100), (1, 5, 33))):
+        matrix = packed(*shape, weight_dtype, group_size, scheme, scale_dtype)
+        x = torch.randn((33, shape[1]), generator=torch.Generator().manual_seed(1))
+        x *= torch.linspace(-12, 12, 33).exp()[:, None]  # blocks of every size
+        x[7, :33] = 1e-42  # subnormal
+        for rows in counts:
+            results = products_by_isa(matrix, x[:rows], compute_dtype)
+            want = results.pop("generic")
+            for name, got in results.items():
+                assert torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("compute_dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
+def test_the_largest_codes_and_activations_overflow_on_no_instruction_set(
+    packed, weight_dtype, compute_dtype
+):
+    codes, zeros = {"int4": ((0, 15), (15, 0)), "int8": ((-128, 127), (127, -128))}[weight_dtype]
+    for scheme in ("sym", "asym"):
+        for code, zero in zip(codes, zeros, strict=True):
+            matrix = packed(40, 128, weight_dtype, 64, scheme)
+            packed_code = code * 17 if weight_dtype == "int4" else code % 256
+            matrix.codes.view(torch.uint8).fill_(packed_code)
+            if matrix.zeros is not None:
+                matrix.zeros.fill_(zero)
+            x = torch.ones((20, 128))
+            x[1::3] = -1
+            x[2::3, ::2] = -1  # signs within a pair
+            for rows in (1, 20):
+                results = products_by_isa(matrix, x[:rows], compute_dtype)
+                want = results.pop("generic")
+                assert want.isfinite().all()
+                for name, got in results.items():
+                    assert torch.equal(got, want), name
 
 
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])

@@ -2,7 +2,8 @@
 // columns. Columns lie in their order; padded columns are zero.
 #pragma once
 
-#include "kernels/sixteen_bit_rows.h"
+#include "kernels/activation_block.h"
+#include "kernels/kernels.h"
 
 namespace ncl {
 namespace {

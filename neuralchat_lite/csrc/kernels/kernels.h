@@ -97,6 +97,13 @@ struct Kernels {
   void (*silu_gate)(const float* gate, const float* up, int n, float* out);
 
   // Row tiles [begin, end) of a packed matrix times activations in the set's own format.
+  //
+  // The bits of a row's result depend neither on the other rows nor on the instruction set. A block
+  // of 32 columns of x is integers of at most `largest_integer` and one scale (activation_block.h).
+  // An output is the sum over blocks, in their order and from zero,
+  //     sum = fma(float(dot) * scale of x, scale of the weights, sum)
+  // with the exact integer dot product of (code - zero) and x, and each operation rounded once.
+  // Then `store_output` adds the bias and what was there.
   void (*integer_product)(const Matrix&, int begin, int end, const Activations& x, Output, Scratch);
   // The same with fp32 activations x [rows][cols]: weights and sums in fp32.
   void (*float_product)(const Matrix&, int begin, int end, const float* x, int rows, Output,

@@ -5,6 +5,7 @@
 // of codes gives 16-bit pairs in this order. Padded columns are zero.
 #pragma once
 
+#include "kernels/activation_block.h"
 #include "kernels/kernels.h"
 
 namespace ncl {
@@ -23,14 +24,6 @@ struct SixteenBitRows {
   float* row_scales(int row) const { return scales + static_cast<size_t>(row) * blocks; }
   int32_t* row_sums(int row) const { return sums + static_cast<size_t>(row) * blocks; }
 };
-
-inline int blocks_of(int cols) { return (cols + kColumnBlock - 1) / kColumnBlock; }
-
-// The largest integer that an activation becomes. 16 bits are far more than bf16's 8 significant
-// ones, and cost as much as 8, since products take 16-bit pairs.
-[[maybe_unused]] inline int largest_integer(ComputeType type) {
-  return type == ComputeType::kInt8 ? 127 : 32767;
-}
 
 [[maybe_unused]] inline size_t sixteen_bit_bytes(int rows, int cols, ComputeType type) {
   if (type == ComputeType::kFp32) return 0;

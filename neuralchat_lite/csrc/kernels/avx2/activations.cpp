@@ -40,12 +40,12 @@ void write_activation_row(const float* x, const Activations& out, int row) {
     }
     const float largest = max8(largest8);
     const bool finite = _mm256_movemask_ps(bad) == 0;
-    float inverse = finite && largest > 0 ? limit / largest : 0.0f;
-    const bool usable = finite && std::isfinite(inverse);
+    const BlockScales found = block_scales(largest, finite, limit);
     __m256i integers[4], sum = _mm256_setzero_si256();
     for (int k = 0; k < 4; ++k) {
-      integers[k] = usable ? _mm256_cvtps_epi32(_mm256_mul_ps(v[k], _mm256_set1_ps(inverse)))
-                           : _mm256_setzero_si256();
+      integers[k] = found.inverse != 0
+                        ? _mm256_cvtps_epi32(_mm256_mul_ps(v[k], _mm256_set1_ps(found.inverse)))
+                        : _mm256_setzero_si256();
       integers[k] = _mm256_min_epi32(integers[k], _mm256_set1_epi32(limit));
       integers[k] = _mm256_max_epi32(integers[k], _mm256_set1_epi32(-limit));
       sum = _mm256_add_epi32(sum, integers[k]);
@@ -57,7 +57,7 @@ void write_activation_row(const float* x, const Activations& out, int row) {
       words = _mm256_shuffle_epi8(words, order);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + 16 * k), words);
     }
-    to.row_scales(row)[block] = finite ? largest / limit : std::numeric_limits<float>::quiet_NaN();
+    to.row_scales(row)[block] = found.scale;
     to.row_sums(row)[block] = sum8(sum);
   }
 }

@@ -61,7 +61,7 @@ inline void store_tile(const Matrix& m, const Output& out, int x_row, int tile, 
 
 // Adds the products of one block of int4 codes, without shifting every nibble down: those in the
 // middle of a word are multiplied where they are, 16 and 256 times too large, and their sums
-// shifted once. A sum of 4 pairs is at most 8 * 15 * 256 * 32767, which is below 2^31.
+// shifted once. A sum of 4 pairs is at most 8 * 15 * 256 * 32639, which is below 2^31.
 inline void add_int4_block(const uint8_t* codes, const int16_t* values, __m256i& low_dot,
                            __m256i& high_dot) {
   const __m256i first = _mm256_set1_epi16(0x000f), second = _mm256_set1_epi16(0x00f0),
@@ -109,7 +109,8 @@ template <WeightType type, FloatType scale_type, bool asymmetric>
         low_zero = load_zeros(m.zeros + at);
         high_zero = load_zeros(m.zeros + at + 8);
       }
-      __m256 low_part = _mm256_setzero_ps(), high_part = _mm256_setzero_ps();
+      const __m256 low_scale = load8<scale_type>(m.scales, at);
+      const __m256 high_scale = load8<scale_type>(m.scales, at + 8);
       const int last = std::min(blocks, (group + 1) * m.blocks_per_group);
       for (int block = group * m.blocks_per_group; block < last; ++block) {
         const int16_t* values = x.values + static_cast<size_t>(block) * kColumnBlock;
@@ -136,11 +137,11 @@ template <WeightType type, FloatType scale_type, bool asymmetric>
           }
         }
         const __m256 scale = _mm256_set1_ps(x.scales[block]);
-        low_part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(low_dot), scale, low_part);
-        high_part = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high_dot), scale, high_part);
+        const __m256 low = _mm256_mul_ps(_mm256_cvtepi32_ps(low_dot), scale);
+        const __m256 high = _mm256_mul_ps(_mm256_cvtepi32_ps(high_dot), scale);
+        low_sum = _mm256_fmadd_ps(low, low_scale, low_sum);
+        high_sum = _mm256_fmadd_ps(high, high_scale, high_sum);
       }
-      low_sum = _mm256_fmadd_ps(low_part, load8<scale_type>(m.scales, at), low_sum);
-      high_sum = _mm256_fmadd_ps(high_part, load8<scale_type>(m.scales, at + 8), high_sum);
     }
     store_tile(m, out, 0, tile, low_sum, high_sum);
   }
