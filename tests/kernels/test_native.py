@@ -78,7 +78,7 @@ def test_rows_1_to_17_each_get_the_product_that_they_get_alone(
 
 
 # Sets that give a row the same operations in the same order, whatever comes with it.
-EXACT = {"avx512_vnni"}
+EXACT = {"amx", "avx512_vnni"}
 
 
 @pytest.mark.parametrize(("weight_dtype", "group_size", "scheme"), STORAGE)

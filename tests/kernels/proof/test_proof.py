@@ -93,8 +93,7 @@ class Builder:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             return list(pool.map(lambda item: self.compile(*item), sources))
 
-    def link(self, objects: list[Path], name: str) -> Path:
-        program = self.folder / name
+    def link(self, objects: list[Path], program: Path) -> Path:
         if not program.exists():
             made = run([COMPILER, *objects, "-pthread", "-o", program])
             assert made.returncode == 0, made.stderr
@@ -111,7 +110,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory, simde: Path) -> Builder:
     with FileLock(f"{folder}.lock"):
         folder.mkdir(exist_ok=True)
         builder = Builder(folder, simde)
-        builder.link(builder.objects(), "driver")
+        builder.link(builder.objects(), folder / "driver")
     return builder
 
 
@@ -141,6 +140,52 @@ def test_one_rounding_more_would_be_found(prove, name, compute_dtype):
     proved = prove(name, compute_dtype, "int4", "sym", "--unfused")
     assert proved.returncode == 1
     assert "output" in proved.stdout and " not " in proved.stdout
+
+
+# Faults in a source: its name, the text and what takes its place, and what the driver says.
+FAULTS = {
+    "tiles of activations are twice as wide": (
+        "amx/integer_product.cpp",
+        "{64, 64, 64, 64, 32, 32, 64, 64}",
+        "{64, 64, 64, 64, 64, 32, 64, 64}",
+        "tdpbssd: b has a row for each word of a's",
+    ),
+    "tiles are not configured": (
+        "amx/integer_product.cpp",
+        "_tile_loadconfig(&kConfig);",
+        "",
+        "the tiles are not configured",
+    ),
+    "lower bytes are multiplied as signed": (
+        "amx/integer_product.cpp",
+        "_tile_dpbusd(3,",
+        "_tile_dpbssd(3,",
+        "compute bf16, 16 rows: row",
+    ),
+    "the largest integer is one too small": (
+        "amx/activations.cpp",
+        "limit = largest_integer(out.type)",
+        "limit = largest_integer(out.type) - 1",
+        "compute bf16, 16 rows: row",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_kernel_is_found(builder, prove, tmp_path, fault):
+    file, text, instead, message = FAULTS[fault]
+    source = SOURCES / "kernels" / file
+    code = source.read_text()
+    assert text in code, "the source has changed: choose another fault"
+    broken = tmp_path / source.name
+    broken.write_text(code.replace(text, instead))
+    faulty = Builder(tmp_path, builder.simde).compile(broken, source.parent.name)
+    sound = builder.compile(source, source.parent.name)
+    objects = [faulty if path == sound else path for path in builder.objects()]
+    program = builder.link(objects, tmp_path / "driver")
+    proved = prove(source.parent.name, "bf16", "int4", "sym", program=program)
+    assert proved.returncode != 0
+    assert message in proved.stdout
 
 
 def test_an_intrinsic_without_a_model_is_an_error_that_names_it(builder, tmp_path):
