@@ -13,13 +13,23 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 comma := ,
 CSRC := $(shell find neuralchat_lite/csrc -name '*.cpp' -o -name '*.h')
+CPP := $(CSRC) $(shell find tests -name '*.cpp' -o -name '*.h')
+
+# Headers that emulate instructions which this CPU lacks, for `make prove`: Debian's package, unpacked
+# beside the environment, or what the system has. apt keeps its lists there too, so it needs no root.
+SIMDE = $(VENV)/simde/usr/include/simde/x86/avx512.h
+ifneq ($(wildcard /usr/include/simde/x86/avx512.h),)
+SIMDE =
+endif
+APT = apt-get -qq -o Dir::State::Lists=lists -o Dir::Cache=cache -o APT::Sandbox::User= -o Acquire::http::Timeout=10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-engines fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
+.PHONY: help demo test prove test-engines fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
 
 help:
 	@echo "make demo          make an environment, install, and let the little model calculate"
 	@echo "make test          make an environment, install, build, check style and types, run the tests"
+	@echo "make prove         prove the kernels of instructions that this CPU lacks, on SIMDe's emulation"
 	@echo "make test-engines  run the tests that need \`neuralchat-lite engines setup ipex\` and itrex"
 	@echo "make fuzz          attack with broken folders and inputs for SECONDS=600 from SEED on"
 	@echo "make sanitize      run the tests of the core on builds with gcc's sanitizers (memory, threads)"
@@ -61,12 +71,25 @@ lint: $(VENV)/test.stamp
 	@echo "== style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 
+# Where there is no apt, the tests that need the headers are skipped, and say so.
 test: lint
+	@$(if $(SIMDE),$(MAKE) --no-print-directory $(SIMDE) || echo "== no headers of SIMDe: tests/kernels/proof is skipped")
 	@echo "== tests"
 	$(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
+
+$(VENV)/simde/usr/include/simde/x86/avx512.h: | $(VENV)/torch.stamp
+	@echo "== headers of SIMDe, for the proof of kernels"
+	rm -rf $(VENV)/simde
+	mkdir -p $(VENV)/simde/lists/partial $(VENV)/simde/cache/archives/partial
+	cd $(VENV)/simde && $(APT) update && $(APT) download libsimde-dev && dpkg -x libsimde-dev_*.deb .
+	@rm -rf $(VENV)/simde/lists $(VENV)/simde/cache
+	@touch $@
+
+prove: $(VENV)/test.stamp $(SIMDE)
+	$(BIN)/pytest -rs tests/kernels/proof
 
 test-engines: $(VENV)/test.stamp
 	$(BIN)/pytest -m engines
@@ -83,7 +106,7 @@ sanitize: $(VENV)/test.stamp
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CSRC)
+	$(BIN)/clang-format -i $(CPP)
 
 docs: $(VENV)/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

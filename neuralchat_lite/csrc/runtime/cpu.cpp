@@ -1,16 +1,23 @@
 #include "runtime/cpu.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 // A row for each instruction set, the best first: its folder in kernels/, and the CPU features that
 // it needs.
-#define INSTRUCTION_SETS(ROW)                                                   \
-  ROW(avx512_vnni, "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni") \
-  ROW(avx2, "avx2", "fma", "f16c")                                              \
+#define INSTRUCTION_SETS(ROW)                                                                   \
+  ROW(amx, "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "amx_tile", "amx_int8") \
+  ROW(avx512_vnni, "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni")                 \
+  ROW(avx2, "avx2", "fma", "f16c")                                                              \
   ROW(generic)
 
 // Each folder defines `kernels` in its namespace. The reference is weak: a set that CMakeLists.txt
@@ -49,6 +56,10 @@ constexpr Feature kFeatures[] = {
     {"amx_bf16", 7, 0, 3, 22, kTiles},
 };
 
+bool cpuid(unsigned leaf, unsigned subleaf, unsigned r[4]) {
+  return __get_cpuid_count(leaf, subleaf, &r[0], &r[1], &r[2], &r[3]);
+}
+
 uint64_t saved_registers() {
   unsigned r[4];
   if (!__get_cpuid(1, &r[0], &r[1], &r[2], &r[3]) || !(r[2] >> 27 & 1)) return 0;  // no XGETBV
@@ -57,21 +68,63 @@ uint64_t saved_registers() {
   return static_cast<uint64_t>(high) << 32 | low;
 }
 
+// Linux gives the 8 kB of tile registers to processes that ask for them, and to their threads and
+// forks: Documentation/arch/x86/xstate.rst.
+int request_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  static const int answer = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 ? 0 : errno;
+  return answer;
+#else
+  return ENOSYS;
+#endif
+}
+
 }  // namespace
 
+const Machine& this_machine() {
+  static const Machine machine = {cpuid, saved_registers, request_tiles};
+  return machine;
+}
+
+std::string why_lacking(const std::string& feature, const Machine& machine) {
+  const auto* f = std::find_if(std::begin(kFeatures), std::end(kFeatures),
+                               [&](const Feature& known) { return feature == known.name; });
+  unsigned r[4] = {};
+  if (f == std::end(kFeatures) || !machine.cpuid(f->leaf, f->subleaf, r) ||
+      !(r[f->reg] >> f->bit & 1)) {
+    return "this CPU lacks " + feature;
+  }
+  if ((machine.saved_registers() & f->saved) != f->saved) {
+    return "the operating system does not save the registers of " + feature;
+  }
+  if (f->saved == kTiles) {
+    const int error = machine.request_tiles();
+    if (error) {
+      return "the kernel refused the registers of " + feature +
+             " to this process (arch_prctl: " + std::strerror(error) + ")";
+    }
+  }
+  return "";
+}
+
 std::vector<std::string> cpu_features() {
-  const uint64_t saved = saved_registers();
   std::vector<std::string> names;
   for (const Feature& f : kFeatures) {
-    unsigned r[4] = {};
-    if (__get_cpuid_count(f.leaf, f.subleaf, &r[0], &r[1], &r[2], &r[3]) &&
-        (r[f.reg] >> f.bit & 1) && (saved & f.saved) == f.saved) {
-      names.emplace_back(f.name);
-    }
+    if (why_lacking(f.name).empty()) names.emplace_back(f.name);
   }
   return names;
 }
 #else
+const Machine& this_machine() {
+  static const Machine machine = {};
+  return machine;
+}
+
+std::string why_lacking(const std::string& feature, const Machine&) {
+  return "this CPU lacks " + feature;
+}
+
 std::vector<std::string> cpu_features() { return {}; }
 #endif
 
@@ -82,11 +135,9 @@ const std::vector<InstructionSet>& instruction_sets() {
 
 std::string why_not(const InstructionSet& set) {
   if (!set.kernels) return "not in this build";
-  const auto has = cpu_features();
   for (const char* feature : set.requires_features) {
-    if (std::find(has.begin(), has.end(), feature) == has.end()) {
-      return std::string("this CPU lacks ") + feature;
-    }
+    const std::string why = why_lacking(feature);
+    if (!why.empty()) return why;
   }
   return "";
 }
