@@ -17,6 +17,7 @@ const Kernels kernels = {
     .attend = {attend_fp32, attend_bf16},  // in the order of KVType
     .round_tile = round_tile,
     .read_all = read_all,
+    .instruction = instruction,
 };
 
 }  // namespace ncl::avx2

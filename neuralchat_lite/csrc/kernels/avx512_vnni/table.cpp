@@ -27,6 +27,7 @@ const Kernels kernels = {
     .attend = {avx2::attend_fp32, avx2::attend_bf16},  // in the order of KVType
     .round_tile = avx2::round_tile,
     .read_all = avx2::read_all,
+    .instruction = instruction,
 };
 
 }  // namespace ncl::avx512_vnni
