@@ -54,6 +54,7 @@ class Plan:
     asked: the options of WeightOnlyQuantConfig that were given; None when there are none
     dtype: dtype of unquantized weights; None when the weights are quantized
     cache_root: cache folder of quantized models; None for the default
+    default_compute: compute_dtype of what is quantized when `asked` has none
     """
 
     found: Resolved
@@ -65,6 +66,7 @@ class Plan:
     context_length: int | None
     threads: int | None
     cache_root: Path | None
+    default_compute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def plan_loading(
     cache_dir: str | os.PathLike[str] | None,
     context_length: int | None,
     threads: int | None,
+    default_compute_dtype: str | None = None,
 ) -> Plan:
     """Decide how a model is loaded; downloads it if it is a hub name. See `api.load`."""
     check_name(engine)
@@ -116,7 +119,18 @@ def plan_loading(
         refuse_for_quantized(found.folder, engine, dtype)
         if tuned:
             raise adapters_of_quantized(found.folder)
-    return Plan(found, way, tuned, asked, dtype, engine, context_length, threads, root)
+    return Plan(
+        found,
+        way,
+        tuned,
+        asked,
+        dtype,
+        engine,
+        context_length,
+        threads,
+        root,
+        default_compute_dtype,
+    )
 
 
 def find(
@@ -213,7 +227,7 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint from the cache. Quantizes it first if it is not there."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
-    config = WeightOnlyQuantConfig(**(plan.asked or {}))
+    config = WeightOnlyQuantConfig(**{"compute_dtype": plan.default_compute, **(plan.asked or {})})
     packed = open_cached(
         source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
     )
@@ -223,7 +237,7 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
 def run_packed(
     packed: PackedModel, config: WeightOnlyQuantConfig, tokenizer: Tokenizer, length: int
 ) -> Opened:
-    running = open_native(packed, config, compute_dtype=config.compute_dtype, context_length=length)
+    running = open_native(packed, config, context_length=length)
     return Opened(running, tokenizer, packed.folder, config, packed.adapters)
 
 
@@ -231,7 +245,7 @@ def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint's own weights with the native kernels."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
-    running = open_native(source, None, compute_dtype=float_name(plan.dtype), context_length=length)
+    running = open_native(source, float_name(plan.dtype), context_length=length)
     source.require_unchanged()
     return Opened(running, tokenizer, plan.found.folder, None, source.adapters)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.kernels import native
+from neuralchat_lite.kernels.runtime import PRODUCTS, UNQUANTIZED, product
 from neuralchat_lite.models.build import Weights, load_decoder
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.cache import cache_root
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.levels import LEVELS
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,23 @@ class NativeEngine:
     decoder: Decoder
     config: WeightOnlyQuantConfig | None
 
+    def products(self) -> dict[str, dict[str, str]]:
+        """What runs each kind of product that this model has: "int4 x bf16" -> instruction, set and
+        why."""
+        kinds = {
+            kind_of(spec.module, self.config)
+            for spec in self.decoder.architecture.tensors()
+            if spec.role in ("linear", "lm_head")
+        }
+        return {
+            f"{weights} x {compute}": asdict(product(weights, compute))
+            for weights, compute in PRODUCTS
+            if (weights, compute) in kinds
+        }
+
     def describe(self) -> dict[str, Any]:
         isa, threads = native.isa(), native.threads()
+        taken = self.decoder.compute_dtype
         return {
             "engine": "native",
             "kernels": self.decoder.kernels.name,
@@ -29,12 +46,22 @@ class NativeEngine:
             "isa_why": isa.why,
             "threads": int(threads.value),
             "threads_why": threads.why,
-            "compute_dtype": self.decoder.compute_dtype,
+            "compute_dtype_asked": self.config.compute_dtype if self.config else taken,
+            "compute_dtype": taken,
+            "products": self.products(),
             "weight_bytes": self.decoder.weight_bytes,
         }
 
     def close(self) -> None:
         """Does nothing: nothing is held outside this process. Mapped files close with the model."""
+
+
+def kind_of(module: str, config: WeightOnlyQuantConfig | None) -> tuple[str, str]:
+    """(weights, activations) of the products of a module, one of PRODUCTS."""
+    weight_dtype = None if config is None else config.dtype_of(module)
+    if config is None or weight_dtype is None:
+        return UNQUANTIZED, "fp32"
+    return LEVELS[weight_dtype].stored, config.compute_of(weight_dtype)
 
 
 def when_not_finite(
@@ -53,13 +80,19 @@ def when_not_finite(
 
 
 def open_native(
-    weights: Weights,
-    config: WeightOnlyQuantConfig | None,
-    *,
-    compute_dtype: str,
-    context_length: int | None,
+    weights: Weights, precision: WeightOnlyQuantConfig | str, *, context_length: int | None
 ) -> NativeEngine:
-    """Open the native engine over mapped weights, quantized or not."""
-    decoder = load_decoder(weights, compute_dtype=compute_dtype, context_length=context_length)
-    decoder.when_not_finite = when_not_finite(weights, config, compute_dtype)
+    """Open the native engine over mapped weights.
+
+    precision: how they are quantized, or the float type that a checkpoint's own are computed in
+    """
+    if isinstance(precision, str):
+        config, compute, head = None, precision, precision
+    else:
+        config = precision
+        compute, head = config.compute_of(config.weight_dtype), config.compute_of(config.lm_head)
+    decoder = load_decoder(
+        weights, compute_dtype=compute, head_compute_dtype=head, context_length=context_length
+    )
+    decoder.when_not_finite = when_not_finite(weights, config, compute)
     return NativeEngine(decoder, config)

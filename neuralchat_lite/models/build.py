@@ -39,6 +39,7 @@ def load_decoder(
     weights: Weights,
     *,
     compute_dtype: str = "bf16",
+    head_compute_dtype: str | None = None,
     context_length: int | None = None,
     kernels: Kernels | None = None,
     prefill_block: int = PREFILL_BLOCK,
@@ -46,11 +47,14 @@ def load_decoder(
     """Build a decoder over mapped weights, copying only norms and biases (to fp32).
 
     compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
+    head_compute_dtype: that of the output head; None: the same
     context_length: the most positions, as `checked_context` accepts them; None: the model's default
     kernels: None: the native ones
     prefill_block: the most tokens that go through the layers together
     """
     assert compute_dtype in COMPUTE_DTYPES  # WeightOnlyQuantConfig and float_name see to it
+    head_compute = compute_dtype if head_compute_dtype is None else head_compute_dtype
+    assert head_compute in COMPUTE_DTYPES
     arch = weights.architecture
     builder = Builder(weights, NativeKernels() if kernels is None else kernels, compute_dtype)
     return Decoder(
@@ -61,7 +65,7 @@ def load_decoder(
         embedding=builder.tensor(arch.embedding_name),
         layers=[builder.layer(index) for index in range(arch.layers)],
         norm=builder.norm(arch.norm),
-        head=builder.kernels.projection([weights.weight(HEAD)], [None], compute_dtype),
+        head=builder.kernels.projection([weights.weight(HEAD)], [None], head_compute),
         prefill_block=prefill_block,
     )
 
