@@ -80,12 +80,14 @@ def quantize(folder: Path, name: str, config: WeightOnlyQuantConfig) -> None:
     )
 
 
-def load(folder: Path, compute_dtype: str) -> Any:
+def load(folder: Path, config: WeightOnlyQuantConfig) -> Any:
     """Load twice: the first run may still have to read the file, the second finds it in memory."""
+    compute = config.compute_of(config.weight_dtype)
+    head = config.compute_of(config.lm_head)
     for temperature in ("first", "warm"):
         gc.collect()
         before, start = memory("RssAnon"), time.perf_counter()
-        decoder = load_decoder(open_packed(folder), compute_dtype=compute_dtype)
+        decoder = load_decoder(open_packed(folder), compute_dtype=compute, head_compute_dtype=head)
         seconds, grown = time.perf_counter() - start, memory("RssAnon") - before
         print(f"loaded ({temperature}) in {seconds:.2f} s, {grown / 1e6:.1f} MB of memory")
     return decoder
@@ -157,9 +159,7 @@ def main() -> None:
         folder = options.folder or Path(temporary) / "model"
         if not is_packed(folder):
             quantize(folder, options.shape, config)
-        decode(
-            load(folder, options.compute_dtype), options.context, options.samples, options.tokens
-        )
+        decode(load(folder, config), options.context, options.samples, options.tokens)
 
 
 if __name__ == "__main__":

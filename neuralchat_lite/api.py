@@ -197,6 +197,7 @@ def load(
     adapters: Adapters | None = (),
     engine: str = NATIVE,
     compute_dtype: str | torch.dtype | None = None,
+    default_compute_dtype: str | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -218,6 +219,8 @@ def load(
         or its own weight-only quantization) or "itrex" (its own int4 and int8) run a checkpoint;
         the last two in an environment that `neuralchat-lite engines setup` makes
     compute_dtype: precision of the activations, instead of the configuration's
+    default_compute_dtype: of a checkpoint whose configuration names none; a quantized folder names
+        the one that it was written with. The command line gives "auto".
     dtype: "fp32" or "bf16" runs the checkpoint's own weights, not quantized, computing in it
     revision: of the model's hub name
     token: for hub names
@@ -240,6 +243,7 @@ def load(
         adapters=adapters,
         engine=engine,
         compute_dtype=compute_dtype,
+        default_compute_dtype=default_compute_dtype,
         dtype=dtype,
         revision=revision,
         token=token,

@@ -56,6 +56,7 @@ class Plan:
     dtype: dtype of unquantized weights; None when the weights are quantized
     kv_format: of keys and values; None for the default
     cache_root: cache folder of quantized models; None for the default
+    default_compute: compute_dtype of what is quantized when `asked` has none
     """
 
     found: Resolved
@@ -68,6 +69,7 @@ class Plan:
     kv_format: KVFormat | None
     threads: int | None
     cache_root: Path | None
+    default_compute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def plan_loading(
     context_length: int | None,
     kv_cache_dtype: Any,
     threads: int | None,
+    default_compute_dtype: str | None = None,
 ) -> Plan:
     """Decide how a model is loaded; downloads it if it is a hub name. See `api.load`."""
     check_name(engine)
@@ -126,7 +129,19 @@ def plan_loading(
         refuse_for_quantized(found.folder, engine, dtype)
         if tuned:
             raise adapters_of_quantized(found.folder)
-    return Plan(found, way, tuned, asked, dtype, engine, context_length, kv_format, threads, root)
+    return Plan(
+        found,
+        way,
+        tuned,
+        asked,
+        dtype,
+        engine,
+        context_length,
+        kv_format,
+        threads,
+        root,
+        default_compute_dtype,
+    )
 
 
 def find(
@@ -223,7 +238,7 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint from the cache. Quantizes it first if it is not there."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
-    config = WeightOnlyQuantConfig(**(plan.asked or {}))
+    config = WeightOnlyQuantConfig(**{"compute_dtype": plan.default_compute, **(plan.asked or {})})
     packed = open_cached(
         source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
     )
@@ -237,13 +252,7 @@ def run_packed(
     length: int,
     kv_format: KVFormat | None,
 ) -> Opened:
-    running = open_native(
-        packed,
-        config,
-        compute_dtype=config.compute_dtype,
-        context_length=length,
-        kv_format=kv_format,
-    )
+    running = open_native(packed, config, context_length=length, kv_format=kv_format)
     return Opened(running, tokenizer, packed.folder, config, packed.adapters)
 
 
@@ -252,11 +261,7 @@ def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
     running = open_native(
-        source,
-        None,
-        compute_dtype=float_name(plan.dtype),
-        context_length=length,
-        kv_format=plan.kv_format,
+        source, float_name(plan.dtype), context_length=length, kv_format=plan.kv_format
     )
     source.require_unchanged()
     return Opened(running, tokenizer, plan.found.folder, None, source.adapters)

@@ -117,6 +117,25 @@ def test_a_quantized_folder_computes_in_what_is_asked_for(model: ncl.Model) -> N
     assert model.report()["compute_dtype"] == "bf16"
 
 
+def test_a_default_compute_dtype_is_for_what_names_none(stories: Path, tmp_path: Path) -> None:
+    def taken(model: Path, *config: Any, **options: Any) -> tuple[str, str]:
+        options |= {"default_compute_dtype": "auto", "cache_dir": tmp_path / "cache"}
+        report = ncl.load(model, *config, **options).report()
+        return report["compute_dtype_asked"], report["compute_dtype"]
+
+    assert taken(stories) == ("auto", "int8")
+    assert taken(stories, {"weight_dtype": "int8"}) == ("auto", "bf16")
+    assert taken(stories, compute_dtype="bf16") == ("bf16", "bf16")
+    assert taken(stories, {"compute_dtype": "fp32"}) == ("fp32", "fp32")
+    assert taken(stories, ncl.WeightOnlyQuantConfig()) == ("bf16", "bf16")
+    assert taken(stories, dtype="fp32") == ("fp32", "fp32")
+    saved = ncl.quantize(stories, {"compute_dtype": "bf16"}, tmp_path / "saved")
+    assert taken(saved) == ("bf16", "bf16")
+    assert taken(saved, compute_dtype="auto") == ("auto", "int8")
+    with pytest.raises(ConfigError, match="compute_dtype must be one of"):
+        ncl.load(stories, default_compute_dtype="best", cache_dir=tmp_path / "cache")
+
+
 def test_save_pretrained_stands_alone(stories: Path, tmp_path: Path) -> None:
     original = ncl.load(stories, cache_dir=tmp_path / "cache")
     text = original.generate(PROMPT, max_new_tokens=30).text

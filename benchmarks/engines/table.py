@@ -97,11 +97,13 @@ ENGINES: dict[str, Engine] = {
             f"{weight}-{compute}": ours(weight, compute)
             for weight in ("int4", "int8")
             for compute in ("bf16", "fp32", "int8")
-        },
+        }
+        | {"int4-auto": ours("int4", "auto")},
         {
             "fp32": {"dtype": "fp32"},
             "bf16": {"dtype": "bf16"},
             "int8-bf16": grouped("int8", 32),
+            "int8-int8": grouped("int8", 32, compute_dtype="int8"),
             "int8-g128-bf16": grouped("int8", 128),
             "int4-bf16": grouped("int4", 32),
             "int4-g128-bf16": grouped("int4", 128),
@@ -109,6 +111,7 @@ ENGINES: dict[str, Engine] = {
             "int4-asym-bf16": grouped("int4", 32, scheme="asym"),
             "int4-fp32": grouped("int4", 32, compute_dtype="fp32"),
             "int4-int8": grouped("int4", 32, compute_dtype="int8"),
+            "int4-auto": grouped("int4", 32, compute_dtype="auto"),
         },
     ),
     "transformers": Engine(

@@ -11,13 +11,14 @@ from neuralchat_lite.cli.terminal import say
 from neuralchat_lite.errors import NeuralchatError
 from neuralchat_lite.files.progress import size_text
 
+WIDTH = 19  # of the longest name, "unquantized x fp32:"
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
 
 
 def doctor() -> None:
     """Say what this machine has, what will run on it, and why."""
     for name, value in findings():
-        say(f"{name + ':':<13} {value}")
+        say(f"{name + ':':<{WIDTH}} {value}")
 
 
 def findings() -> Iterator[tuple[str, str]]:
@@ -35,12 +36,14 @@ def findings() -> Iterator[tuple[str, str]]:
 
 
 def kernel_findings() -> Iterator[tuple[str, str]]:
-    from neuralchat_lite.kernels import native
+    from neuralchat_lite.kernels import native, runtime
 
     yield "CPU features", ", ".join(native.cpu_features()) or "none that a kernel uses"
     isa, threads = native.isa(), native.threads()
     yield "kernels", f"{isa.value}: {isa.why}"
     yield "threads", f"{threads.value}: {threads.why}"
+    for weights, compute in runtime.PRODUCTS:
+        yield f"{weights} x {compute}", str(runtime.product(weights, compute))
     bandwidth = native.measure_bandwidth(1.0)
     yield "bandwidth", f"{size_text(bandwidth)}/s with {threads.value} threads, measured now"
 

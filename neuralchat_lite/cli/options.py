@@ -89,7 +89,12 @@ class WeightsGroup:
     scheme: Annotated[str | None, option(WEIGHTS, "sym (default) or asym.")] = None
     scale_dtype: Annotated[str | None, option(WEIGHTS, "fp16 (default), bf16 or fp32.")] = None
     compute_dtype: Annotated[
-        str | None, option(WEIGHTS, "Precision of activations: bf16 (default), fp32 or int8.")
+        str | None,
+        option(
+            WEIGHTS,
+            "Precision of activations: bf16, fp32, int8, or auto, which is int8 for int4 weights "
+            "and bf16 for int8 ones (default: what a quantized folder names, else auto).",
+        ),
     ] = None
 
     def config(self) -> dict[str, Any] | None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from neuralchat_lite.cli.options import LoadingGroup, WeightsGroup
 from neuralchat_lite.cli.terminal import warn, write
+from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.files.progress import size_text
 from neuralchat_lite.files.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
-    from neuralchat_lite import Model, Piece, Timings
+    from neuralchat_lite import Model, Piece, Timings, WeightOnlyQuantConfig
 
 # finish_reason -> what is said of an answer that could have gone on
 CUT = {
@@ -28,7 +29,28 @@ def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Mode
     asked = asdict(loading)
     adapters = asked.pop("adapter") or ()
     with ProgressBar(warn) as progress:
-        return load(model, weights.config(), adapters=adapters, progress=progress.update, **asked)
+        loaded = load(
+            model,
+            weights.config(),
+            adapters=adapters,
+            default_compute_dtype="auto",
+            progress=progress.update,
+            **asked,
+        )
+    if weights.compute_dtype in (None, "auto") and loading.engine == NATIVE and loaded.config:
+        warn(activations_text(loaded.config))
+    return loaded
+
+
+def activations_text(config: WeightOnlyQuantConfig) -> str:
+    """Which precision the activations have, where the command line has named none."""
+    if config.compute_dtype != "auto":
+        said = f"{config.compute_dtype}, as the quantized folder says"
+        return f"Activations: {said} (--compute-dtype overrides it)"
+    taken = ", ".join(
+        f"{compute} for {name} weights" for name, compute in config.computes().items()
+    )
+    return f"Activations: {taken} (--compute-dtype bf16 and the like override it)"
 
 
 def warn_without_template(model: Model) -> None:

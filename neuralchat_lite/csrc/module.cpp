@@ -14,6 +14,7 @@
 #include "ops/bandwidth.h"
 #include "ops/handover.h"
 #include "ops/linear.h"
+#include "ops/peak.h"
 #include "ops/round_to_nearest.h"
 #include "ops/runtime.h"
 #include "ops/step.h"
@@ -171,6 +172,18 @@ void use_instruction_set(const std::string& name) {
   throw nb::value_error(("instruction set cannot run here: " + name).c_str());
 }
 
+// (set, name) of the instruction that multiplies, with the kernels in use.
+std::tuple<std::string, std::string> instruction(const std::string& weights,
+                                                 const std::string& compute) {
+  const auto& found = ncl::instruction(kWeightTypes.at(weights), kComputeTypes.at(compute));
+  return {found.set, found.name};
+}
+
+double measure_peak(const std::string& weights, const std::string& compute, double seconds) {
+  return ncl::measure_peak(ncl::instruction(kWeightTypes.at(weights), kComputeTypes.at(compute)),
+                           seconds);
+}
+
 void run_failing_loop(int items, bool on_worker, const std::string& kind, Address begun) {
   ncl::run_failing_loop(items, on_worker, kind, pointer<int64_t>(begun));
 }
@@ -196,6 +209,8 @@ NB_MODULE(_native, m) {
   m.def("round_to_nearest", &round_to_nearest, no_gil);
   m.def("measure_bandwidth", &ncl::measure_bandwidth, no_gil);
   m.def("measure_handover", &ncl::measure_handover, no_gil);
+  m.def("instruction", &instruction, no_gil);
+  m.def("measure_peak", &measure_peak, no_gil);
   m.def("set_threads", &ncl::set_threads, no_gil);
   m.def("cpu_features", &ncl::cpu_features);
   m.def("instruction_sets", &instruction_sets);

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.kv_format import KVFormat
+from neuralchat_lite.kernels.runtime import PRODUCTS, UNQUANTIZED, product
 from neuralchat_lite.models.build import Weights, load_decoder
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.cache import cache_root
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.levels import LEVELS
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,23 @@ class NativeEngine:
     decoder: Decoder
     config: WeightOnlyQuantConfig | None
 
+    def products(self) -> dict[str, dict[str, str]]:
+        """What runs each kind of product that this model has: "int4 x bf16" -> instruction, set and
+        why."""
+        kinds = {
+            kind_of(spec.module, self.config)
+            for spec in self.decoder.architecture.tensors()
+            if spec.role in ("linear", "lm_head")
+        }
+        return {
+            f"{weights} x {compute}": asdict(product(weights, compute))
+            for weights, compute in PRODUCTS
+            if (weights, compute) in kinds
+        }
+
     def describe(self) -> dict[str, Any]:
         isa, threads = native.isa(), native.threads()
+        taken = self.decoder.compute_dtype
         return {
             "engine": "native",
             "kernels": self.decoder.kernels.name,
@@ -30,13 +47,23 @@ class NativeEngine:
             "isa_why": isa.why,
             "threads": int(threads.value),
             "threads_why": threads.why,
-            "compute_dtype": self.decoder.compute_dtype,
+            "compute_dtype_asked": self.config.compute_dtype if self.config else taken,
+            "compute_dtype": taken,
             "kv_cache_dtype": self.decoder.kv_format.name,
+            "products": self.products(),
             "weight_bytes": self.decoder.weight_bytes,
         }
 
     def close(self) -> None:
         """Does nothing: nothing is held outside this process. Mapped files close with the model."""
+
+
+def kind_of(module: str, config: WeightOnlyQuantConfig | None) -> tuple[str, str]:
+    """(weights, activations) of the products of a module, one of PRODUCTS."""
+    weight_dtype = None if config is None else config.dtype_of(module)
+    if config is None or weight_dtype is None:
+        return UNQUANTIZED, "fp32"
+    return LEVELS[weight_dtype].stored, config.compute_of(weight_dtype)
 
 
 def when_not_finite(
@@ -56,15 +83,27 @@ def when_not_finite(
 
 def open_native(
     weights: Weights,
-    config: WeightOnlyQuantConfig | None,
+    precision: WeightOnlyQuantConfig | str,
     *,
-    compute_dtype: str,
     context_length: int | None,
     kv_format: KVFormat | None = None,
 ) -> NativeEngine:
-    """Open the native engine over mapped weights, quantized or not."""
+    """Open the native engine over mapped weights.
+
+    precision: how they are quantized, or the float type that a checkpoint's own are computed in
+    kv_format: of keys and values; None: what belongs to the precision of activations
+    """
+    if isinstance(precision, str):
+        config, compute, head = None, precision, precision
+    else:
+        config = precision
+        compute, head = config.compute_of(config.weight_dtype), config.compute_of(config.lm_head)
     decoder = load_decoder(
-        weights, compute_dtype=compute_dtype, context_length=context_length, kv_format=kv_format
+        weights,
+        compute_dtype=compute,
+        head_compute_dtype=head,
+        context_length=context_length,
+        kv_format=kv_format,
     )
-    decoder.when_not_finite = when_not_finite(weights, config, compute_dtype)
+    decoder.when_not_finite = when_not_finite(weights, config, compute)
     return NativeEngine(decoder, config)

@@ -12,6 +12,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from neuralchat_lite.kernels import _native
 from neuralchat_lite.kernels.cpu import (
@@ -77,6 +78,47 @@ def set_threads(count: int) -> None:
 def cpu_features() -> list[str]:
     """The features of this CPU that a kernel may use, by their names in /proc/cpuinfo."""
     return list(_native.cpu_features())
+
+
+UNQUANTIZED = "unquantized"
+# (weights, activations) of every kind of product. Unquantized weights are always computed in fp32.
+PRODUCTS = (
+    *((weights, compute) for weights in ("int4", "int8") for compute in ("bf16", "int8", "fp32")),
+    (UNQUANTIZED, "fp32"),
+)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What runs a kind of product: an instruction, in the kernels of a set, and why this set."""
+
+    instruction: str
+    set: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.instruction} of {self.set}, {self.why}"
+
+
+def product(weights: str, compute: str) -> Product:
+    """What multiplies weights with activations, of PRODUCTS, on the set in use."""
+    chosen = isa().value
+    owner, instruction = _native.instruction(stored_type(weights), compute)
+    why = "the set in use" if owner == chosen else f"as {chosen} has no kernel of its own for it"
+    return Product(instruction, owner, why)
+
+
+def measure_peak(weights: str, compute: str, seconds: float = 0.01) -> float:
+    """Operations a second of all threads in a register loop of the instruction of a product.
+
+    It reads no memory, so no kernel is faster. A multiplication and an addition are two operations.
+    """
+    isa(), threads()
+    return _native.measure_peak(stored_type(weights), compute, seconds)
+
+
+def stored_type(weights: str) -> str:
+    return "fp32" if weights == UNQUANTIZED else weights
 
 
 def measure_bandwidth(seconds: float = 1.0, size: int = 1 << 29) -> float:

@@ -43,6 +43,7 @@ def load_decoder(
     weights: Weights,
     *,
     compute_dtype: str = "bf16",
+    head_compute_dtype: str | None = None,
     context_length: int | None = None,
     kv_format: KVFormat | None = None,
     kernels: Kernels | None = None,
@@ -51,12 +52,15 @@ def load_decoder(
     """Build a decoder over mapped weights, copying only norms and biases (to fp32).
 
     compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
+    head_compute_dtype: that of the output head; None: the same
     context_length: the most positions, as `checked_context` accepts them; None: the model's default
     kv_format: of keys and values; None: what belongs to compute_dtype
     kernels: None: the native ones
     prefill_block: the most tokens that go through the layers together
     """
     assert compute_dtype in COMPUTE_DTYPES  # WeightOnlyQuantConfig and float_name see to it
+    head_compute = compute_dtype if head_compute_dtype is None else head_compute_dtype
+    assert head_compute in COMPUTE_DTYPES
     arch = weights.architecture
     kernels = NativeKernels() if kernels is None else kernels
     kv_format = kv_format or KV_FORMAT_OF[compute_dtype]
@@ -66,7 +70,7 @@ def load_decoder(
         kernels,
         compute_dtype,
         arch.default_context if context_length is None else context_length,
-        builder.plan(),
+        builder.plan(head_compute),
         kv_format,
         prefill_block=prefill_block,
     )
@@ -87,13 +91,14 @@ class Builder:
         self.compute_dtype = compute_dtype
         self.kv_format = kv_format
 
-    def plan(self) -> Plan:
+    def plan(self, head_compute: ComputeDtype) -> Plan:
+        """head_compute: the precision of activations before the head"""
         arch = self.weights.architecture
         return Plan(
             embedding=self.tensor(arch.embedding_name),
             layers=tuple(self.layer(index) for index in range(arch.layers)),
             norm=self.norm(arch.norm),
-            head=self.kernels.projection([self.weights.weight(HEAD)], [None], self.compute_dtype),
+            head=self.kernels.projection([self.weights.weight(HEAD)], [None], head_compute),
         )
 
     def layer(self, index: int) -> Layer:

@@ -62,7 +62,7 @@ HALF = {"fp16": "fp16", "float16": "fp16", "torch.float16": "fp16"}
 SPELLINGS: dict[str, Mapping[str, str]] = {
     "weight_dtype": INTEGER_WEIGHTS,
     "lm_head": INTEGER_WEIGHTS,
-    "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8"},
+    "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8", "auto": "auto"},
     "scale_dtype": {**FLOATS, **HALF},
     "scheme": {"sym": "sym", "asym": "asym"},
     "algorithm": ByOwnName(QUANTIZERS),
@@ -75,6 +75,9 @@ DEFAULTS: dict[str, str] = {
     "algorithm": "RTN",
     "lm_head": "int8",
 }
+# What compute_dtype="auto" takes: 8 bits cost int4 weights nothing beside their own rounding, and
+# int8 weights more than that (docs/explanation/quantization.md has figures).
+AUTO_COMPUTE = {"int4": "int8", "int4_fullrange": "int8", "int8": "bf16"}
 GROUP_SIZES = (32, 64, 128, -1)
 
 LATER_ALGORITHMS = "is not implemented yet: use algorithm='RTN'"
@@ -139,7 +142,8 @@ class WeightOnlyQuantConfig:
     weight_dtype: "int4" (also "int4_clip": codes -7..7, scale absmax/7), "int4_fullrange"
         (-8..7, absmax/8) or "int8" (-127..127, absmax/127). Asymmetric int4 has 16 levels
         already, so both int4 names mean the same with scheme="asym".
-    compute_dtype: precision of the activations: "bf16", "fp32" or "int8"
+    compute_dtype: precision of the activations: "bf16", "fp32" or "int8"; "auto" is "int8" for
+        int4 weights and "bf16" for int8 weights, the output head's by its own weight_dtype
     group_size: input columns that share a scale: 32, 64, 128, or -1 for a whole row
     scheme: "sym", or "asym" (levels spread from min(w, 0) to max(w, 0))
     scale_dtype: "fp16", "bf16" or "fp32"
@@ -207,6 +211,16 @@ class WeightOnlyQuantConfig:
         if not self.converts(module):
             return None
         return self.lm_head if module == "lm_head" else self.weight_dtype
+
+    def compute_of(self, weight_dtype: str) -> str:
+        """The compute_dtype that products with weights of a weight_dtype take."""
+        auto = self.compute_dtype == "auto"
+        return AUTO_COMPUTE[weight_dtype] if auto else self.compute_dtype
+
+    def computes(self) -> dict[str, str]:
+        """`compute_of` each weight_dtype that the model has: its layers', then its head's."""
+        heads = [self.lm_head] if self.converts("lm_head") else []
+        return {name: self.compute_of(name) for name in (self.weight_dtype, *heads)}
 
     def bytes_config(self) -> dict[str, Any]:
         """The options that decide the quantized bytes, in one spelling each.

@@ -25,7 +25,7 @@ class LegacyConfig:
 
     bits: 4 or 8; None to follow weight_dtype
     group_size: 32, 64, 128, or -1 for a whole row
-    weight_dtype, compute_dtype, scale_dtype: as in WeightOnlyQuantConfig
+    weight_dtype, compute_dtype, scale_dtype: as in WeightOnlyQuantConfig, "auto" included
     llm_int8_skip_modules: modules_to_not_convert of WeightOnlyQuantConfig
     sym: symmetric codes around zero
     use_double_quant, mse_range, use_quant ...: as in WeightOnlyQuantConfig, which refuses those

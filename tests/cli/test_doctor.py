@@ -17,3 +17,6 @@ def test_doctor_says_what_runs_and_why(run: Run, cache: Path) -> None:
         assert found[name]
     assert re.match(r"[\d.]+ GB/s with \d+ threads", found["bandwidth"])
     assert str(cache) in found["cache"]
+    kernels = found["kernels"].split(":")[0]
+    for kind in ("int4 x bf16", "int4 x int8", "int8 x bf16", "int8 x int8", "unquantized x fp32"):
+        assert re.match(rf"\w+ of (\w+), (the set in use|as {kernels} has no)", found[kind])

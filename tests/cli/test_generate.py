@@ -39,6 +39,27 @@ def test_generate_quantizes_and_says_so_on_stderr_only(run: Run, stories: str) -
     assert again[:2] == (0, out) and "Quantizing" not in again[2]
 
 
+def test_the_first_line_says_which_precision_the_activations_have(
+    run: Run, stories: str, tmp_path: Path
+) -> None:
+    def said(model: str, *options: str) -> str:
+        code, _, err = run("generate", model, PROMPT, "--max-new-tokens", "1", *options)
+        assert code == 0, err
+        return err
+
+    said(stories), said(stories, "--weight-dtype", "int8")  # quantizing is said before all else
+    said_by_default = said(stories)
+    assert said_by_default.startswith("Activations: int8 for int4 weights, bf16 for int8 weights (")
+    assert said(stories, "--compute-dtype", "auto") == said_by_default
+    assert said(stories, "--weight-dtype", "int8").startswith("Activations: bf16 for int8 weights")
+    folder = str(tmp_path / "saved")
+    assert run("quantize", stories, "-o", folder)[0] == 0
+    assert said(folder).startswith("Activations: bf16, as the quantized folder says")
+    assert said(folder, "--compute-dtype", "auto") == said_by_default
+    for explicit in (["--compute-dtype", "bf16"], ["--dtype", "fp32"], ["--engine", "torch"]):
+        assert "Activations" not in said(stories, *explicit)
+
+
 def test_prompt_comes_from_stdin(run: Run, stories: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPT))
     code, out, _ = run("generate", stories, "-p", "-", "--dtype", "fp32", "--max-new-tokens", "200")

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import SimpleNamespace as Made
 
 class Paper:
-    folder = Path("/nowhere")
+    folder, config = Path("/nowhere"), None
     chat_template = "its own"
     def __init__(self):
         self.tokenizer = self

@@ -69,6 +69,15 @@ def test_the_report_says_which_engine_runs(stories: Path) -> None:
             {"engine": "torch", "quantization_config": {"group_size": 64}},
             "the checkpoint's own weights, not quantized ones with group_size: give",
         ),
+        ({"engine": "torch", "compute_dtype": "auto"}, "not quantized ones with compute_dtype"),
+        (
+            {"engine": "ipex", "compute_dtype": "auto"},
+            "'ipex' does not support compute_dtype='auto', expected one of 'bf16', 'fp32', 'int8'",
+        ),
+        (
+            {"engine": "itrex", "compute_dtype": "auto"},
+            "'itrex' does not support compute_dtype='auto', expected one of 'fp32', 'bf16', 'int8'",
+        ),
         ({"engine": "torch", "threads": 0}, "threads must be an integer from 1 to 1024, got 0"),
         ({"engine": "torch", "context_length": 513}, "512 positions, got 513"),
         (

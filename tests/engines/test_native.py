@@ -1,17 +1,49 @@
-"""What the native engine says of logits that are not finite."""
+"""The native engine: the precision of its activations, and what it says of bad logits."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import neuralchat_lite
 from neuralchat_lite.errors import CheckpointError
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
+
+
+@pytest.fixture
+def logits(tmp_path: Path) -> Callable[..., torch.Tensor]:
+    def logits_of(weights: str, head: str, compute_dtype: str) -> torch.Tensor:
+        config = {"weight_dtype": weights, "lm_head": head}
+        model = neuralchat_lite.load(NANO, config, compute_dtype=compute_dtype, cache_dir=tmp_path)
+        return model.decoder.forward(list(range(5, 15)), model.decoder.new_cache())
+
+    return logits_of
+
+
+def test_auto_computes_each_matrix_as_its_weights_ask_for(logits):
+    assert torch.equal(logits("int8", "int8", "auto"), logits("int8", "int8", "bf16"))
+    assert torch.equal(logits("int4", "int4", "auto"), logits("int4", "int4", "int8"))
+    mixed = logits("int4", "int8", "auto")
+    assert not torch.equal(mixed, logits("int4", "int8", "int8"))
+    assert not torch.equal(mixed, logits("int4", "int8", "bf16"))
+
+
+def test_the_report_has_what_was_asked_what_was_taken_and_what_runs_it(tmp_path):
+    report = neuralchat_lite.load(NANO, "int4", compute_dtype="auto", cache_dir=tmp_path).report()
+    assert (report["compute_dtype_asked"], report["compute_dtype"]) == ("auto", "int8")
+    assert set(report["products"]) == {"int4 x int8", "int8 x bf16"}
+    for product in report["products"].values():
+        assert product["instruction"] and product["why"]
+        assert (product["set"] == report["isa"]) == (product["why"] == "the set in use")
+    report = neuralchat_lite.load(NANO, dtype="bf16").report()
+    assert (report["compute_dtype_asked"], report["compute_dtype"]) == ("bf16", "bf16")
+    assert set(report["products"]) == {"unquantized x fp32"}
 
 
 @pytest.fixture

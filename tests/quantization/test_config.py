@@ -11,7 +11,7 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 OPTIONS = {
     "weight_dtype": ["int4", "int4_fullrange", "int8"],
-    "compute_dtype": ["bf16", "fp32", "int8"],
+    "compute_dtype": ["bf16", "fp32", "auto", "int8"],
     "group_size": [32, 64, 128, -1],
     "scheme": ["sym", "asym"],
     "scale_dtype": ["fp16", "bf16", "fp32"],
@@ -143,6 +143,29 @@ def test_the_head_has_a_dtype_of_its_own():
     config = WeightOnlyQuantConfig(weight_dtype="int4", lm_head="int8")
     assert config.dtype_of("lm_head") == "int8"
     assert config.dtype_of("model.layers.0.mlp.up_proj") == "int4"
+
+
+@pytest.mark.parametrize(
+    ("weight_dtype", "head", "taken"),
+    [
+        ("int4", "int8", {"int4": "int8", "int8": "bf16"}),
+        ("int4_fullrange", "int4", {"int4_fullrange": "int8", "int4": "int8"}),
+        ("int8", "int8", {"int8": "bf16"}),
+        ("int8", "int4", {"int8": "bf16", "int4": "int8"}),
+    ],
+)
+def test_auto_takes_8_bits_for_int4_weights_alone(weight_dtype, head, taken):
+    config = WeightOnlyQuantConfig(weight_dtype=weight_dtype, lm_head=head, compute_dtype="auto")
+    assert config.computes() == taken
+    for explicit in ("bf16", "fp32", "int8"):
+        same = dataclasses.replace(config, compute_dtype=explicit)
+        assert set(same.computes().values()) == {explicit}
+    assert config.bytes_config() == same.bytes_config()
+
+
+def test_a_head_that_is_not_quantized_takes_nothing():
+    config = WeightOnlyQuantConfig(compute_dtype="auto", modules_to_not_convert=["lm_head"])
+    assert config.computes() == {"int4": "int8"}
 
 
 def test_only_options_that_decide_bytes_are_in_bytes_config():

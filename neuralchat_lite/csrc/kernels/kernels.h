@@ -83,6 +83,16 @@ struct ScratchBytes {
   size_t (*round_tile)(const Rounding&);
 };
 
+// What products of packed weights are made of, for reports and for benchmarks.
+struct Instruction {
+  const char* set;   // the folder whose kernel runs: a table may hold another set's
+  const char* name;  // as assemblers spell it
+  // Runs the instruction, and the additions that go with it in a product, `times` times or a little
+  // more, in registers alone. Returns the operations that were done: each multiplication and each
+  // addition of a product counts as one.
+  uint64_t (*run)(uint64_t times);
+};
+
 struct Kernels {
   // Called once by each thread before its first kernel, for example to request tile registers.
   // Null: there is nothing to do.
@@ -121,6 +131,10 @@ struct Kernels {
   // Reads n bytes, a multiple of 128, and returns a value that depends on them all: the
   // bandwidth probe.
   uint64_t (*read_all)(const void* data, size_t n);
+
+  // The instruction that multiplies weights of a type with activations of a type. Weights that are
+  // not packed are multiplied in fp32, whatever the activations are.
+  const Instruction& (*instruction)(WeightType, ComputeType);
 };
 
 }  // namespace ncl

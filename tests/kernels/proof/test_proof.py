@@ -152,7 +152,7 @@ FAULTS = {
     ),
     "tiles are not configured": (
         "amx/integer_product.cpp",
-        "_tile_loadconfig(&kConfig);",
+        "const ConfiguredTiles configured(kConfig);",
         "",
         "the tiles are not configured",
     ),

@@ -16,4 +16,6 @@ void write_activation_row(const float* x, const Activations& out, int row);
 size_t product_scratch(int rows, int cols);
 void integer_product(const Matrix&, int begin, int end, const Activations& x, Output, Scratch);
 
+const Instruction& instruction(WeightType, ComputeType);
+
 }  // namespace ncl::amx

@@ -13,6 +13,7 @@
 
 #include "kernels/amx/amx.h"
 #include "kernels/amx/tile_rows.h"
+#include "kernels/amx/tiles.h"
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/dispatch.h"
 
@@ -29,24 +30,8 @@ constexpr int kDots = kTileRows * kRowTile;        // 32-bit sums of a product: 
 constexpr int kTilesTogether = 4;
 
 // Tiles 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 32, 32, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, kLines, kLines};
-};
-static_assert(sizeof(TileConfig) == 64);
-constexpr TileConfig kConfig;
-
-// The tile registers of this thread for the time of one call. Other libraries use them too, and
-// leave them released: the thread that calls us may just have multiplied in PyTorch. A
-// configuration that is made once would be gone.
-struct ConfiguredTiles {
-  ConfiguredTiles() { _tile_loadconfig(&kConfig); }
-  ~ConfiguredTiles() { _tile_release(); }
-  ConfiguredTiles(const ConfiguredTiles&) = delete;
-};
+constexpr TileConfig kConfig = {.row_bytes = {64, 64, 64, 64, 32, 32, 64, 64},
+                                .rows = {16, 16, 16, 16, 16, 16, kLines, kLines}};
 
 // gcc does not know that a load of a tile reads memory: stores before it must not move behind it.
 inline void finish_stores() { asm volatile("" ::: "memory"); }
@@ -189,7 +174,7 @@ size_t unpacked_bytes(int cols) { return static_cast<size_t>(blocks_of(cols)) * 
 template <bool two_planes>
 void multiply(const Matrix& m, int begin, int end, const TileRows& x, const Output& out,
               Scratch scratch) {
-  const ConfiguredTiles configured;
+  const ConfiguredTiles configured(kConfig);
   uint8_t* unpacked = take<uint8_t>(scratch, unpacked_bytes(m.cols));
   with_packed_types(m, [&](auto type, auto scale, auto asymmetric) {
     for (int first = 0; first < x.row_tiles(); first += kTilesTogether) {

@@ -2,6 +2,7 @@
 // which each of these CPUs runs.
 #include "kernels/amx/amx.h"
 #include "kernels/avx2/avx2.h"
+#include "kernels/avx512_vnni/avx512_vnni.h"
 
 namespace ncl::amx {
 
@@ -18,15 +19,17 @@ extern const Kernels kernels;
 const Kernels kernels = {
     .prepare_thread = nullptr,  // integer_product.cpp: tiles are configured for each call
     .activations = {activation_bytes, write_activation_row},
-    .scratch = {larger_product_scratch, avx2::attend_scratch, avx2::round_tile_scratch},
+    .scratch = {larger_product_scratch, avx2::round_tile_scratch},
     .rms_norm = avx2::rms_norm,
     .silu_gate = avx2::silu_gate,
     .integer_product = integer_product,
     .float_product = avx2::float_product,
     .dense_product = avx2::dense_product,
-    .attend = {avx2::attend_fp32, avx2::attend_bf16},  // in the order of KVType
+    .attend = {avx512_vnni::attend<KVType::kFp32>, avx512_vnni::attend<KVType::kBf16>,
+               avx512_vnni::attend<KVType::kInt8>},
     .round_tile = avx2::round_tile,
     .read_all = avx2::read_all,
+    .instruction = instruction,
 };
 
 }  // namespace ncl::amx

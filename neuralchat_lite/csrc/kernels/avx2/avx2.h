@@ -25,4 +25,6 @@ bool round_tile(const Rounding&, int tile, Scratch);
 
 uint64_t read_all(const void* data, size_t n);
 
+const Instruction& instruction(WeightType, ComputeType);
+
 }  // namespace ncl::avx2

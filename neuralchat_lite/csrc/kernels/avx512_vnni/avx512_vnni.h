@@ -14,4 +14,6 @@ void integer_product(const Matrix&, int begin, int end, const Activations& x, Ou
 template <KVType type>
 void attend(const AttentionTask&);
 
+const Instruction& instruction(WeightType, ComputeType);
+
 }  // namespace ncl::avx512_vnni

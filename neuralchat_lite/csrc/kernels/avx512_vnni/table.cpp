@@ -27,6 +27,7 @@ const Kernels kernels = {
     .attend = {attend<KVType::kFp32>, attend<KVType::kBf16>, attend<KVType::kInt8>},
     .round_tile = avx2::round_tile,
     .read_all = avx2::read_all,
+    .instruction = instruction,
 };
 
 }  // namespace ncl::avx512_vnni

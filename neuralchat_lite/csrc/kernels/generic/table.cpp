@@ -16,6 +16,7 @@ const Kernels kernels = {
     .attend = {attend<KVType::kFp32>, attend<KVType::kBf16>, attend<KVType::kInt8>},
     .round_tile = round_tile,
     .read_all = read_all,
+    .instruction = instruction,
 };
 
 }  // namespace ncl::generic
