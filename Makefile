@@ -21,7 +21,8 @@ SIMDE = $(VENV)/simde/usr/include/simde/x86/avx512.h
 ifneq ($(wildcard /usr/include/simde/x86/avx512.h),)
 SIMDE =
 endif
-APT = apt-get -qq -o Dir::State::Lists=lists -o Dir::Cache=cache -o APT::Sandbox::User= -o Acquire::http::Timeout=10
+# Absolute paths: apt looks for relative ones below its own folders.
+APT = apt-get -qq -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD/cache -o APT::Sandbox::User= -o Acquire::http::Timeout=10
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test prove test-engines fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean

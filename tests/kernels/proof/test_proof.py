@@ -8,6 +8,7 @@ products with the contract of all sets. A new folder takes part by itself.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,8 +38,9 @@ EMULATED = sorted(
     for folder in (SOURCES / "kernels").iterdir()
     if folder.is_dir() and folder.name not in NATIVE
 )
+LANGUAGE = ("-std=c++20", "-ffp-contract=off", "-I", SOURCES)
 # Most of the time goes to the compiler: -O1 takes four times as long, and runs a second less.
-FLAGS = ("-std=c++20", "-Og", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-psabi")
+FLAGS = (*LANGUAGE, "-Og", "-Wall", "-Wextra", "-Werror", "-Wno-psabi")
 
 
 def simde_headers() -> Path | None:
@@ -69,7 +71,7 @@ class Builder:
         self.folder, self.simde = folder, simde
 
     def command(self, source: Path, target: Path, kind: str) -> list[str | Path]:
-        flags: list[str | Path] = [*FLAGS, "-I", SOURCES]
+        flags: list[str | Path] = [*FLAGS]
         if kind not in NATIVE:
             flags += [*AVX2, "-I", HERE / "intrinsics", "-isystem", self.simde]
         return [COMPILER, *flags, *NATIVE.get(kind, ()), "-c", source, "-o", target]
@@ -140,6 +142,32 @@ def test_one_rounding_more_would_be_found(prove, name, compute_dtype):
     proved = prove(name, compute_dtype, "int4", "sym", "--unfused")
     assert proved.returncode == 1
     assert "output" in proved.stdout and " not " in proved.stdout
+
+
+def test_the_machine_code_of_amx_has_the_bits_of_the_contract(builder, prove, tmp_path):
+    """The files as they ship; their tile instructions trap, and a model does the work."""
+    if "amx" in native.usable_isas():
+        pytest.skip("this CPU has AMX: tests/kernels/test_native.py runs it")
+    if "avx512_vnni" not in native.usable_isas():
+        pytest.skip("this CPU lacks AVX-512 with VNNI, which these files use too")
+    lists = (HERE.parents[2] / "CMakeLists.txt").read_text()
+    flags = re.search(r"instruction_set\(amx (.*)\)", lists)[1].split()
+    shipped = [COMPILER, *LANGUAGE, "-O3", *flags]
+    objects = []
+    for path in builder.objects():
+        if path.name.startswith("amx-"):
+            source = SOURCES / "kernels/amx" / f"{path.stem.removeprefix('amx-')}.cpp"
+            path = tmp_path / path.name
+            made = run([*shipped, "-c", source, "-o", path])
+            assert made.returncode == 0, made.stderr
+        objects.append(path)
+    traps = builder.compile(HERE / "tile_traps.cpp", "generic")
+    program = builder.link([*objects, traps], tmp_path / "driver")
+    for compute_dtype in ("bf16", "int8"):
+        for weight_dtype in ("int4", "int8"):
+            for scheme in ("sym", "asym"):
+                proved = prove("amx", compute_dtype, weight_dtype, scheme, program=program)
+                assert proved.returncode == 0, proved.stdout + proved.stderr
 
 
 # Faults in a source: its name, the text and what takes its place, and what the driver says.
