@@ -325,13 +325,13 @@ def test_prompts_that_cannot_be_are_refused_and_leave_the_cache_as_it_was(small)
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 300])
-def test_a_text_fed_in_any_pieces_gives_the_same_logits(small, block):
+def test_a_text_fed_in_any_pieces_gives_the_same_bits(small, block):
     decoder = load_decoder(small, compute_dtype="fp32", context_length=256, prefill_block=24)
     ids = torch.randint(0, small.architecture.vocab_size, (200,))
     whole = decoder.forward(ids, decoder.new_cache(), all_logits=True)
     cache = decoder.new_cache(1)
     pieces = [decoder.forward(piece, cache, all_logits=True) for piece in ids.split(block)]
-    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-4, rtol=1e-4)
+    assert torch.equal(torch.cat(pieces), whole)
 
 
 def test_a_truncated_cache_goes_on_as_if_nothing_had_followed(small):
@@ -342,7 +342,7 @@ def test_a_truncated_cache_goes_on_as_if_nothing_had_followed(small):
     decoder.forward(ids, cache)
     assert cache.can_truncate(60)
     cache.truncate(60)
-    torch.testing.assert_close(decoder.forward(ids[60:61], cache), want)
+    assert torch.equal(decoder.forward(ids[60:61], cache), want)
 
 
 def test_a_cache_goes_back_as_far_as_its_pages_reach_or_to_the_start(small):
@@ -399,26 +399,49 @@ def test_bytes_per_token_counts_each_matrix_once_and_the_keys_in_the_window(smal
     assert decoder.bytes_per_token(1000) == matrices + 16 * kept
 
 
-@pytest.mark.parametrize("storage", [(None, 0, ""), ("int4", 32, "sym"), ("int8", 64, "asym")])
+# Unquantized, computed in fp32; quantized, computed in each precision.
+WAYS = [
+    (None, 0, "", "fp32"),
+    ("int4", 32, "sym", "fp32"),
+    ("int4", 64, "asym", "bf16"),
+    ("int4", 32, "sym", "int8"),
+    ("int8", 64, "asym", "bf16"),
+    ("int8", -1, "sym", "int8"),
+]
+
+
+@pytest.mark.parametrize("isa_name", native.usable_isas())
+@pytest.mark.parametrize("kv_format", ["bf16", "int8"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("seed", range(4))
-def test_conversations_fed_together_are_as_if_fed_alone(seed, storage):
+def test_conversations_fed_together_have_the_bits_of_each_alone(seed, way, kv_format, isa_name):
+    *storage, compute_dtype = way
     config = random_shape(seed)
     model = transformers_model(config, seed)
     weights = share_weights(model, parse_architecture(model.config.to_dict()), *storage)
-    decoder = load_decoder(
-        weights, compute_dtype="fp32", context_length=256, prefill_block=32
-    )  # so that texts straddle blocks
-    lengths = [1, 70, 31, 2]
-    texts = [torch.randint(0, config["vocab_size"], (n + 3,)) for n in lengths]
-    for keep in (1, 3, None):
-        together = [decoder.new_cache() for _ in texts]
-        alone = [decoder.new_cache() for _ in texts]
-        for first, last in ((None, -2), (-2, -1)):  # long and unequal, then one token each
-            parts = [text[first:last] for text in texts]
-            found = decoder.forward_batch(parts, together, keep=keep)
-            for part, cache, logits in zip(parts, alone, found, strict=True):
-                want = decoder.forward(part, cache, all_logits=True)[-(keep or len(part)) :]
-                torch.testing.assert_close(logits, want, rtol=0, atol=2e-4)
+    before = native.isa().value
+    native.use_isa(isa_name)
+    try:
+        decoder = load_decoder(
+            weights,
+            compute_dtype=compute_dtype,
+            kv_format=KV_FORMATS[kv_format],
+            context_length=256,
+            prefill_block=32,  # so that texts straddle blocks
+        )
+        lengths = [1, 70, 31, 2]
+        texts = [torch.randint(0, config["vocab_size"], (n + 3,)) for n in lengths]
+        for keep in (1, 3, None):
+            together = [decoder.new_cache() for _ in texts]
+            alone = [decoder.new_cache() for _ in texts]
+            for first, last in ((None, -2), (-2, -1)):  # long and unequal, then one token each
+                parts = [text[first:last] for text in texts]
+                found = decoder.forward_batch(parts, together, keep=keep)
+                for part, cache, logits in zip(parts, alone, found, strict=True):
+                    want = [decoder.forward(part[i : i + 1], cache) for i in range(len(part))]
+                    assert torch.equal(logits, torch.stack(want)[-(keep or len(part)) :])
+    finally:
+        native.use_isa(before)
 
 
 def test_blocks_hold_every_token_once_and_no_more_than_fit():
