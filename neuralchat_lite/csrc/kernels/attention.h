@@ -41,24 +41,25 @@ class PartOfAttention {
   // latency of an addition.
   template <int queries, int blocks>
   void score(int query, const uint8_t* head, int slot, float* scores) const {
-    V sums[blocks][queries][kVectors];
+    // In one dimension: gcc keeps sums[b][q][v] in memory.
+    V sums[blocks * queries * kVectors];
+    const auto at = [](int b, int q, int v) { return (b * queries + q) * kVectors + v; };
+    for (V& sum : sums) sum = V::zero();
+    const float* values[queries];
+    for (int q = 0; q < queries; ++q) values[q] = task_.queries[query + q];
     const uint8_t* keys[blocks];
     for (int b = 0; b < blocks; ++b) {
       keys[b] = head + at_.keys + key_index(slot + b * kKeyBlock, dim_) * element_bytes(type);
-      for (auto& of_query : sums[b]) {
-        for (V& sum : of_query) sum = V::zero();
-      }
     }
     for (int i = 0; i < dim_; ++i) {
+#pragma GCC unroll 4
       for (int b = 0; b < blocks; ++b) {
-        V key[kVectors];
+#pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
-          key[v] = V::template load<type>(keys[b], i * kKeyBlock + v * V::kWidth);
-        }
-        for (int q = 0; q < queries; ++q) {
-          const V value = V::set(task_.queries[query + q][i]);
-          for (int v = 0; v < kVectors; ++v) {
-            sums[b][q][v] = V::fma(key[v], value, sums[b][q][v]);
+          const V key = V::template load<type>(keys[b], i * kKeyBlock + v * V::kWidth);
+#pragma GCC unroll 8
+          for (int q = 0; q < queries; ++q) {
+            sums[at(b, q, v)] = V::fma(key, V::set(values[q][i]), sums[at(b, q, v)]);
           }
         }
       }
@@ -71,7 +72,7 @@ class PartOfAttention {
           scale = V::template load<KVType::kBf16>(head + at_.key_scales, slot + offset);
         }
         for (int q = 0; q < queries; ++q) {
-          V sum = sums[b][q][v];
+          V sum = sums[at(b, q, v)];
           if constexpr (type == KVType::kInt8) sum = sum * scale;
           sum.store(scores + q * kChunk + offset);
         }
@@ -98,9 +99,10 @@ class PartOfAttention {
   // dimensions from `i` on, for positions [from, from + count).
   template <int queries, int vectors>
   void add_dimensions(const float* weights, int from, int count, float* const* sums, int i) const {
-    V total[queries][vectors];
+    V total[queries * vectors];
+    const auto at = [](int q, int v) { return q * vectors + v; };
     for (int q = 0; q < queries; ++q) {
-      for (int v = 0; v < vectors; ++v) total[q][v] = V::load(sums[q] + i + v * V::kWidth);
+      for (int v = 0; v < vectors; ++v) total[at(q, v)] = V::load(sums[q] + i + v * V::kWidth);
     }
     for (int done = 0; done < count;) {
       const int slot = (from + done) % kPage, of_page = std::min(count - done, kPage - slot);
@@ -111,15 +113,19 @@ class PartOfAttention {
           value[v] =
               V::template load<type>(values, value_index(slot + k, dim_) + i + v * V::kWidth);
         }
+#pragma GCC unroll 8
         for (int q = 0; q < queries; ++q) {
           const V weight = V::set(weights[q * kChunk + done + k]);
-          for (int v = 0; v < vectors; ++v) total[q][v] = V::fma(value[v], weight, total[q][v]);
+#pragma GCC unroll 16
+          for (int v = 0; v < vectors; ++v) {
+            total[at(q, v)] = V::fma(value[v], weight, total[at(q, v)]);
+          }
         }
       }
       done += of_page;
     }
     for (int q = 0; q < queries; ++q) {
-      for (int v = 0; v < vectors; ++v) total[q][v].store(sums[q] + i + v * V::kWidth);
+      for (int v = 0; v < vectors; ++v) total[at(q, v)].store(sums[q] + i + v * V::kWidth);
     }
   }
 
@@ -152,9 +158,10 @@ class PartOfAttention {
              float& largest, float& total) const {
     std::fill(scores + begin, scores + from, kNothing);
     std::fill(scores + to, scores + length, kNothing);
-    float maximum = largest;
-    // A NaN score makes the maximum NaN, and so the whole result.
-    for (int k = from; k < to; ++k) maximum = scores[k] <= maximum ? maximum : scores[k];
+    V most = V::set(largest);
+    for (int k = begin; k < length; k += V::kWidth) most = most.max(V::load(scores + k));
+    // Whatever the maximum makes of a NaN score: its weight is NaN, and so is the whole result.
+    const float maximum = most.largest();
     const float shrink = std::exp(largest - maximum);
     const V all = V::set(maximum);
     V sum = V::zero();

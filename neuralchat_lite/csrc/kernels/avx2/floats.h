@@ -51,7 +51,9 @@ struct Floats8 {
   Floats8 operator+(Floats8 other) const { return {_mm256_add_ps(v, other.v)}; }
   Floats8 operator-(Floats8 other) const { return {_mm256_sub_ps(v, other.v)}; }
   Floats8 operator*(Floats8 other) const { return {_mm256_mul_ps(v, other.v)}; }
+  Floats8 max(Floats8 other) const { return {_mm256_max_ps(v, other.v)}; }
   Floats8 exp() const { return {exp8(v)}; }
+  float largest() const { return max8(v); }
   float sum() const { return sum8(v); }
 };
 

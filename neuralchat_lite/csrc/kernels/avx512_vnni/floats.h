@@ -58,6 +58,7 @@ struct Floats16 {
   Floats16 operator+(Floats16 other) const { return {_mm512_add_ps(v, other.v)}; }
   Floats16 operator-(Floats16 other) const { return {_mm512_sub_ps(v, other.v)}; }
   Floats16 operator*(Floats16 other) const { return {_mm512_mul_ps(v, other.v)}; }
+  Floats16 max(Floats16 other) const { return {_mm512_max_ps(v, other.v)}; }
   // See exp8 in avx2/vectors.h.
   Floats16 exp() const {
     __m512 x = _mm512_min_ps(_mm512_set1_ps(88.0f), v);
@@ -72,6 +73,7 @@ struct Floats16 {
     }
     return {_mm512_scalef_ps(y, n)};
   }
+  float largest() const { return _mm512_reduce_max_ps(v); }
   float sum() const { return _mm512_reduce_add_ps(v); }
 };
 
