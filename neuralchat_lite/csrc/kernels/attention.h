@@ -32,8 +32,11 @@ class PartOfAttention {
  private:
   static constexpr int kChunk = 128;  // positions whose scores are held at once
   static constexpr int kVectors = kKeyBlock / V::kWidth;
+  static constexpr int kManyQueries = 16;  // bound by arithmetic; their keys are in the cache
   static constexpr float kNothing = -std::numeric_limits<float>::infinity();
   static_assert(kSegment % kChunk == 0 && kChunk % kPage == 0 && kPage % kKeyBlock == 0);
+
+  static void prefetch(const uint8_t* line) { __builtin_prefetch(line, 0, 3); }
 
   const uint8_t* head(int position) const { return task_.pages[position / kPage] + task_.head; }
 
@@ -43,7 +46,7 @@ class PartOfAttention {
   void score(int query, const uint8_t* head, int slot, float* scores) const {
     // In one dimension: gcc keeps sums[b][q][v] in memory.
     V sums[blocks * queries * kVectors];
-    const auto at = [](int b, int q, int v) { return (b * queries + q) * kVectors + v; };
+    const auto at = [](int b, int q, int v) { return (b * kVectors + v) * queries + q; };
     for (V& sum : sums) sum = V::zero();
     const float* values[queries];
     for (int q = 0; q < queries; ++q) values[q] = task_.queries[query + q];
@@ -51,16 +54,30 @@ class PartOfAttention {
     for (int b = 0; b < blocks; ++b) {
       keys[b] = head + at_.keys + key_index(slot + b * kKeyBlock, dim_) * element_bytes(type);
     }
+    const bool far = task_.count < kManyQueries;
+    // With few queries memory is the limit: the next keys and the values of these positions are
+    // asked for while these keys are multiplied.
+    const size_t ahead = blocks * kKeyBlock * dim_ * element_bytes(type);
     for (int i = 0; i < dim_; ++i) {
+      V key[blocks * kVectors];
 #pragma GCC unroll 4
       for (int b = 0; b < blocks; ++b) {
+        if (far) {
+          const uint8_t* here = keys[b] + i * kKeyBlock * element_bytes(type);
+          prefetch(here + ahead);
+          prefetch(here + at_.values);
+        }
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
-          const V key = V::template load<type>(keys[b], i * kKeyBlock + v * V::kWidth);
+          key[b * kVectors + v] = V::template load<type>(keys[b], i * kKeyBlock + v * V::kWidth);
+        }
+      }
 #pragma GCC unroll 8
-          for (int q = 0; q < queries; ++q) {
-            sums[at(b, q, v)] = V::fma(key, V::set(values[q][i]), sums[at(b, q, v)]);
-          }
+      for (int q = 0; q < queries; ++q) {
+        const V value = V::set(values[q][i]);
+#pragma GCC unroll 8
+        for (int k = 0; k < blocks * kVectors; ++k) {
+          sums[k * queries + q] = V::fma(key[k], value, sums[k * queries + q]);
         }
       }
     }
