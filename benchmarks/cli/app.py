@@ -36,6 +36,10 @@ COMMANDS = {
         "benchmarks.cli.latency:latency",
         "Measure load, first token, time per token and memory, engines taking turns.",
     ),
+    "kernels": (
+        "benchmarks.cli.kernels:kernels",
+        "Measure products alone, beside the peak of their instruction.",
+    ),
     "check": (
         "benchmarks.cli.check:check",
         "Compare our figures of an engine with those of its own clock.",
