@@ -40,6 +40,10 @@ COMMANDS = {
         "benchmarks.cli.profile:profile",
         "Show where the time of a token goes, operation by operation.",
     ),
+    "kernels": (
+        "benchmarks.cli.kernels:kernels",
+        "Measure products alone, beside the peak of their instruction.",
+    ),
     "check": (
         "benchmarks.cli.check:check",
         "Compare our figures of an engine with those of its own clock.",

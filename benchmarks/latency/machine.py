@@ -46,6 +46,14 @@ class CpuTime:
         return (self.steal - earlier.steal) / passed if passed else 0.0
 
 
+def last_level_cache() -> int | None:
+    """Bytes of the largest cache that a CPU shares or has; None where the system does not say."""
+    folders = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
+    found = [read_line(str(folder / "size")) or "" for folder in folders]
+    sizes = [int(size[:-1]) << 10 for size in found if size.endswith("K") and size[:-1].isdigit()]
+    return max(sizes, default=None)
+
+
 def probe_bandwidth(seconds: float = PROBE_SECONDS) -> float:
     """Bytes a second that the machine reads now, with the threads of our kernels."""
     return native.measure_bandwidth(seconds)

@@ -84,6 +84,34 @@ class AccuracyRow(TypedDict):
     conditions: dict[str, Any]
 
 
+class KernelRow(TypedDict):
+    """Products of one kind, one number of rows and one set of kernels. Samples with one index were
+    taken in the same round.
+
+    outputs, columns: of the matrix; weight_bytes: that one product reads
+    copies: matrices in turn, so that no product finds its weights in a cache
+    samples: seconds a product; peaks: operations a second of the instruction in registers alone;
+    bandwidths: bytes a second that the machine reads
+    """
+
+    kind: Literal["kernel"]
+    isa: str
+    weights: str
+    compute: str
+    instruction: str
+    instruction_set: str
+    rows: int
+    outputs: int
+    columns: int
+    group_size: int
+    weight_bytes: int
+    copies: int
+    threads: int
+    samples: list[float]
+    peaks: list[float]
+    bandwidths: list[float]
+
+
 class FailureRow(TypedDict):
     """What could not be measured, and why."""
 
@@ -96,13 +124,14 @@ class FailureRow(TypedDict):
     last_lines: list[str]
 
 
-Row = RunRow | ProbeRow | LatencyRow | AccuracyRow | FailureRow
+Row = RunRow | ProbeRow | LatencyRow | AccuracyRow | KernelRow | FailureRow
 Measurement = LatencyRow | AccuracyRow
 KINDS: dict[str, type] = {
     "run": RunRow,
     "probe": ProbeRow,
     "latency": LatencyRow,
     "accuracy": AccuracyRow,
+    "kernel": KernelRow,
     "failure": FailureRow,
 }
 

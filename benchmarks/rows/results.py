@@ -1,8 +1,8 @@
 """Results files: JSON lines, one fact a line, on disk as soon as it is known.
 
 A run is a file. Its first line says where and how (`run`), then come bandwidth probes (`probe`),
-samples (`latency`), scores with the value of every item (`accuracy`), and what could not be
-measured (`failure`). A line is appended and flushed at once, so an interrupted run keeps what it
+samples (`latency`, `kernel`), scores with the value of every item (`accuracy`), and what could not
+be measured (`failure`). A line is appended and flushed at once, so an interrupted run keeps what it
 has, and later goes on with the rest. A line that was cut off while it was written is dropped, with
 a warning.
 """

@@ -17,7 +17,7 @@ def test_every_set_names_its_instruction_and_whose_kernel_it_is(
     found = runtime.product(weights, compute)
     assert found.instruction and SETS[found.set] == ""
     assert (found.why == "the set in use") == (found.set == isa)
-    assert isa in found.why or found.set == isa
+    assert found.set == isa or f"as {isa} has no kernel" in found.why
 
 
 def test_kernels_that_a_set_borrows_are_said_to_be_the_lenders() -> None:
@@ -27,7 +27,7 @@ def test_kernels_that_a_set_borrows_are_said_to_be_the_lenders() -> None:
     try:
         runtime.use_isa("avx512_vnni")
         assert runtime.product("int4", "int8").instruction == "vpdpbusd"
-        assert runtime.product("int8", "bf16").instruction == "vpdpwssd"
+        assert runtime.product("int4", "int8").set == "avx512_vnni"
         borrowed = runtime.product("int4", "fp32")
         assert str(borrowed) == (
             "vfmadd231ps of avx2, as avx512_vnni has no kernel of its own for it"

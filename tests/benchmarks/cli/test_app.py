@@ -12,6 +12,7 @@ from benchmarks.cli.app import main
 from benchmarks.models import shapes
 from benchmarks.models.shapes import shape
 from benchmarks.rows import results
+from neuralchat_lite.kernels import runtime
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,26 @@ def test_two_engines_are_measured_resumed_reported_and_cleaned_up(
     assert list((folders / "models").rglob("*.safetensors")) == []
 
 
+def test_kernels_are_shown_and_written(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.latency.machine.probe_bandwidth", lambda _: 5e9)
+    before = runtime.threads()
+    short = "--shape 48x96 --rows 1,32 --compute int8 --rounds 2 --seconds 0 --threads 1"
+    try:
+        assert run(f"kernels --isa generic {short} -o k.jsonl", monkeypatch) == 0
+    finally:
+        runtime.set_threads(int(before.value))
+    first, *rows = results.read(folders / "k.jsonl")
+    assert first["kind"] == "run" and first["machine"]["threads"] == 1
+    found = [(row["weights"], row["rows"]) for row in rows]
+    assert found == [("int4", 1), ("int4", 32), ("int8", 1), ("int8", 32)]
+    shown = capsys.readouterr().out
+    assert "generic: 48 outputs x 96 columns, groups of 32, 1 threads, 5 GB/s" in shown
+    assert "medians of 2 rounds" in shown and "scalar (generic)" in shown
+    assert run("kernels -o k.jsonl", monkeypatch) == 2
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [
@@ -72,6 +93,12 @@ def test_two_engines_are_measured_resumed_reported_and_cleaned_up(
         ("latency --quick --contexts 33", "no case has these"),
         ("latency --quick --contexts many", "expected numbers"),
         ("latency --quick --resume absent.jsonl", "absent.jsonl is missing"),
+        ("kernels --isa mmx", "--isa=mmx cannot be used (not in this build)"),
+        ("kernels --shape 5632", "--shape must be OUTPUTSxCOLUMNS"),
+        ("kernels --rows 1,many", "--rows must be numbers"),
+        ("kernels --compute int4", "there is no product int4 x int4"),
+        ("kernels --group-size 33", "group_size must be 32"),
+        ("kernels --threads 0", "--threads must be an integer"),
         ("setup vllm", "there is no engine 'vllm'"),
         ("latency --fast", "No such option"),
     ],

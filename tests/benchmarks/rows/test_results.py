@@ -41,7 +41,7 @@ def test_a_first_line_cut_off_leaves_an_empty_file_to_go_on_with(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "guess"}, "kind must be one of run, probe, latency, accuracy, failure"),
+        ({"kind": "guess"}, "kind must be one of run, probe, latency, accuracy, kernel, failure"),
         ({"shots": "5"}, "accuracy: shots must be int, got '5'"),
         ({"shots": True}, "accuracy: shots must be int, got True"),
         ({"count": 3}, "3 items are counted, but 4 are listed"),
