@@ -10,6 +10,7 @@
 // it needs.
 #define INSTRUCTION_SETS(ROW)                                                   \
   ROW(avx512_vnni, "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni") \
+  ROW(avx_vnni, "avx2", "fma", "f16c", "avx_vnni")                              \
   ROW(avx2, "avx2", "fma", "f16c")                                              \
   ROW(generic)
 
