@@ -1,9 +1,9 @@
 // The products of packed weights with rows of bytes (eight_bit_rows.h) that vector instruction sets
 // share. A set describes its registers and its product of bytes; here are the loops.
 //
-// A word is the bytes of 4 columns of one output row, which is a 32-bit lane. int4 codes become
-// unsigned bytes: a few rows of activations unpack them in registers, more rows share a panel that
-// is unpacked once into the cache. int8 codes are bytes as they lie.
+// A word is the bytes of 4 columns of one output row, which is a 32-bit lane. A few rows of
+// activations unpack codes to bytes in registers; more rows share a panel that is unpacked once
+// into the cache.
 #pragma once
 
 #include <xmmintrin.h>
@@ -24,7 +24,7 @@ constexpr int kWordBytes = kRowTile * 4;            // a word of each of 16 outp
 constexpr int kWords = kColumnBlock / 4;            // of a block
 constexpr int kBytesOfBlock = kWords * kWordBytes;  // as bytes, unpacked
 
-// Nibbles and bytes are read once, from memory; a panel lies in the cache.
+// Nibbles and bytes are codes in memory; a panel is what Product takes, in the cache.
 enum class Stored { kNibbles, kBytes, kPanel };
 
 constexpr int stored_block(Stored stored) {
@@ -122,7 +122,7 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
             word[0] = Set::low_nibbles(codes);
             word[1] = Set::high_nibbles(codes);
           } else {
-            word[0] = Product::bytes(codes);
+            word[0] = stored == Stored::kPanel ? codes : Product::bytes(codes);
           }
         };
         const auto load_row = [&](int r, int p, int w) {
@@ -193,10 +193,11 @@ struct Shape {
   int rows;
 };
 
-// Blocks of a panel: with two tiles, 16 kB of the first-level cache.
+// Blocks of a panel: 8 kB of the first-level cache for a tile.
 constexpr int kPanelBlocks = 16;
-// Rows of activations that pass a panel. They lie in the second-level cache.
-constexpr int kPanelRows = 128;
+// Rows of activations that pass a panel. They lie in the second-level cache. A multiple of the rows
+// that share registers.
+constexpr int kPanelRows = 192;
 
 [[maybe_unused]] inline size_t tiles_scratch(int rows, int cols, int tiles) {
   const size_t scales = static_cast<size_t>(blocks_of(cols)) * tiles * kRowTile;
@@ -251,16 +252,21 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
   });
 }
 
-// Unpacks `count` blocks of int4 codes to bytes.
-template <class Set>
-inline void unpack_nibbles(const uint8_t* codes, int count, uint8_t* panel) {
-  for (int at = 0; at < count * stored_block(Stored::kNibbles); at += kWordBytes) {
-    for (int v = 0; v < kWordBytes; v += Set::kLanes * 4, panel += Set::kLanes * 4) {
-      const auto line = Set::load(codes + at + v);
-      Set::store(panel, Set::low_nibbles(line));
-      Set::store(panel + kWordBytes, Set::high_nibbles(line));
+// Unpacks `count` blocks of codes to the bytes that Product takes.
+template <class Set, class Product, WeightType type>
+inline void unpack(const uint8_t* codes, int count, uint8_t* panel) {
+  for (const uint8_t* end = codes + count * block_bytes(type); codes < end; codes += kWordBytes) {
+    _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
+    for (int v = 0; v < kWordBytes; v += Set::kLanes * 4) {
+      const auto line = Set::load(codes + v);
+      if constexpr (type == WeightType::kInt4) {
+        Set::store(panel + v, Set::low_nibbles(line));
+        Set::store(panel + v + kWordBytes, Set::high_nibbles(line));
+      } else {
+        Set::store(panel + v, Product::bytes(line));
+      }
     }
-    panel += kWordBytes;
+    panel += kWordBytes * kBytesOfBlock / block_bytes(type);
   }
 }
 
@@ -283,17 +289,14 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
       }
     });
     weights.scales = scales;
+    weights.data = panel;
+    weights.data_stride = kPanelBlocks * kBytesOfBlock;
     std::fill_n(sums, panel_sums(rows) * tiles.value, 0.0f);
     for (int first = 0; first < m.blocks(); first += kPanelBlocks) {
       const int last = std::min(first + kPanelBlocks, m.blocks());
-      weights.data = codes + static_cast<size_t>(first) * block_bytes(type);
-      if constexpr (type == WeightType::kInt4) {
-        weights.data_stride = kPanelBlocks * kBytesOfBlock;
-        for (int t = 0; t < tiles.value; ++t) {
-          unpack_nibbles<Set>(weights.data + t * stride, last - first,
-                              panel + t * weights.data_stride);
-        }
-        weights.data = panel;
+      for (int t = 0; t < tiles.value; ++t) {
+        const size_t at = t * stride + static_cast<size_t>(first) * block_bytes(type);
+        unpack<Set, Product, type>(codes + at, last - first, panel + t * weights.data_stride);
       }
       in_row_steps<shape.rows>(rows, [&](auto count, int from) {
         multiply_tiles<Set, Product, Stored::kPanel, FloatType::kFp32, asymmetric.value, planes,

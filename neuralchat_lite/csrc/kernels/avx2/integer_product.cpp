@@ -17,10 +17,13 @@ constexpr Shape kFewRows = planes == 1 ? Shape{2, 1} : Shape{1, 1};
 template <int planes>
 constexpr Shape kManyRows = planes == 1 ? Shape{1, 4} : Shape{1, 2};
 
+// So many rows read the codes as they lie: unpacking is paid off by more.
+constexpr int kMostFew = 3;
+
 template <WeightType type, class Product, int planes>
 void multiply(const Matrix& m, int begin, int end, const ByteRows<planes>& x, Output out,
               Scratch scratch) {
-  if (x.rows <= kFewRows<planes>.rows) {
+  if (x.rows <= kMostFew) {
     multiply_few<Registers256, Product, type, kFewRows<planes>>(m, begin, end, x, out, scratch);
   } else {
     multiply_many<Registers256, Product, type, kManyRows<planes>>(m, begin, end, x, out, scratch);

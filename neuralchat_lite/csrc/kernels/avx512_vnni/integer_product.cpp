@@ -85,12 +85,14 @@ struct VnniProduct {
   }
 };
 
-#ifndef FEW
-#define FEW 2, 4
-#define MANY 2, 4
-#endif
-// Row tiles and rows that share registers.
-constexpr Shape kFewRows = {FEW}, kManyRows = {MANY};
+// Row tiles and rows that share registers (docs/design.md has the figures of others).
+template <int planes>
+constexpr Shape kFewRows = planes == 1 ? Shape{2, 4} : Shape{2, 2};
+template <int planes>
+constexpr Shape kManyRows = planes == 1 ? Shape{4, 3} : Shape{3, 2};
+
+// So many rows read the codes as they lie: unpacking is paid off by more.
+constexpr int kMostFew = 24;
 
 template <int planes>
 void multiply(const Matrix& m, int begin, int end, const Activations& activations, Output out,
@@ -98,10 +100,12 @@ void multiply(const Matrix& m, int begin, int end, const Activations& activation
   const ByteRows<planes> x = byte_rows<planes>(activations);
   const auto with_type = [&](auto type) {
     using Product = VnniProduct<type.value>;
-    if (x.rows <= kFewRows.rows) {
-      multiply_few<Registers512, Product, type.value, kFewRows>(m, begin, end, x, out, scratch);
+    if (x.rows <= kMostFew) {
+      multiply_few<Registers512, Product, type.value, kFewRows<planes>>(m, begin, end, x, out,
+                                                                        scratch);
     } else {
-      multiply_many<Registers512, Product, type.value, kManyRows>(m, begin, end, x, out, scratch);
+      multiply_many<Registers512, Product, type.value, kManyRows<planes>>(m, begin, end, x, out,
+                                                                          scratch);
     }
   };
   m.type == WeightType::kInt4 ? with_type(Constant<WeightType::kInt4>{})
@@ -111,7 +115,7 @@ void multiply(const Matrix& m, int begin, int end, const Activations& activation
 }  // namespace
 
 size_t product_scratch(int rows, int cols) {
-  return tiles_scratch(rows, cols, std::max(kFewRows.tiles, kManyRows.tiles));
+  return tiles_scratch(rows, cols, std::max(kFewRows<1>.tiles, kManyRows<1>.tiles));
 }
 
 void integer_product(const Matrix& m, int begin, int end, const Activations& x, Output out,

@@ -31,13 +31,16 @@ constexpr Shape kFewRows = planes == 1 ? Shape{2, 2} : Shape{2, 1};
 template <int planes>
 constexpr Shape kManyRows = planes == 1 ? Shape{1, 4} : Shape{1, 2};
 
+// So many rows read the codes as they lie: unpacking is paid off by more.
+constexpr int kMostFew = 3;
+
 template <int planes>
 void multiply(const Matrix& m, int begin, int end, const Activations& activations, Output out,
               Scratch scratch) {
   const ByteRows<planes> x = byte_rows<planes>(activations);
   const auto with_type = [&](auto type) {
     using Product = VnniProduct<type.value>;
-    if (x.rows <= kFewRows<planes>.rows) {
+    if (x.rows <= kMostFew) {
       multiply_few<Registers256, Product, type.value, kFewRows<planes>>(m, begin, end, x, out,
                                                                         scratch);
     } else {
