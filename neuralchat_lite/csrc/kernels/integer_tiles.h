@@ -39,6 +39,7 @@ struct Tiles {
   const int8_t* zeros;
   int groups;
   int blocks_per_group;
+  size_t ahead;  // bytes from the codes that are read to those that are prefetched
 };
 
 // Adds blocks [first, last) of `tiles` row tiles times rows row .. row + rows of x to
@@ -115,7 +116,7 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
           const uint8_t* from = data + v / kVectors * weights.data_stride + line * kWordBytes +
                                 v % kVectors * kVectorBytes;
           if (stored != Stored::kPanel && v % kVectors == 0) {
-            _mm_prefetch(reinterpret_cast<const char*>(from + kPrefetchBytes), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(from + weights.ahead), _MM_HINT_T0);
           }
           const Ints codes = Set::load(from);
           if constexpr (stored == Stored::kNibbles) {
@@ -226,7 +227,8 @@ inline Tiles tiles_of(const Matrix& m, int tile) {
           static_cast<const uint8_t*>(m.scales) + group * scale_bytes,
           m.zeros ? m.zeros + group : nullptr,
           m.groups(),
-          m.blocks_per_group};
+          m.blocks_per_group,
+          kPrefetchBytes};
 }
 
 // Few rows: codes are read once.
@@ -239,12 +241,14 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
     const auto run = [&](auto asymmetric) {
       in_row_steps<shape.tiles>(end - begin, [&](auto tiles, int from) {
         const int tile = begin + from;
-        const Tiles weights = tiles_of<tiles.value>(m, tile);
+        Tiles weights = tiles_of<tiles.value>(m, tile);
         in_row_steps<shape.rows>(x.rows, [&](auto rows, int row) {
           std::fill_n(sums, panel_sums(rows.value) * tiles.value, 0.0f);
           multiply_tiles<Set, Product, kStored, scale.value, asymmetric.value, planes, tiles.value,
                          rows.value>(weights, x, row, 0, m.blocks(), sums);
           store_tiles<tiles.value>(m, tile, row, rows.value, sums, out);
+          // These tiles are in the cache now. Further rows have time to fetch the next ones.
+          weights.ahead = tiles.value * weights.data_stride;
         });
       });
     };
