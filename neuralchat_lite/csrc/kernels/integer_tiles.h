@@ -302,7 +302,16 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
         const size_t at = t * stride + static_cast<size_t>(first) * block_bytes(type);
         unpack<Set, Product, type>(codes + at, last - first, panel + t * weights.data_stride);
       }
+      // While rows are multiplied, the codes of the next panel arrive.
+      constexpr int kLines = kPanelBlocks * block_bytes(type) / kWordBytes;
+      const uint8_t* next = codes + static_cast<size_t>(first + kPanelBlocks) * block_bytes(type);
       in_row_steps<shape.rows>(rows, [&](auto count, int from) {
+        for (int line = kLines * from / rows; line < kLines * (from + count.value) / rows; ++line) {
+          for (int t = 0; t < tiles.value; ++t) {
+            _mm_prefetch(reinterpret_cast<const char*>(next + t * stride + line * kWordBytes),
+                         _MM_HINT_T0);
+          }
+        }
         multiply_tiles<Set, Product, Stored::kPanel, FloatType::kFp32, asymmetric.value, planes,
                        tiles.value, count.value>(weights, x, row + from, first, last,
                                                  sums + panel_sums(from) * tiles.value);
