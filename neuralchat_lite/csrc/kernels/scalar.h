@@ -87,6 +87,10 @@ namespace {
 [[maybe_unused]] inline void store_output(const Matrix& m, const Output& out, int x_row,
                                           int row_begin, int row_count, const float* sums) {
   float* target = out.data + static_cast<size_t>(x_row) * out.stride + row_begin;
+  if (!m.bias && !out.accumulate) {
+    std::memcpy(target, sums, sizeof(float) * row_count);
+    return;
+  }
   for (int i = 0; i < row_count; ++i) {
     float value = sums[i] + (m.bias ? m.bias[row_begin + i] : 0.0f);
     target[i] = out.accumulate ? target[i] + value : value;

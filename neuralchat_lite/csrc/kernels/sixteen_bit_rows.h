@@ -1,8 +1,5 @@
-// An activation format that several instruction sets use: rows in 16 bits, one scale per block of
-// 32 columns, for integer products.
-//
-// The order within four columns is 0, 2, 1, 3: masking the even and the odd bytes of a 32-bit word
-// of codes gives 16-bit pairs in this order. Padded columns are zero.
+// An activation format for integer products: rows in 16 bits, one scale per block of 32 columns.
+// Columns lie in their order; padded columns are zero.
 #pragma once
 
 #include "kernels/activation_block.h"

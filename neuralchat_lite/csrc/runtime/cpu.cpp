@@ -17,6 +17,7 @@
 #define INSTRUCTION_SETS(ROW)                                                                   \
   ROW(amx, "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "amx_tile", "amx_int8") \
   ROW(avx512_vnni, "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni")                 \
+  ROW(avx_vnni, "avx2", "fma", "f16c", "avx_vnni")                                              \
   ROW(avx2, "avx2", "fma", "f16c")                                                              \
   ROW(generic)
 

@@ -6,6 +6,7 @@
 
 #include "kernels/amx/amx.h"
 #include "kernels/amx/tile_rows.h"
+#include "kernels/avx2/avx2.h"
 #include "kernels/avx512_vnni/avx512_vnni.h"
 #include "kernels/avx512_vnni/quantized_block.h"
 
@@ -17,10 +18,6 @@ inline void store_bytes(uint8_t* to, const __m512i integers[2]) {
   for (int k = 0; k < 2; ++k) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * k), _mm512_cvtepi32_epi8(integers[k]));
   }
-}
-
-inline int32_t sum_of(const __m512i integers[2]) {
-  return _mm512_reduce_add_epi32(_mm512_add_epi32(integers[0], integers[1]));
 }
 
 // One plane of one row in one block.
@@ -50,7 +47,7 @@ void write_block(const QuantizedBlock& found, const TileRows& to, int row, int b
 
 size_t activation_bytes(int rows, int cols, ComputeType type) {
   if (rows < kLeastRows || type == ComputeType::kFp32) {
-    return avx512_vnni::activation_bytes(rows, cols, type);
+    return avx2::byte_rows_size(rows, cols, type);
   }
   return tile_rows_bytes(rows, cols, type);
 }

@@ -6,6 +6,11 @@
 
 namespace ncl::avx2 {
 
+// Rows of bytes (eight_bit_rows.h): one plane for int8, two for bf16.
+size_t byte_rows_size(int rows, int cols, ComputeType type);
+void write_byte_row(const float* x, const Activations& out, int row);
+
+// The same, and for bf16 the integers in 16 bits, too (wide_rows.h).
 size_t activation_bytes(int rows, int cols, ComputeType type);
 void write_activation_row(const float* x, const Activations& out, int row);
 

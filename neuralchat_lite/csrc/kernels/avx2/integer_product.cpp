@@ -1,249 +1,154 @@
-// Packed weights times activations in 16 bits, through the 16-bit products of `madd`. With one
-// row, codes are unpacked in registers. Several rows share a panel that is unpacked once.
-
-#include <algorithm>
-#include <cstring>
+// Packed weights times integer activations. Rows of bytes go through `maddubs` (integer_tiles.h).
+// int8 codes times 16-bit integers go through `madd`: two planes of bytes would take twice as many
+// instructions, as products of two full bytes fill 16 bits.
 
 #include "kernels/avx2/avx2.h"
-#include "kernels/avx2/vectors.h"
-#include "kernels/dispatch.h"
-#include "kernels/sixteen_bit_rows.h"
+#include "kernels/avx2/byte_products.h"
+#include "kernels/avx2/wide_rows.h"
+#include "kernels/integer_tiles.h"
 
 namespace ncl::avx2 {
 namespace {
 
-// Codes are read once and in order, but the hardware prefetcher stops at the end of a 4 kB page.
-// 1 kB ahead reached 0.72 of the bandwidth, 2 to 4 kB reach 0.85 (docs/design.md).
-constexpr int kPrefetchBytes = 3072;
-// Blocks of 32 columns unpacked at once, 1 kB each.
-constexpr int kPanelBlocks = 16;
+// Row tiles and rows that share registers. One row shares its broadcasts between two tiles if the
+// sums leave registers for that.
+template <int planes>
+constexpr Shape kFewRows = planes == 1 ? Shape{2, 1} : Shape{1, 1};
+template <int planes>
+constexpr Shape kManyRows = planes == 1 ? Shape{1, 4} : Shape{1, 2};
 
-// The 16-bit columns of 64 packed bytes, as register pairs (rows 0..7, rows 8..15). Each 32-bit
-// word holds two columns of one row, in the order of SixteenBitRows. `f(pair, low, high)`.
-template <WeightType type, class F>
-inline void for_each_pair(const uint8_t* codes, F&& f) {
-  const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
-  const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32));
-  if constexpr (type == WeightType::kInt4) {
-    const __m256i mask = _mm256_set1_epi16(0xf);
-    const auto nibble = [&](__m256i v, int shift) {
-      return _mm256_and_si256(_mm256_srli_epi16(v, shift), mask);
-    };
-    f(0, _mm256_and_si256(low, mask), _mm256_and_si256(high, mask));
-    f(1, nibble(low, 8), nibble(high, 8));
-    f(2, nibble(low, 4), nibble(high, 4));
-    f(3, _mm256_srli_epi16(low, 12), _mm256_srli_epi16(high, 12));
+// So many rows read the codes as they lie: unpacking is paid off by more.
+constexpr int kMostFew = 3;
+
+template <WeightType type, class Product, int planes>
+void multiply(const Matrix& m, int begin, int end, const ByteRows<planes>& x, Output out,
+              Scratch scratch) {
+  if (x.rows <= kMostFew) {
+    multiply_few<Registers256, Product, type, kFewRows<planes>>(m, begin, end, x, out, scratch);
   } else {
-    const auto even = [](__m256i v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); };
-    f(0, even(low), even(high));
-    f(1, _mm256_srai_epi16(low, 8), _mm256_srai_epi16(high, 8));
+    multiply_many<Registers256, Product, type, kManyRows<planes>>(m, begin, end, x, out, scratch);
   }
 }
 
-template <WeightType type>
-constexpr int kPairsPerTile = type == WeightType::kInt4 ? 4 : 2;
-constexpr int kPairsPerBlock = kColumnBlock / 2;
-
-inline __m256i broadcast_pair(const int16_t* values) {
-  int32_t pair;
-  std::memcpy(&pair, values, 4);
-  return _mm256_set1_epi32(pair);
-}
-
-inline void store_tile(const Matrix& m, const Output& out, int x_row, int tile, __m256 low,
-                       __m256 high) {
-  const int row = tile * kRowTile, count = std::min(kRowTile, m.rows - row);
-  float sums[kRowTile];
-  _mm256_storeu_ps(sums, low);
-  _mm256_storeu_ps(sums + 8, high);
-  store_output(m, out, x_row, row, count, sums);
-}
-
-// Adds the products of one block of int4 codes, without shifting every nibble down: those in the
-// middle of a word are multiplied where they are, 16 and 256 times too large, and their sums
-// shifted once. A sum of 4 pairs is at most 8 * 15 * 256 * 32639, which is below 2^31.
-inline void add_int4_block(const uint8_t* codes, const int16_t* values, __m256i& low_dot,
-                           __m256i& high_dot) {
-  const __m256i first = _mm256_set1_epi16(0x000f), second = _mm256_set1_epi16(0x00f0),
-                third = _mm256_set1_epi16(0x0f00);
-  __m256i low_16 = _mm256_setzero_si256(), high_16 = low_16, low_256 = low_16, high_256 = low_16;
-  for (int offset = 0; offset < 256; offset += 64, values += 8) {
-    _mm_prefetch(reinterpret_cast<const char*>(codes + offset + kPrefetchBytes), _MM_HINT_T0);
-    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + offset));
-    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + offset + 32));
-    const auto add = [](__m256i& sum, __m256i v, __m256i a) {
-      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(v, a));
-    };
-    __m256i a = broadcast_pair(values);
-    add(low_dot, _mm256_and_si256(low, first), a);
-    add(high_dot, _mm256_and_si256(high, first), a);
-    a = broadcast_pair(values + 2);
-    add(low_256, _mm256_and_si256(low, third), a);
-    add(high_256, _mm256_and_si256(high, third), a);
-    a = broadcast_pair(values + 4);
-    add(low_16, _mm256_and_si256(low, second), a);
-    add(high_16, _mm256_and_si256(high, second), a);
-    a = broadcast_pair(values + 6);
-    add(low_dot, _mm256_srli_epi16(low, 12), a);
-    add(high_dot, _mm256_srli_epi16(high, 12), a);
-  }
-  low_dot = _mm256_add_epi32(low_dot, _mm256_srai_epi32(low_16, 4));
-  high_dot = _mm256_add_epi32(high_dot, _mm256_srai_epi32(high_16, 4));
-  low_dot = _mm256_add_epi32(low_dot, _mm256_srai_epi32(low_256, 8));
-  high_dot = _mm256_add_epi32(high_dot, _mm256_srai_epi32(high_256, 8));
-}
-
-// One row of activations: reads the codes once, unpacks them in registers.
-template <WeightType type, FloatType scale_type, bool asymmetric>
-[[gnu::noinline]] void integer_row(const Matrix& m, int begin, int end, const SixteenBitRows& x,
-                                   Output out) {
-  const int blocks = m.blocks(), groups = m.groups();
-  constexpr int kTiles = kPairsPerBlock / kPairsPerTile<type>;
-  for (int tile = begin; tile < end; ++tile) {
-    const uint8_t* codes = m.data + static_cast<size_t>(tile) * blocks * block_bytes(type);
-    __m256 low_sum = _mm256_setzero_ps(), high_sum = _mm256_setzero_ps();
-    for (int group = 0; group < groups; ++group) {
-      const size_t at = (static_cast<size_t>(tile) * groups + group) * kRowTile;
-      __m256i low_zero, high_zero;
-      if constexpr (asymmetric) {
-        low_zero = load_zeros(m.zeros + at);
-        high_zero = load_zeros(m.zeros + at + 8);
-      }
-      const __m256 low_scale = load8<scale_type>(m.scales, at);
-      const __m256 high_scale = load8<scale_type>(m.scales, at + 8);
-      const int last = std::min(blocks, (group + 1) * m.blocks_per_group);
-      for (int block = group * m.blocks_per_group; block < last; ++block) {
-        const int16_t* values = x.values + static_cast<size_t>(block) * kColumnBlock;
-        __m256i low_dot, high_dot;
-        if constexpr (asymmetric) {
-          const __m256i sum = _mm256_set1_epi32(-x.sums[block]);
-          low_dot = _mm256_mullo_epi32(low_zero, sum);
-          high_dot = _mm256_mullo_epi32(high_zero, sum);
-        } else {
-          low_dot = _mm256_set1_epi32(type == WeightType::kInt4 ? -8 * x.sums[block] : 0);
-          high_dot = low_dot;
+// One row tile of int8 codes times rows row .. row + rows of 16-bit integers. `pmovsxbw` makes four
+// columns of four output rows a register; its sums of column pairs are added up once a block.
+template <FloatType scale_type, bool asymmetric, int rows>
+[[gnu::noinline]] void multiply_wide(const Matrix& m, int tile, const Activations& x, int row,
+                                     const Output& out) {
+  using Set = Registers256;
+  const ByteRows<2> bytes = byte_rows<2>(x);
+  const uint8_t* codes = block_codes(m, tile, 0);
+  const int16_t* values = wide_row(x, row);
+  const size_t stride = static_cast<size_t>(bytes.blocks) * kColumnBlock;
+  const float* row_scales = bytes.row_scales(row);
+  const int32_t* row_sums = bytes.row_sums(row);
+  __m256 total[rows][2];
+  for (auto& of_row : total) of_row[0] = of_row[1] = _mm256_setzero_ps();
+  int block = 0;
+  for (int group = 0; group < m.groups(); ++group) {
+    const size_t at = (static_cast<size_t>(tile) * m.groups() + group) * kRowTile;
+    __m256 weight_scale[2];
+    __m256i zero[2];
+    for (int half = 0; half < 2; ++half) {
+      weight_scale[half] = load8<scale_type>(m.scales, at + 8 * half);
+      if constexpr (asymmetric) zero[half] = Set::zero_pairs(m.zeros + at + 8 * half, 0);
+    }
+    const int last = std::min(bytes.blocks, (group + 1) * m.blocks_per_group);
+    for (; block < last; ++block, values += kColumnBlock) {
+      __m256i sum[rows][4];  // of output rows 4 k .. 4 k + 3, two each
+      for (auto& of_row : sum) std::fill_n(of_row, 4, Set::zero());
+#pragma GCC unroll 8
+      for (int word = 0; word < kWords; ++word, codes += kWordBytes) {
+        _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
+        __m256i a[rows];
+        for (int r = 0; r < rows; ++r) {
+          int64_t four;
+          std::memcpy(&four, values + r * stride + 4 * word, 8);
+          a[r] = _mm256_set1_epi64x(four);
         }
-        if constexpr (type == WeightType::kInt4) {
-          add_int4_block(codes, values, low_dot, high_dot);
-          codes += block_bytes(type);
-        } else {
-          for (int t = 0; t < kTiles; ++t, codes += 64) {
-            _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
-            for_each_pair<type>(codes, [&](int pair, __m256i low, __m256i high) {
-              const __m256i a = broadcast_pair(values + (t * kPairsPerTile<type> + pair) * 2);
-              low_dot = _mm256_add_epi32(low_dot, _mm256_madd_epi16(low, a));
-              high_dot = _mm256_add_epi32(high_dot, _mm256_madd_epi16(high, a));
-            });
+        for (int k = 0; k < 4; ++k) {
+          const __m256i weights = _mm256_cvtepi8_epi16(
+              _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * k)));
+          for (int r = 0; r < rows; ++r) {
+            sum[r][k] = Set::add(sum[r][k], _mm256_madd_epi16(weights, a[r]));
+            in_order(sum[r][k]);
           }
         }
-        const __m256 scale = _mm256_set1_ps(x.scales[block]);
-        const __m256 low = _mm256_mul_ps(_mm256_cvtepi32_ps(low_dot), scale);
-        const __m256 high = _mm256_mul_ps(_mm256_cvtepi32_ps(high_dot), scale);
-        low_sum = _mm256_fmadd_ps(low, low_scale, low_sum);
-        high_sum = _mm256_fmadd_ps(high, high_scale, high_sum);
       }
-    }
-    store_tile(m, out, 0, tile, low_sum, high_sum);
-  }
-}
-
-// Unpacks `count` blocks of a row tile to 16-bit (code - zero): [pair][16 rows][2 columns].
-template <WeightType type, bool asymmetric>
-void unpack_integers(const Matrix& m, int tile, int first, int count, int16_t* panel) {
-  constexpr int kTiles = kPairsPerBlock / kPairsPerTile<type>;
-  const uint8_t* codes = block_codes(m, tile, first);
-  const auto twice = [](__m256i v) { return _mm256_or_si256(v, _mm256_slli_epi32(v, 16)); };
-  for (int block = first; block < first + count; ++block) {
-    __m256i low_zero = _mm256_set1_epi16(type == WeightType::kInt4 ? 8 : 0), high_zero = low_zero;
-    if constexpr (asymmetric) {
-      const size_t at = group_index(m, tile, block);
-      const __m256i words = _mm256_set1_epi32(0xffff);
-      low_zero = twice(_mm256_and_si256(load_zeros(m.zeros + at), words));
-      high_zero = twice(_mm256_and_si256(load_zeros(m.zeros + at + 8), words));
-    }
-    for (int t = 0; t < kTiles; ++t, codes += 64) {
-      for_each_pair<type>(codes, [&](int pair, __m256i low, __m256i high) {
-        auto* target = reinterpret_cast<__m256i*>(panel + pair * 2 * kRowTile);
-        _mm256_store_si256(target, _mm256_sub_epi16(low, low_zero));
-        _mm256_store_si256(target + 1, _mm256_sub_epi16(high, high_zero));
-      });
-      panel += kPairsPerTile<type> * 2 * kRowTile;
-    }
-  }
-}
-
-// Adds the product of `rows` rows of activations with an unpacked panel to sums [rows][16].
-template <int rows>
-void multiply_panel(const int16_t* panel, const float* scales, int count, const SixteenBitRows& x,
-                    int row, int first, float* sums) {
-  for (int block = 0; block < count; ++block) {
-    const int16_t* values[rows];
-    __m256i low_dot[rows], high_dot[rows];
-    for (int r = 0; r < rows; ++r) {
-      values[r] = x.row_values(row + r) + static_cast<size_t>(first + block) * kColumnBlock;
-      low_dot[r] = high_dot[r] = _mm256_setzero_si256();
-    }
-    for (int pair = 0; pair < kPairsPerBlock; ++pair, panel += 2 * kRowTile) {
-      const __m256i low = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel));
-      const __m256i high = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel) + 1);
       for (int r = 0; r < rows; ++r) {
-        const __m256i a = broadcast_pair(values[r] + 2 * pair);
-        low_dot[r] = _mm256_add_epi32(low_dot[r], _mm256_madd_epi16(low, a));
-        high_dot[r] = _mm256_add_epi32(high_dot[r], _mm256_madd_epi16(high, a));
+        for (int half = 0; half < 2; ++half) {
+          __m256i dot = _mm256_hadd_epi32(sum[r][2 * half], sum[r][2 * half + 1]);
+          dot = _mm256_permute4x64_epi64(dot, 0xd8);  // hadd works within 128-bit halves
+          if constexpr (asymmetric) {
+            dot = Set::sub(dot, Set::times_sum(zero[half], row_sums[r * bytes.blocks + block]));
+          }
+          total[r][half] = Set::fma(Set::scaled(dot, row_scales[r * bytes.blocks + block]),
+                                    weight_scale[half], total[r][half]);
+        }
       }
     }
-    const __m256 low_scale = _mm256_load_ps(scales + block * kRowTile);
-    const __m256 high_scale = _mm256_load_ps(scales + block * kRowTile + 8);
-    for (int r = 0; r < rows; ++r) {
-      const __m256 scale = _mm256_set1_ps(x.row_scales(row + r)[first + block]);
-      float* sum = sums + r * kRowTile;
-      const __m256 low = _mm256_mul_ps(_mm256_cvtepi32_ps(low_dot[r]), scale);
-      const __m256 high = _mm256_mul_ps(_mm256_cvtepi32_ps(high_dot[r]), scale);
-      _mm256_storeu_ps(sum, _mm256_fmadd_ps(low, low_scale, _mm256_loadu_ps(sum)));
-      _mm256_storeu_ps(sum + 8, _mm256_fmadd_ps(high, high_scale, _mm256_loadu_ps(sum + 8)));
-    }
+  }
+  const int output = tile * kRowTile, outputs = std::min(kRowTile, m.rows - output);
+  for (int r = 0; r < rows; ++r) {
+    float stored[kRowTile];
+    for (int half = 0; half < 2; ++half) Set::store_floats(stored + 8 * half, total[r][half]);
+    store_output(m, out, row + r, output, outputs, stored);
   }
 }
 
-// The scales of `count` blocks from `first`, one set of 16 floats a block.
-template <FloatType scale_type>
-void load_scales(const Matrix& m, int tile, int first, int count, float* out) {
-  for (int block = first; block < first + count; ++block, out += kRowTile) {
-    const size_t at = group_index(m, tile, block);
-    _mm256_store_ps(out, load8<scale_type>(m.scales, at));
-    _mm256_store_ps(out + 8, load8<scale_type>(m.scales, at + 8));
-  }
-}
+constexpr int kWideRows = 2;
 
-template <WeightType type, FloatType scale_type, bool asymmetric>
-[[gnu::noinline]] void integer_rows(const Matrix& m, int begin, int end, const SixteenBitRows& x,
-                                    Output out, Scratch scratch) {
-  alignas(64) int16_t panel[kPanelBlocks * kColumnBlock * kRowTile];
-  alignas(64) float scales[kPanelBlocks * kRowTile];
-  float* sums = take<float>(scratch, panel_sums(x.rows));
-  walk_panels<kPanelBlocks>(m, begin, end, x.rows, sums, out, [&](int tile, int first, int count) {
-    unpack_integers<type, asymmetric>(m, tile, first, count, panel);
-    load_scales<scale_type>(m, tile, first, count, scales);
-    in_row_steps<4>(x.rows, [&](auto rows, int row) {
-      multiply_panel<rows.value>(panel, scales, count, x, row, first, sums + row * kRowTile);
-    });
+void multiply_wide_rows(const Matrix& m, int begin, int end, const Activations& x, Output out) {
+  with_float_type(m.scale_type, [&](auto scale) {
+    const auto run = [&](auto asymmetric) {
+      for (int first = 0; first < x.rows; first += kPanelRows) {
+        for (int tile = begin; tile < end; ++tile) {
+          in_row_steps<kWideRows>(std::min(kPanelRows, x.rows - first), [&](auto rows, int row) {
+            multiply_wide<scale.value, asymmetric.value, rows.value>(m, tile, x, first + row, out);
+          });
+        }
+      }
+    };
+    m.zeros ? run(Constant<true>{}) : run(Constant<false>{});
   });
 }
 
 }  // namespace
 
-size_t product_scratch(int rows, int) { return scratch_bytes<float>(panel_sums(rows)); }
+size_t activation_bytes(int rows, int cols, ComputeType type) {
+  return type == ComputeType::kBf16 ? wide_rows_bytes(rows, cols)
+                                    : byte_rows_size(rows, cols, type);
+}
 
-void integer_product(const Matrix& m, int begin, int end, const Activations& activations,
-                     Output out, Scratch scratch) {
-  const SixteenBitRows x = sixteen_bit_rows(activations);
-  with_packed_types(m, [&](auto type, auto scale, auto asymmetric) {
-    if (x.rows == 1) {
-      integer_row<type.value, scale.value, asymmetric.value>(m, begin, end, x, out);
-    } else {
-      integer_rows<type.value, scale.value, asymmetric.value>(m, begin, end, x, out, scratch);
+void write_activation_row(const float* x, const Activations& out, int row) {
+  write_byte_row(x, out, row);
+  if (out.type != ComputeType::kBf16) return;
+  const ByteRows<2> bytes = byte_rows<2>(out);
+  const int8_t* planes = bytes.row_values(row);
+  int16_t* wide = wide_row(out, row);
+  for (int block = 0; block < bytes.blocks; ++block, planes += 2 * kColumnBlock) {
+    for (int i = 0; i < kColumnBlock; ++i) {
+      *wide++ = static_cast<int16_t>(planes[i] * 256 + planes[kColumnBlock + i]);
     }
-  });
+  }
+}
+
+size_t product_scratch(int rows, int cols) {
+  return tiles_scratch(rows, cols, std::max(kFewRows<1>.tiles, kManyRows<1>.tiles));
+}
+
+void integer_product(const Matrix& m, int begin, int end, const Activations& x, Output out,
+                     Scratch scratch) {
+  constexpr WeightType kInt4 = WeightType::kInt4, kInt8 = WeightType::kInt8;
+  if (x.type == ComputeType::kInt8) {
+    const ByteRows<1> rows = byte_rows<1>(x);
+    m.type == kInt4 ? multiply<kInt4, NibbleProduct>(m, begin, end, rows, out, scratch)
+                    : multiply<kInt8, SignedByteProduct>(m, begin, end, rows, out, scratch);
+  } else if (m.type == kInt4) {
+    multiply<kInt4, NibbleProduct>(m, begin, end, byte_rows<2>(x), out, scratch);
+  } else {
+    multiply_wide_rows(m, begin, end, x, out);
+  }
 }
 
 }  // namespace ncl::avx2

@@ -1,5 +1,4 @@
-// AVX2 + FMA + F16C. With one row of activations, codes are unpacked in registers and multiplied
-// in 16 bits. Several rows share a tile that is unpacked into the first-level cache.
+// AVX2 + FMA + F16C.
 #include "kernels/avx2/avx2.h"
 
 namespace ncl::avx2 {

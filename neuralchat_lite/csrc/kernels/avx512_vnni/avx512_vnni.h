@@ -5,7 +5,6 @@
 
 namespace ncl::avx512_vnni {
 
-size_t activation_bytes(int rows, int cols, ComputeType type);
 void write_activation_row(const float* x, const Activations& out, int row);
 
 size_t product_scratch(int rows, int cols);

@@ -1,4 +1,4 @@
-// The instructions of this set's products, in registers alone.
+// The instruction of this set's products, in registers alone.
 
 #include "kernels/peak.h"
 
@@ -12,24 +12,17 @@ namespace {
 
 using Sum = Words<64>;
 
-// 32 products of 16 bits.
-uint64_t run_vpdpwssd(uint64_t times) {
-  const __m512i a = _mm512_set1_epi16(3), b = _mm512_set1_epi16(5);
-  return run_in_registers<12, Sum>(times, 2 * 32, [&](Sum& sum) {
-    sum = reinterpret_cast<Sum>(_mm512_dpwssd_epi32(reinterpret_cast<__m512i>(sum), a, b));
-  });
-}
-
-// 64 products of 8 bits.
+// 64 products of bytes. Activations of 16 bits are two planes of bytes.
+template <int planes>
 uint64_t run_vpdpbusd(uint64_t times) {
   const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
-  return run_in_registers<12, Sum>(times, 2 * 64, [&](Sum& sum) {
+  return run_in_registers<12, Sum>(times, 2 * 64 / planes, [&](Sum& sum) {
     sum = reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), a, b));
   });
 }
 
-constexpr Instruction kSixteenBits = {"avx512_vnni", "vpdpwssd", run_vpdpwssd};
-constexpr Instruction kEightBits = {"avx512_vnni", "vpdpbusd", run_vpdpbusd};
+constexpr Instruction kOnePlane = {"avx512_vnni", "vpdpbusd", run_vpdpbusd<1>};
+constexpr Instruction kTwoPlanes = {"avx512_vnni", "vpdpbusd", run_vpdpbusd<2>};
 
 }  // namespace
 
@@ -37,7 +30,7 @@ const Instruction& instruction(WeightType weights, ComputeType compute) {
   if (!is_packed(weights) || compute == ComputeType::kFp32) {
     return avx2::instruction(weights, compute);
   }
-  return compute == ComputeType::kInt8 ? kEightBits : kSixteenBits;
+  return compute == ComputeType::kInt8 ? kOnePlane : kTwoPlanes;
 }
 
 }  // namespace ncl::avx512_vnni

@@ -4,8 +4,9 @@
 
 #include <immintrin.h>
 
-#include <cmath>
 #include <limits>
+
+#include "kernels/activation_block.h"
 
 namespace ncl {
 namespace {
@@ -32,18 +33,21 @@ inline QuantizedBlock quantized_block(const float* x, int count, int limit) {
   }
   const float largest = _mm512_reduce_max_ps(largest16);
   const bool finite = bad == 0;
-  const float inverse = finite && largest > 0 ? limit / largest : 0.0f;
-  // A block of subnormals has no inverse in fp32; it is worth nothing beside a normal number.
-  const bool usable = finite && std::isfinite(inverse);
+  const BlockScales scales = block_scales(largest, finite, limit);
   QuantizedBlock block;
   for (int k = 0; k < 2; ++k) {
-    __m512i integers = usable ? _mm512_cvtps_epi32(_mm512_mul_ps(v[k], _mm512_set1_ps(inverse)))
-                              : _mm512_setzero_si512();
+    __m512i integers = scales.inverse != 0
+                           ? _mm512_cvtps_epi32(_mm512_mul_ps(v[k], _mm512_set1_ps(scales.inverse)))
+                           : _mm512_setzero_si512();
     integers = _mm512_min_epi32(integers, _mm512_set1_epi32(limit));
     block.integers[k] = _mm512_max_epi32(integers, _mm512_set1_epi32(-limit));
   }
-  block.scale = finite ? largest / limit : std::numeric_limits<float>::quiet_NaN();
+  block.scale = scales.scale;
   return block;
+}
+
+inline int32_t sum_of(const __m512i integers[2]) {
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(integers[0], integers[1]));
 }
 
 }  // namespace

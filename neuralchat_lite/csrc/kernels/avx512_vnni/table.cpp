@@ -17,7 +17,7 @@ size_t larger_product_scratch(int rows, int cols) {
 extern const Kernels kernels;
 const Kernels kernels = {
     .prepare_thread = nullptr,
-    .activations = {activation_bytes, write_activation_row},
+    .activations = {avx2::byte_rows_size, write_activation_row},
     .scratch = {larger_product_scratch, avx2::round_tile_scratch},
     .rms_norm = avx2::rms_norm,
     .silu_gate = avx2::silu_gate,

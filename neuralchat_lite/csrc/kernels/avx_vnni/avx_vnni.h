@@ -1,0 +1,13 @@
+// The kernels of this folder, as table.cpp puts them together. See kernels.h for what each does.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace ncl::avx_vnni {
+
+size_t product_scratch(int rows, int cols);
+void integer_product(const Matrix&, int begin, int end, const Activations& x, Output, Scratch);
+
+const Instruction& instruction(WeightType, ComputeType);
+
+}  // namespace ncl::avx_vnni

@@ -1,0 +1,34 @@
+// AVX-VNNI: products of integers by vpdpbusd in 256 bits. All else is what AVX2 has, which each of
+// these CPUs runs.
+#include "kernels/avx2/avx2.h"
+#include "kernels/avx_vnni/avx_vnni.h"
+
+namespace ncl::avx_vnni {
+
+namespace {
+
+size_t larger_product_scratch(int rows, int cols) {
+  const size_t integers = product_scratch(rows, cols), floats = avx2::product_scratch(rows, cols);
+  return integers > floats ? integers : floats;
+}
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    .prepare_thread = nullptr,
+    .activations = {avx2::byte_rows_size, avx2::write_byte_row},
+    .scratch = {larger_product_scratch, avx2::round_tile_scratch},
+    .rms_norm = avx2::rms_norm,
+    .silu_gate = avx2::silu_gate,
+    .integer_product = integer_product,
+    .float_product = avx2::float_product,
+    .dense_product = avx2::dense_product,
+    .attend = {avx2::attend<KVType::kFp32>, avx2::attend<KVType::kBf16>,
+               avx2::attend<KVType::kInt8>},
+    .round_tile = avx2::round_tile,
+    .read_all = avx2::read_all,
+    .instruction = instruction,
+};
+
+}  // namespace ncl::avx_vnni
