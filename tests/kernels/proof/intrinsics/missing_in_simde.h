@@ -154,6 +154,10 @@ constexpr auto plus = [](auto a, auto b) { return static_cast<decltype(a)>(a + b
 #undef _mm512_srai_epi32
 #define _mm512_srai_epi32(v, count) proof::each_lane<__m512i, int32_t, int32_t>(v, [](int32_t lane) { return lane >> ((count) < 32 ? (count) : 31); })
 
+// SIMDe 0.7.4 names it with the arguments of the masked form.
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16(a, b) proof::add_products<int16_t, int16_t>(_mm512_setzero_si512(), a, b)
+
 // AVX-VNNI: the encoding for CPUs without AVX-512.
 #undef _mm_dpbusd_avx_epi32
 #define _mm_dpbusd_avx_epi32(sum, a, b) proof::add_products<uint8_t, int8_t>(sum, a, b)
