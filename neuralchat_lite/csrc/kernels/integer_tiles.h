@@ -40,6 +40,7 @@ struct Tiles {
   int groups;
   int blocks_per_group;
   size_t ahead;  // bytes from the codes that are read to those that are prefetched
+  size_t skip;   // bytes to add where that is beyond the end of a tile: its neighbours are read too
 };
 
 // Adds blocks [first, last) of `tiles` row tiles times rows row .. row + rows of x to
@@ -84,6 +85,12 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
       const size_t at = (static_cast<size_t>(v / kVectors) * weights.groups + group) * kRowTile +
                         v % kVectors * Set::kLanes;
       weight_scale[v] = Set::template load_scales<scale_type>(weights.scales, at);
+      if constexpr (stored != Stored::kPanel) {
+        // Those of the next tiles: nothing else asks for the lines of a tile's scales in time.
+        constexpr size_t kSize = scale_type == FloatType::kFp32 ? 4 : 2;
+        const size_t next = at + static_cast<size_t>(tiles) * weights.groups * kRowTile;
+        _mm_prefetch(static_cast<const char*>(weights.scales) + next * kSize, _MM_HINT_T0);
+      }
       if constexpr (asymmetric) {
         zero[v] = Set::zero_pairs(weights.zeros + at, Product::kZero == 128 ? 128 : 0);
       }
@@ -110,13 +117,16 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
           }
         }
       }
+      const bool beyond = static_cast<size_t>(block + 1) * stored_block(stored) + weights.ahead >
+                          weights.data_stride;
+      const size_t ahead = weights.ahead + (beyond ? weights.skip : 0);
 #pragma GCC unroll 8
       for (int line = 0; line < kWords / kLineWords; ++line) {
         const auto load_words = [&](int v, Ints* word) {
           const uint8_t* from = data + v / kVectors * weights.data_stride + line * kWordBytes +
                                 v % kVectors * kVectorBytes;
           if (stored != Stored::kPanel && v % kVectors == 0) {
-            _mm_prefetch(reinterpret_cast<const char*>(from + weights.ahead), _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(from + ahead), _MM_HINT_T0);
           }
           const Ints codes = Set::load(from);
           if constexpr (stored == Stored::kNibbles) {
@@ -228,7 +238,8 @@ inline Tiles tiles_of(const Matrix& m, int tile) {
           m.zeros ? m.zeros + group : nullptr,
           m.groups(),
           m.blocks_per_group,
-          kPrefetchBytes};
+          kPrefetchBytes,
+          0};
 }
 
 // Few rows: codes are read once.
@@ -242,6 +253,7 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
       in_row_steps<shape.tiles>(end - begin, [&](auto tiles, int from) {
         const int tile = begin + from;
         Tiles weights = tiles_of<tiles.value>(m, tile);
+        weights.skip = (tiles.value - 1) * weights.data_stride;
         in_row_steps<shape.rows>(x.rows, [&](auto rows, int row) {
           std::fill_n(sums, panel_sums(rows.value) * tiles.value, 0.0f);
           multiply_tiles<Set, Product, kStored, scale.value, asymmetric.value, planes, tiles.value,
@@ -249,6 +261,7 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
           store_tiles<tiles.value>(m, tile, row, rows.value, sums, out);
           // These tiles are in the cache now. Further rows have time to fetch the next ones.
           weights.ahead = tiles.value * weights.data_stride;
+          weights.skip = 0;
         });
       });
     };
