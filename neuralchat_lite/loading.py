@@ -101,6 +101,8 @@ def plan_loading(
 ) -> Plan:
     """Decide how a model is loaded; downloads it if it is a hub name. See `api.load`."""
     check_name(engine)
+    if default_compute_dtype is not None:
+        WeightOnlyQuantConfig(compute_dtype=default_compute_dtype)
     if adapters and engine != NATIVE:
         raise ConfigError(
             f"engine {engine!r} reads a checkpoint from its folder, but adapters are merged in "

@@ -21,6 +21,7 @@ from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import cpu, native
 from neuralchat_lite.kernels.kv_format import kv_format_of
+from neuralchat_lite.loading import agreed_config
 from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.quantize import quantize_checkpoint
@@ -55,9 +56,12 @@ def profile(
         name = shape_name(shape or "1b")
         if folder is None:
             quantize_checkpoint(RandomCheckpoint(SHAPES[name]), config, Path(temporary) / "model")
+        packed = open_packed(folder or Path(temporary) / "model")
+        config = agreed_config(packed.config, {"compute_dtype": compute_dtype}, packed.folder)
         decoder = load_decoder(
-            open_packed(folder or Path(temporary) / "model"),
-            compute_dtype=config.compute_dtype,
+            packed,
+            compute_dtype=config.compute_of(config.weight_dtype),
+            head_compute_dtype=config.compute_of(config.lm_head),
             kv_format=kv_format_of(kv_cache_dtype),
         )
         found = profile_decoding(decoder, context, tokens, rounds)
@@ -66,7 +70,7 @@ def profile(
             "isa": native.isa().value,
             "threads": int(native.threads().value),
             "model": str(folder or name),
-            "weight_dtype": config.weight_dtype if folder is None else "of the folder",
+            "weight_dtype": config.weight_dtype,
             "compute_dtype": config.compute_dtype,
             "kv_cache_dtype": kv_cache_dtype,
             "context": context,

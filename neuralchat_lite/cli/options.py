@@ -93,7 +93,8 @@ class WeightsGroup:
         option(
             WEIGHTS,
             "Precision of activations: bf16, fp32, int8, or auto, which is int8 for int4 weights "
-            "and bf16 for int8 ones (default: what a quantized folder names, else auto).",
+            "and bf16 for int8 ones. Default: of a quantized folder what it names, of a checkpoint "
+            "auto; `quantize` writes bf16.",
         ),
     ] = None
 

@@ -109,7 +109,8 @@ KV_FORMATS = {
 def kv_format_of(dtype: object) -> KVFormat:
     """The format of a name or a torch dtype. Raises ConfigError."""
     for kv_format in KV_FORMATS.values():
-        if dtype in (kv_format.name, kv_format.dtype):
+        torch_name = str(kv_format.dtype)
+        if str(dtype) in (kv_format.name, torch_name, torch_name.removeprefix("torch.")):
             return kv_format
     raise ConfigError(
         f"kv_cache_dtype must be one of {', '.join(map(repr, KV_FORMATS))}, got {shown(dtype)}: "

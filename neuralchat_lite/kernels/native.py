@@ -265,8 +265,9 @@ class NativeProgram:
 
 def attention_shape(shape: AttentionShape) -> _native.AttentionShape:
     query_norm, key_norm = shape.query_norm, shape.key_norm
-    assert query_norm is None or is_norm(query_norm, shape.head_dim)
-    assert key_norm is None or is_norm(key_norm, shape.head_dim)
+    norms = [norm for norm in (query_norm, key_norm) if norm is not None]
+    assert all(is_norm(norm, shape.head_dim) for norm in norms)
+    assert len({norm.eps for norm in norms}) <= 1
     return _native.AttentionShape(
         shape.heads,
         shape.kv_heads,
@@ -276,7 +277,7 @@ def attention_shape(shape: AttentionShape) -> _native.AttentionShape:
         shape.kv_format.name,
         0 if query_norm is None else query_norm.weight.data_ptr(),
         0 if key_norm is None else key_norm.weight.data_ptr(),
-        0.0 if query_norm is None else query_norm.eps,
+        norms[0].eps if norms else 0.0,
         shape.page_layer,
     )
 

@@ -6,6 +6,7 @@ their pages; who writes into a shared one gets a copy of it first.
 
 from __future__ import annotations
 
+from typing import NoReturn
 from weakref import WeakSet
 
 import torch
@@ -58,10 +59,10 @@ class PageTable:
         self.own = -(-end // PAGE) * PAGE
 
     def put(self, index: int, page: Page | None) -> None:
-        if index == len(self.pages):
-            self.pages.append(None)
         if index == len(self.addresses):
             self.addresses = torch.cat((self.addresses, torch.zeros_like(self.addresses)))
+        if index == len(self.pages):
+            self.pages.append(None)
         if page is not None:
             page.tables.add(self)
         self.pages[index] = page
@@ -77,6 +78,12 @@ class PageTable:
                 page.tables.add(twin)
         self.own = twin.own = 0
         return twin
+
+    def __deepcopy__(self, memo: object) -> PageTable:
+        return self.share()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("pages of keys and values cannot be pickled: feed the tokens again")
 
     def drop_before(self, position: int) -> None:
         """Let go of pages that hold nothing from `position` on."""

@@ -58,7 +58,7 @@ def load_decoder(
     kernels: None: the native ones
     prefill_block: the most tokens that go through the layers together
     """
-    assert compute_dtype in COMPUTE_DTYPES  # WeightOnlyQuantConfig and float_name see to it
+    assert compute_dtype in COMPUTE_DTYPES  # `compute_of` and float_name see to it
     head_compute = compute_dtype if head_compute_dtype is None else head_compute_dtype
     assert head_compute in COMPUTE_DTYPES
     arch = weights.architecture

@@ -92,9 +92,10 @@ class Decoder:
 
         Returns for each conversation [min(keep, len(ids)), vocab] fp32 logits. Raises PromptError
         as `forward` does; all caches are then unchanged. Raises ResourceError when the system
-        refuses memory or threads.
+        refuses memory or threads; the caches then hold the blocks that went before.
         """
         assert len(batch) == len(caches) == len(set(map(id, caches)))
+        assert keep is None or keep >= 1
         fed = [torch.as_tensor(ids) for ids in batch]
         for ids, cache in zip(fed, caches, strict=True):
             check_ids(ids, cache.length, self.context_length, self.architecture)

@@ -69,6 +69,9 @@ class KVCache:
         twin.tables = [table.share() for table in self.tables]
         return twin
 
+    def __deepcopy__(self, memo: object) -> KVCache:
+        return self.copy()
+
     def can_truncate(self, length: int) -> bool:
         """Whether the conversation can go back to its first `length` positions.
 

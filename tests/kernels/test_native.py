@@ -156,6 +156,18 @@ def test_the_largest_codes_and_activations_overflow_on_no_instruction_set(
                     assert torch.equal(got, want), name
 
 
+@pytest.mark.parametrize("compute_dtype", ["bf16", "int8", "fp32"])
+@pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
+def test_thousands_of_rows_have_the_bits_that_each_has_alone(
+    isa, packed, weight_dtype, compute_dtype
+):
+    matrix = packed(33, 40, weight_dtype)
+    x = torch.randn((2000, 40), generator=torch.Generator().manual_seed(0))
+    together = product(matrix, x, compute_dtype)
+    for row in (0, 191, 192, 700, 1279, 1999):
+        assert torch.equal(product(matrix, x[row : row + 1], compute_dtype)[0], together[row])
+
+
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
 def test_every_scale_dtype_is_read_exactly(isa, packed, sqnr, weight_dtype, scale_dtype):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -82,6 +84,16 @@ def test_copies_share_pages_until_one_of_them_writes(arch):
     last = pages[2]
     fed(cache, 1)  # no one else holds its last page any more
     assert pages[2] is last
+
+
+def test_a_deep_copy_shares_pages_too_and_a_pickle_is_refused(arch):
+    cache = fed(KVCache(arch, KV_FORMATS["fp32"], limit=1000, slack=16), 10)
+    twin = copy.deepcopy({"cache": cache})["cache"]
+    assert twin.tables[0].pages[0] is cache.tables[0].pages[0]
+    fed(twin, 1)
+    assert twin.tables[0].pages[0] is not cache.tables[0].pages[0]
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(cache)
 
 
 def test_who_goes_back_into_a_shared_page_does_not_write_into_it(arch):

@@ -153,7 +153,7 @@ class PartOfAttention {
       for (int k = 0; k < count; ++k) {
         const int slot = (from + k) % kPage;
         const uint8_t* values = head(from + k) + at_.values;
-        const float value = V::template element<type>(values, value_index(slot, dim_) + i);
+        const float value = element<type>(values, value_index(slot, dim_) + i);
         for (int q = 0; q < queries; ++q) sums[q][i] += weights[q * kChunk + k] * value;
       }
     }

@@ -228,7 +228,6 @@ inline void store_tiles(const Matrix& m, int tile, int row, int rows, const floa
   }
 }
 
-template <int tiles>
 inline Tiles tiles_of(const Matrix& m, int tile) {
   const size_t group = static_cast<size_t>(tile) * m.groups() * kRowTile;
   const size_t scale_bytes = m.scale_type == FloatType::kFp32 ? 4 : 2;
@@ -252,7 +251,16 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
     const auto run = [&](auto asymmetric) {
       in_row_steps<shape.tiles>(end - begin, [&](auto tiles, int from) {
         const int tile = begin + from;
-        Tiles weights = tiles_of<tiles.value>(m, tile);
+        Tiles weights = tiles_of(m, tile);
+        if (from == 0) {  // nobody has asked for the first codes
+          for (int t = 0; t < tiles.value; ++t) {
+            for (int line = 0; line < kPrefetchBytes; line += kWordBytes) {
+              _mm_prefetch(
+                  reinterpret_cast<const char*>(weights.data + t * weights.data_stride + line),
+                  _MM_HINT_T0);
+            }
+          }
+        }
         weights.skip = (tiles.value - 1) * weights.data_stride;
         in_row_steps<shape.rows>(x.rows, [&](auto rows, int row) {
           std::fill_n(sums, panel_sums(rows.value) * tiles.value, 0.0f);
@@ -296,7 +304,7 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
       take<uint8_t>(scratch, static_cast<size_t>(kPanelBlocks) * shape.tiles * kBytesOfBlock);
   float* scales = take<float>(scratch, static_cast<size_t>(m.blocks()) * shape.tiles * kRowTile);
   const auto run = [&](auto asymmetric, auto tiles, int tile, int row, int rows) {
-    Tiles weights = tiles_of<tiles.value>(m, tile);
+    Tiles weights = tiles_of(m, tile);
     const uint8_t* codes = weights.data;
     const size_t stride = weights.data_stride;
     with_float_type(m.scale_type, [&](auto type_of_scale) {

@@ -79,7 +79,8 @@ struct Rounding {
 
 // Bytes of scratch memory that one thread needs for a call of a kernel.
 struct ScratchBytes {
-  size_t (*product)(int rows, int cols);  // of integer_product and of float_product
+  size_t (*integer_product)(int rows, int cols);
+  size_t (*float_product)(int rows, int cols);
   size_t (*round_tile)(const Rounding&);
 };
 

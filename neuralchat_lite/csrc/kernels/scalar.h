@@ -53,6 +53,16 @@ namespace {
   return fp16_to_float(static_cast<const uint16_t*>(data)[index]);
 }
 
+// An element of keys or values, without its scale.
+template <KVType type>
+[[maybe_unused]] inline float element(const void* data, size_t index) {
+  if constexpr (type == KVType::kInt8) {
+    return static_cast<const int8_t*>(data)[index];
+  } else {
+    return load_float(data, type == KVType::kFp32 ? FloatType::kFp32 : FloatType::kBf16, index);
+  }
+}
+
 // The codes of a block of 32 columns of one row tile.
 [[maybe_unused]] inline const uint8_t* block_codes(const Matrix& m, int tile, int block) {
   return m.data + (static_cast<size_t>(tile) * m.blocks() + block) * block_bytes(m.type);

@@ -75,11 +75,12 @@ void linear(Runtime& rt, const Linear& op) {
   const int64_t work = static_cast<int64_t>(op.rows) * projection.rows * cols;
   const int items = work < kAloneBelow ? 1 : 8 * rt.pool().threads();
   const int step = std::max(1, (tiles + items - 1) / items);
-  rt.run((tiles + step - 1) / step, kernels.scratch.product(op.rows, cols),
-         [&](int item, Scratch scratch) {
-           multiply_tiles(op, kernels, x, formatted, item * step,
-                          std::min(tiles, (item + 1) * step), scratch);
-         });
+  const auto scratch_of =
+      formatted.data ? kernels.scratch.integer_product : kernels.scratch.float_product;
+  rt.run((tiles + step - 1) / step, scratch_of(op.rows, cols), [&](int item, Scratch scratch) {
+    multiply_tiles(op, kernels, x, formatted, item * step, std::min(tiles, (item + 1) * step),
+                   scratch);
+  });
 }
 
 }  // namespace ncl

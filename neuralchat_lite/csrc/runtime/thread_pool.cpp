@@ -10,8 +10,9 @@
 namespace ncl {
 namespace {
 
-// How long a worker spins: longer than Python needs between two operations of a layer, and too
-// short to be noticed on an idle machine.
+// How long a worker spins: longer than the serial parts of a step, such as norms, and than what
+// Python does between two steps of a small model (65 us, docs/design.md); too short to be noticed
+// on an idle machine.
 constexpr auto kSpinTime = std::chrono::microseconds(100);
 
 void relax() {

@@ -50,6 +50,7 @@ def test_the_parts_make_up_the_step_and_idle_kernels_are_taken_back(decoder: Dec
 
 def test_the_command_shows_and_writes_it(folder: Path, tmp_path: Path) -> None:
     asked = ["profile", "--folder", str(folder), "--rounds", "1", "--tokens", "2"]
+    asked += ["--compute-dtype", "auto"]
     run = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "p.json")])
     assert run.exit_code == 0, run.output
     assert "gate_up" in run.output and "hand-over" in run.output

@@ -270,7 +270,7 @@ void check(const Kernels& kernels, const Case& c, unsigned seed) {
   Memory out(sizeof(float) * c.count * stride);
   float* results = reinterpret_cast<float*>(out.begin());
   std::fill_n(results, static_cast<size_t>(c.count) * stride, kBefore);
-  Memory scratch(scratch_bytes<char>(kernels.scratch.product(c.count, c.cols)));
+  Memory scratch(scratch_bytes<char>(kernels.scratch.integer_product(c.count, c.cols)));
   for (const auto& [begin, end] : {std::pair{half, tiles}, std::pair{0, half}}) {
     kernels.integer_product(weights->matrix, begin, end, activations,
                             {results, stride, c.accumulate},

@@ -5,8 +5,8 @@
 // lower. Rows are padded to 16 with zeros.
 #pragma once
 
+#include "kernels/activation_block.h"
 #include "kernels/kernels.h"
-#include "kernels/sixteen_bit_rows.h"
 
 namespace ncl {
 namespace {

@@ -18,6 +18,7 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* out)
 void silu_gate(const float* gate, const float* up, int n, float* out);
 
 size_t product_scratch(int rows, int cols);
+size_t float_product_scratch(int rows, int cols);
 void integer_product(const Matrix&, int begin, int end, const Activations& x, Output, Scratch);
 void float_product(const Matrix&, int begin, int end, const float* x, int rows, Output, Scratch);
 void dense_product(const Matrix&, int begin, int end, const float* x, int rows, Output);

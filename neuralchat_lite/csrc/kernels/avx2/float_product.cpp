@@ -84,6 +84,8 @@ template <WeightType type, FloatType scale_type, bool asymmetric>
 
 }  // namespace
 
+size_t float_product_scratch(int rows, int) { return scratch_bytes<float>(panel_sums(rows)); }
+
 void float_product(const Matrix& m, int begin, int end, const float* x, int rows, Output out,
                    Scratch scratch) {
   with_packed_types(m, [&](auto type, auto scale, auto asymmetric) {

@@ -5,7 +5,6 @@
 
 #include "kernels/avx2/vectors.h"
 #include "kernels/kv_layout.h"
-#include "kernels/scalar.h"
 
 namespace ncl {
 namespace {
@@ -31,14 +30,6 @@ struct Floats8 {
       return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))};
     } else {
       return {load8<type == KVType::kFp32 ? FloatType::kFp32 : FloatType::kBf16>(data, index)};
-    }
-  }
-  template <KVType type>
-  static float element(const void* data, size_t index) {
-    if constexpr (type == KVType::kInt8) {
-      return static_cast<const int8_t*>(data)[index];
-    } else {
-      return load_float(data, type == KVType::kFp32 ? FloatType::kFp32 : FloatType::kBf16, index);
     }
   }
 

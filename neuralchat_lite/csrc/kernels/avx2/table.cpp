@@ -7,7 +7,7 @@ extern const Kernels kernels;
 const Kernels kernels = {
     .prepare_thread = nullptr,
     .activations = {activation_bytes, write_activation_row},
-    .scratch = {product_scratch, round_tile_scratch},
+    .scratch = {product_scratch, float_product_scratch, round_tile_scratch},
     .rms_norm = rms_norm,
     .silu_gate = silu_gate,
     .integer_product = integer_product,

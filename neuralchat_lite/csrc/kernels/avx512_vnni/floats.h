@@ -6,7 +6,6 @@
 #include <initializer_list>
 
 #include "kernels/kv_layout.h"
-#include "kernels/scalar.h"
 
 namespace ncl {
 namespace {
@@ -36,14 +35,6 @@ struct Floats16 {
       const auto* bytes = static_cast<const uint8_t*>(data) + index;
       const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
       return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sixteen))};
-    }
-  }
-  template <KVType type>
-  static float element(const void* data, size_t index) {
-    if constexpr (type == KVType::kInt8) {
-      return static_cast<const int8_t*>(data)[index];
-    } else {
-      return load_float(data, type == KVType::kFp32 ? FloatType::kFp32 : FloatType::kBf16, index);
     }
   }
 

@@ -5,20 +5,11 @@
 
 namespace ncl::avx_vnni {
 
-namespace {
-
-size_t larger_product_scratch(int rows, int cols) {
-  const size_t integers = product_scratch(rows, cols), floats = avx2::product_scratch(rows, cols);
-  return integers > floats ? integers : floats;
-}
-
-}  // namespace
-
 extern const Kernels kernels;
 const Kernels kernels = {
     .prepare_thread = nullptr,
     .activations = {avx2::byte_rows_size, avx2::write_byte_row},
-    .scratch = {larger_product_scratch, avx2::round_tile_scratch},
+    .scratch = {product_scratch, avx2::float_product_scratch, avx2::round_tile_scratch},
     .rms_norm = avx2::rms_norm,
     .silu_gate = avx2::silu_gate,
     .integer_product = integer_product,

@@ -11,16 +11,6 @@ namespace ncl::generic {
 namespace {
 
 template <KVType type>
-float element(const uint8_t* data, size_t index) {
-  if constexpr (type == KVType::kInt8) {
-    return static_cast<int8_t>(data[index]);
-  } else {
-    constexpr FloatType kType = type == KVType::kFp32 ? FloatType::kFp32 : FloatType::kBf16;
-    return load_float(data, kType, index);
-  }
-}
-
-template <KVType type>
 float scale(const uint8_t* scales, int slot) {
   return type == KVType::kInt8 ? load_float(scales, FloatType::kBf16, slot) : 1;
 }

@@ -37,6 +37,8 @@ void multiply(const Matrix& m, int begin, int end, const Rows& x, Output out, Sc
 
 size_t product_scratch(int rows, int) { return scratch_bytes<float>(panel_sums(rows)); }
 
+size_t float_product_scratch(int rows, int) { return scratch_bytes<float>(panel_sums(rows)); }
+
 void integer_product(const Matrix& m, int begin, int end, const Activations& x, Output out,
                      Scratch scratch) {
   x.type == ComputeType::kInt8 ? multiply(m, begin, end, eight_bit_rows(x), out, scratch)
