@@ -243,7 +243,7 @@ class NativeProgram:
         assert all(0 <= row < rows for row in wanted)
         for shape in self.shapes:
             check_spans(spans, rotary, shape)
-        logits = torch.empty((len(wanted), self.vocabulary))
+        logits = torch.empty((len(wanted), self.vocabulary), dtype=torch.float32)
         rows_wanted = torch.tensor(wanted, dtype=torch.int64)
         _native.step(
             self.handle,
