@@ -210,7 +210,13 @@ constexpr int kPanelBlocks = 16;
 // that share registers.
 constexpr int kPanelRows = 192;
 
-[[maybe_unused]] inline size_t tiles_scratch(int rows, int cols, int tiles) {
+// What is measured for a set:
+//   kFewRows<planes>, kManyRows<planes>: a Shape for rows of one or two planes
+//   kMostFew: so many rows read the codes as they lie; unpacking is paid off by more
+template <class Tuning>
+size_t tiles_scratch(int rows, int cols) {
+  constexpr int tiles =
+      std::max(Tuning::template kFewRows<1>.tiles, Tuning::template kManyRows<1>.tiles);
   const size_t scales = static_cast<size_t>(blocks_of(cols)) * tiles * kRowTile;
   return scratch_bytes<float>(panel_sums(std::min(rows, kPanelRows)) * tiles) +
          scratch_bytes<uint8_t>(static_cast<size_t>(kPanelBlocks) * tiles * kBytesOfBlock) +
@@ -346,6 +352,18 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
       m.zeros ? run(Constant<true>{}, tiles, begin + from, row, rows)
               : run(Constant<false>{}, tiles, begin + from, row, rows);
     });
+  }
+}
+
+template <class Set, class Product, WeightType type, class Tuning, int planes>
+void multiply_bytes(const Matrix& m, int begin, int end, const ByteRows<planes>& x,
+                    const Output& out, Scratch scratch) {
+  if (x.rows <= Tuning::kMostFew) {
+    multiply_few<Set, Product, type, Tuning::template kFewRows<planes>>(m, begin, end, x, out,
+                                                                        scratch);
+  } else {
+    multiply_many<Set, Product, type, Tuning::template kManyRows<planes>>(m, begin, end, x, out,
+                                                                          scratch);
   }
 }
 

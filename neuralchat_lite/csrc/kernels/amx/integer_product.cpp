@@ -15,6 +15,7 @@
 #include "kernels/amx/tile_rows.h"
 #include "kernels/amx/tiles.h"
 #include "kernels/avx512_vnni/avx512_vnni.h"
+#include "kernels/avx512_vnni/registers.h"
 #include "kernels/dispatch.h"
 
 namespace ncl::amx {
@@ -68,22 +69,6 @@ inline void multiply_block(const uint8_t* x, const uint8_t* weights, int32_t* do
   }
 }
 
-template <FloatType type>
-inline __m512 load16(const void* data, size_t index) {
-  if constexpr (type == FloatType::kFp32) {
-    return _mm512_loadu_ps(static_cast<const float*>(data) + index);
-  } else {
-    const auto* halves =
-        reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(data) + index);
-    if constexpr (type == FloatType::kFp16) {
-      return _mm512_cvtph_ps(_mm256_loadu_si256(halves));
-    } else {
-      return _mm512_castsi512_ps(
-          _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(halves)), 16));
-    }
-  }
-}
-
 // f(Constant<row>) for each row of a tile. The rows are constants from the start, unlike those of a
 // loop that is unrolled late: only so do 16 rows of sums stay in registers.
 template <class F>
@@ -120,7 +105,7 @@ void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const Tile
   int block = 0;
   for (int group = 0; group < m.groups(); ++group) {
     const size_t at = (static_cast<size_t>(tile) * m.groups() + group) * kRowTile;
-    const __m512 weight_scale = load16<scale_type>(m.scales, at);
+    const __m512 weight_scale = Registers512::load_scales<scale_type>(m.scales, at);
     __m512i minus_zero = _mm512_setzero_si512();
     if constexpr (asymmetric) {
       const __m128i zeros = _mm_loadu_si128(reinterpret_cast<const __m128i*>(m.zeros + at));
@@ -156,13 +141,13 @@ void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const Tile
 
 // 4-bit codes of a row tile as bytes, in the order of 8-bit codes. Less 8, if that is their zero.
 void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
-  const __m512i mask = _mm512_set1_epi8(0xf), zero = _mm512_set1_epi8(m.zeros ? 0 : 8);
+  const __m512i zero = _mm512_set1_epi8(m.zeros ? 0 : 8);
   const uint8_t* codes = block_codes(m, tile, 0);
   const uint8_t* const end = codes + static_cast<size_t>(m.blocks()) * block_bytes(m.type);
   for (; codes < end; codes += kLineBytes, out += 2 * kLineBytes) {
     const __m512i pairs = _mm512_loadu_si512(codes);
-    const __m512i lower = _mm512_and_si512(pairs, mask);
-    const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask);
+    const __m512i lower = Registers512::low_nibbles(pairs);
+    const __m512i upper = Registers512::high_nibbles(pairs);
     _mm512_store_si512(out, _mm512_sub_epi8(lower, zero));
     _mm512_store_si512(out + kLineBytes, _mm512_sub_epi8(upper, zero));
   }

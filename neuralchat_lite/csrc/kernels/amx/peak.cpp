@@ -13,14 +13,20 @@ constexpr TileConfig kWholeTiles = {.row_bytes = {64, 64, 64, 64, 64, 64, 64, 64
                                     .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 constexpr uint64_t kOperations = 2 * 16 * 16 * 64;
 
-uint64_t run_tdpbssd(uint64_t times) {
-  const ConfiguredTiles tiles(kWholeTiles);
+// Those that the loops use.
+inline void zero_tiles() {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   _tile_zero(4);
   _tile_zero(5);
+  _tile_zero(6);
+}
+
+uint64_t run_tdpbssd(uint64_t times) {
+  const ConfiguredTiles tiles(kWholeTiles);
+  zero_tiles();
   const uint64_t loops = (times + 3) / 4;
   for (uint64_t loop = 0; loop < loops; ++loop) {
     _tile_dpbssd(0, 4, 5);
@@ -34,13 +40,7 @@ uint64_t run_tdpbssd(uint64_t times) {
 // Two products of bytes for one of 16 bits.
 uint64_t run_two_planes(uint64_t times) {
   const ConfiguredTiles tiles(kWholeTiles);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  _tile_zero(6);
+  zero_tiles();
   const uint64_t loops = (times + 1) / 2;
   for (uint64_t loop = 0; loop < loops; ++loop) {
     _tile_dpbssd(0, 4, 6);

@@ -10,24 +10,19 @@
 namespace ncl::avx2 {
 namespace {
 
-// Row tiles and rows that share registers. One row shares its broadcasts between two tiles if the
-// sums leave registers for that.
-template <int planes>
-constexpr Shape kFewRows = planes == 1 ? Shape{2, 1} : Shape{1, 1};
-template <int planes>
-constexpr Shape kManyRows = planes == 1 ? Shape{1, 4} : Shape{1, 2};
-
-// So many rows read the codes as they lie: unpacking is paid off by more.
-constexpr int kMostFew = 3;
+struct Tuning {
+  // One row shares its broadcasts between two tiles if the sums leave registers for that.
+  template <int planes>
+  static constexpr Shape kFewRows = planes == 1 ? Shape{2, 1} : Shape{1, 1};
+  template <int planes>
+  static constexpr Shape kManyRows = planes == 1 ? Shape{1, 4} : Shape{1, 2};
+  static constexpr int kMostFew = 3;
+};
 
 template <WeightType type, class Product, int planes>
-void multiply(const Matrix& m, int begin, int end, const ByteRows<planes>& x, Output out,
+void multiply(const Matrix& m, int begin, int end, const ByteRows<planes>& x, const Output& out,
               Scratch scratch) {
-  if (x.rows <= kMostFew) {
-    multiply_few<Registers256, Product, type, kFewRows<planes>>(m, begin, end, x, out, scratch);
-  } else {
-    multiply_many<Registers256, Product, type, kManyRows<planes>>(m, begin, end, x, out, scratch);
-  }
+  multiply_bytes<Registers256, Product, type, Tuning, planes>(m, begin, end, x, out, scratch);
 }
 
 // One row tile of int8 codes times rows row .. row + rows of 16-bit integers. `pmovsxbw` makes four
@@ -133,9 +128,7 @@ void write_activation_row(const float* x, const Activations& out, int row) {
   }
 }
 
-size_t product_scratch(int rows, int cols) {
-  return tiles_scratch(rows, cols, std::max(kFewRows<1>.tiles, kManyRows<1>.tiles));
-}
+size_t product_scratch(int rows, int cols) { return tiles_scratch<Tuning>(rows, cols); }
 
 void integer_product(const Matrix& m, int begin, int end, const Activations& x, Output out,
                      Scratch scratch) {
