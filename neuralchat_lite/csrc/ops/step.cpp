@@ -3,7 +3,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "kernels/scalar.h"
+#include "kernels/dispatch.h"
 
 namespace ncl {
 namespace {
@@ -27,24 +27,14 @@ class Clock {
   Time::time_point last_;
 };
 
-FloatType float_type(WeightType type) {
-  switch (type) {
-    case WeightType::kBf16:
-      return FloatType::kBf16;
-    case WeightType::kFp16:
-      return FloatType::kFp16;
-    default:
-      return FloatType::kFp32;
-  }
-}
-
 void embed(const Matrix& table, const int64_t* ids, int rows, float* out) {
-  const FloatType type = float_type(table.type);
   const size_t size = table.cols;
-  for (int row = 0; row < rows; ++row, out += size) {
-    const size_t first = static_cast<size_t>(ids[row]) * size;
-    for (size_t i = 0; i < size; ++i) out[i] = load_float(table.data, type, first + i);
-  }
+  with_dense_type(table, [&](auto type) {
+    for (int row = 0; row < rows; ++row) {
+      const size_t first = static_cast<size_t>(ids[row]) * size;
+      for (size_t i = 0; i < size; ++i) *out++ = load_float(table.data, type.value, first + i);
+    }
+  });
 }
 
 float* floats(Buffer& buffer, size_t rows, size_t cols) {
