@@ -30,8 +30,8 @@ from models.shapes import SHAPES  # beside this script
 import neuralchat_lite
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
+from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.kernels import cpu, native
-from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -82,12 +82,10 @@ def quantize(folder: Path, name: str, config: WeightOnlyQuantConfig) -> None:
 
 def load(folder: Path, config: WeightOnlyQuantConfig) -> Any:
     """Load twice: the first run may still have to read the file, the second finds it in memory."""
-    compute = config.compute_of(config.weight_dtype)
-    head = config.compute_of(config.lm_head)
     for temperature in ("first", "warm"):
         gc.collect()
         before, start = memory("RssAnon"), time.perf_counter()
-        decoder = load_decoder(open_packed(folder), compute_dtype=compute, head_compute_dtype=head)
+        decoder = open_native(open_packed(folder), config, context_length=None).decoder
         seconds, grown = time.perf_counter() - start, memory("RssAnon") - before
         print(f"loaded ({temperature}) in {seconds:.2f} s, {grown / 1e6:.1f} MB of memory")
     return decoder

@@ -18,11 +18,11 @@ from benchmarks.report.terminal import console
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.cli.terminal import warn
+from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import cpu, native
 from neuralchat_lite.kernels.kv_format import kv_format_of
 from neuralchat_lite.loading import agreed_config
-from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -58,13 +58,10 @@ def profile(
             quantize_checkpoint(RandomCheckpoint(SHAPES[name]), config, Path(temporary) / "model")
         packed = open_packed(folder or Path(temporary) / "model")
         config = agreed_config(packed.config, {"compute_dtype": compute_dtype}, packed.folder)
-        decoder = load_decoder(
-            packed,
-            compute_dtype=config.compute_of(config.weight_dtype),
-            head_compute_dtype=config.compute_of(config.lm_head),
-            kv_format=kv_format_of(kv_cache_dtype),
+        running = open_native(
+            packed, config, context_length=None, kv_format=kv_format_of(kv_cache_dtype)
         )
-        found = profile_decoding(decoder, context, tokens, rounds)
+        found = profile_decoding(running.decoder, context, tokens, rounds)
         conditions = {
             "cpu": cpu.cpu_model(),
             "isa": native.isa().value,
