@@ -292,8 +292,8 @@ def check_spans(spans: Sequence[Span], rotary: Rotary, shape: AttentionShape) ->
         layers, *head = table.shape
         assert shape.page_layer < layers
         assert head == [shape.kv_heads, shape.kv_format.head_bytes(shape.head_dim)]
-        first = 0 if shape.window is None else max(0, span.start - shape.window + 1)
-        assert span.count and table.holds(first, span.start + span.count)
+        assert span.count
+        assert table.holds(shape.first_seen(span.start), span.start + span.count)
 
 
 def is_matrix(x: Tensor, rows: int, cols: int) -> bool:

@@ -76,6 +76,10 @@ class AttentionShape:
     def qkv_size(self) -> int:
         return (self.heads + 2 * self.kv_heads) * self.head_dim
 
+    def first_seen(self, position: int) -> int:
+        """The first position that a query at `position` sees."""
+        return 0 if self.window is None else max(0, position - self.window + 1)
+
 
 @dataclass(frozen=True)
 class Layer:

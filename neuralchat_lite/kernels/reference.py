@@ -138,7 +138,7 @@ def attend(qkv: Tensor, span: Span, rotary: Rotary, shape: AttentionShape) -> Te
         page = heads_of(table, position // PAGE, shape)
         shape.kv_format.write(page, position % PAGE, one_key, one_value)
 
-    first = 0 if shape.window is None else max(0, span.start - shape.window + 1)
+    first = shape.first_seen(span.start)
     seen = torch.arange(first, span.start + count)  # positions that any query attends to
     pages = range(first // PAGE, (span.start + count - 1) // PAGE + 1)
     read = [shape.kv_format.read(heads_of(table, index, shape), dim) for index in pages]
