@@ -22,7 +22,11 @@ template <class V, KVType type>
 class PartOfAttention {
  public:
   explicit PartOfAttention(const AttentionTask& task)
-      : task_(task), dim_(task.head_dim), at_(head_layout(type, task.head_dim)) {}
+      : task_(task),
+        dim_(task.head_dim),
+        at_(head_layout(type, task.head_dim)),
+        far_(task.count < kManyQueries),
+        last_(*std::max_element(task.last, task.last + task.count)) {}
 
   void run() const {
     in_row_steps<V::kQueries>(task_.count,
@@ -32,9 +36,20 @@ class PartOfAttention {
  private:
   static constexpr int kChunk = 128;  // positions whose scores are held at once
   static constexpr int kVectors = kKeyBlock / V::kWidth;
+  static constexpr int kLine = 64;         // bytes that are asked for at once
   static constexpr int kManyQueries = 16;  // bound by arithmetic; their keys are in the cache
   static constexpr float kNothing = -std::numeric_limits<float>::infinity();
   static_assert(kSegment % kChunk == 0 && kChunk % kPage == 0 && kPage % kKeyBlock == 0);
+
+  // The keys that are asked for while the values of a position's page are added: those of the same
+  // page of the next chunk, of this task or the next. Null: none are known.
+  const uint8_t* keys_ahead(int position) const {
+    if (!far_) return nullptr;
+    const int ahead = position + kChunk, page = ahead % kSegment / kPage;
+    if (ahead < task_.segment + kSegment) return ahead <= last_ ? head(ahead) + at_.keys : nullptr;
+    return page < task_.ahead.count ? task_.ahead.pages[page] + task_.ahead.head + at_.keys
+                                    : nullptr;
+  }
 
   static void prefetch(const uint8_t* line) { __builtin_prefetch(line, 0, 3); }
 
@@ -54,19 +69,12 @@ class PartOfAttention {
     for (int b = 0; b < blocks; ++b) {
       keys[b] = head + at_.keys + key_index(slot + b * kKeyBlock, dim_) * element_bytes(type);
     }
-    const bool far = task_.count < kManyQueries;
-    // With few queries memory is the limit: the next keys and the values of these positions are
-    // asked for while these keys are multiplied.
-    const size_t ahead = blocks * kKeyBlock * dim_ * element_bytes(type);
     for (int i = 0; i < dim_; ++i) {
       V key[blocks * kVectors];
 #pragma GCC unroll 4
       for (int b = 0; b < blocks; ++b) {
-        if (far) {
-          const uint8_t* here = keys[b] + i * kKeyBlock * element_bytes(type);
-          prefetch(here + ahead);
-          prefetch(here + at_.values);
-        }
+        const size_t offset = i * kKeyBlock * element_bytes(type);
+        if (far_ && offset % kLine == 0) prefetch(keys[b] + offset + at_.values);
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
           key[b * kVectors + v] = V::template load<type>(keys[b], i * kKeyBlock + v * V::kWidth);
@@ -124,11 +132,15 @@ class PartOfAttention {
     for (int done = 0; done < count;) {
       const int slot = (from + done) % kPage, of_page = std::min(count - done, kPage - slot);
       const uint8_t* values = head(from + done) + at_.values;
+      const uint8_t* ahead = keys_ahead(from + done);
       for (int k = 0; k < of_page; ++k) {
         V value[vectors];
         for (int v = 0; v < vectors; ++v) {
-          value[v] =
-              V::template load<type>(values, value_index(slot + k, dim_) + i + v * V::kWidth);
+          const size_t index = value_index(slot + k, dim_) + i + v * V::kWidth;
+          value[v] = V::template load<type>(values, index);
+          if (ahead && v * V::kWidth * element_bytes(type) % kLine == 0) {
+            prefetch(ahead + index * element_bytes(type));
+          }
         }
 #pragma GCC unroll 8
         for (int q = 0; q < queries; ++q) {
@@ -254,6 +266,8 @@ class PartOfAttention {
   const AttentionTask& task_;
   const int dim_;
   const HeadLayout at_;
+  const bool far_;  // few queries: memory is the limit
+  const int last_;  // position that a query sees
 };
 
 }  // namespace

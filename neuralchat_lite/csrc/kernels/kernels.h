@@ -44,6 +44,14 @@ struct Output {
 // query sees, so that a query adds up the same parts in the same order alone and in any company.
 constexpr int kSegment = 256;
 
+// What the thread of a task probably reads after it, so that the task can ask for it in time: a
+// head's memory in the first pages of a segment.
+struct Ahead {
+  const uint8_t* const* pages = nullptr;
+  int count = 0;  // pages that exist
+  size_t head = 0;
+};
+
 // Queries that share keys: the heads of one group at one or more positions, and one segment of
 // positions. What it finds are parts of a softmax, to be put together (ops/attention.cpp).
 struct AttentionTask {
@@ -55,9 +63,10 @@ struct AttentionTask {
   const uint8_t* const* pages;  // page of position p: pages[p / kPage]
   size_t head;                  // offset of the head in a page: see kv_layout.h
   int segment;                  // its first position
-  float* const* sums;           // [count] pointers to [head_dim]: sum of weight * value
-  float* largest;               // [count] score; minus infinity where a query sees nothing
-  float* total;                 // [count] sum of weights e^(score - largest)
+  Ahead ahead;
+  float* const* sums;  // [count] pointers to [head_dim]: sum of weight * value
+  float* largest;      // [count] score; minus infinity where a query sees nothing
+  float* total;        // [count] sum of weights e^(score - largest)
 };
 
 // Float weights to quantize by rounding to nearest. The limits are those of quantization/rtn.py.

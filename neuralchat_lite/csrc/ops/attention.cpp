@@ -75,6 +75,14 @@ std::vector<Steps> steps_of(const Attention& op, int step) {
   return all;
 }
 
+// One segment of a kv head, as the queries of some positions see it.
+struct Place {
+  const Steps* steps;
+  int kv_head;
+  int segment;  // of those that they see
+  int first_position() const { return (steps->first_segment + segment) * kSegment; }
+};
+
 // Parts of the softmax of some queries: of one segment, or of several put together.
 struct Parts {
   float* sums;  // [queries][dim]
@@ -126,32 +134,35 @@ class Queries {
            2 * scratch_bytes<int>(queries) + 2 * parts_bytes(queries, dim);
   }
 
-  // The part of one segment.
-  void segment(const Steps& steps, int kv_head, int segment, const Parts& part,
-               Scratch scratch) const {
+  // The part of one segment. `next`: what this thread probably reads after it; null: unknown.
+  void segment(const Place& place, const Place* next, const Parts& part, Scratch scratch) const {
+    const Steps& steps = *place.steps;
     const int count = (steps.end - steps.begin) * group_, dim = shape_.dim;
     const float** query = take<const float*>(scratch, count);
     float** sums = take<float*>(scratch, count);
     int* first = take<int>(scratch, count);
     int* last = take<int>(scratch, count);
     for (int i = 0; i < count; ++i) {
-      query[i] = queries_ + at(steps, kv_head, i);
+      query[i] = queries_ + at(steps, place.kv_head, i);
       sums[i] = part.sums + static_cast<size_t>(i) * dim;
       last[i] = steps.span->start + steps.begin + i / group_;
       first[i] = first_seen(shape_, last[i]);
     }
-    attend_({query, first, last, count, dim, steps.span->pages, shape_.head(kv_head),
-             (steps.first_segment + segment) * kSegment, sums, part.largest, part.total});
+    attend_({query, first, last, count, dim, steps.span->pages, shape_.head(place.kv_head),
+             place.first_position(), next ? ahead(*next) : Ahead{}, sums, part.largest,
+             part.total});
   }
 
-  // All segments, one after the other.
-  void whole(const Steps& steps, int kv_head, Scratch scratch) const {
+  // All segments, one after the other. `next`: as above.
+  void whole(const Steps& steps, int kv_head, const Place* next, Scratch scratch) const {
     const int count = (steps.end - steps.begin) * group_, dim = shape_.dim;
-    const Parts all = take_parts(scratch, count, dim), next = take_parts(scratch, count, dim);
-    segment(steps, kv_head, 0, all, scratch);
-    for (int i = 1; i < steps.segments; ++i) {
-      segment(steps, kv_head, i, next, scratch);
-      for (int q = 0; q < count; ++q) add_part(all.of_query(q, dim), next.of_query(q, dim), dim);
+    const Parts all = take_parts(scratch, count, dim), one = take_parts(scratch, count, dim);
+    for (int i = 0; i < steps.segments; ++i) {
+      const Place here{&steps, kv_head, i}, after{&steps, kv_head, i + 1};
+      segment(here, i + 1 < steps.segments ? &after : next, i ? one : all, scratch);
+      for (int q = 0; i && q < count; ++q) {
+        add_part(all.of_query(q, dim), one.of_query(q, dim), dim);
+      }
     }
     for (int q = 0; q < count; ++q) {
       store(all.of_query(q, dim), dim, op_.out + at(steps, kv_head, q));
@@ -169,6 +180,15 @@ class Queries {
   }
 
  private:
+  // The pages of a place that exist.
+  Ahead ahead(const Place& place) const {
+    const Span& span = *place.steps->span;
+    const int first = place.first_position() / kPage;
+    const int pages = (span.start + span.count - 1) / kPage + 1;
+    return {span.pages + first, std::min(pages - first, kSegment / kPage),
+            shape_.head(place.kv_head)};
+  }
+
   // Where query i of a group begins among the queries and among the outputs.
   size_t at(const Steps& steps, int kv_head, int i) const {
     const size_t row = steps.row + i / group_;
@@ -213,23 +233,25 @@ void attention(Runtime& rt, const Attention& op) {
   int parts = 0;
   for (const Steps& some : steps) parts += shape.kv_heads * some.segments;
 
+  const int threads = rt.pool().threads();
   // Enough items for all threads, or no more to be had: each goes over its segments.
-  if (items >= 8 * rt.pool().threads() || parts == items) {
+  if (items >= 8 * threads || parts == items) {
     rt.run(items, Queries::scratch(count, dim), [&](int item, Scratch scratch) {
-      all.whole(steps[item / shape.kv_heads], item % shape.kv_heads, scratch);
+      const int after = item + threads;
+      const Place next{after < items ? &steps[after / shape.kv_heads] : nullptr,
+                       after % shape.kv_heads, 0};
+      all.whole(steps[item / shape.kv_heads], item % shape.kv_heads, next.steps ? &next : nullptr,
+                scratch);
     });
     return;
   }
   // Else each segment is an item, and the parts are put together in the same order.
-  struct Place {
-    int steps, kv_head, segment;
-  };
   std::vector<Place> places;
   std::vector<int> first_part;  // of each item
   for (int i = 0; i < static_cast<int>(steps.size()); ++i) {
     for (int kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
       first_part.push_back(static_cast<int>(places.size()));
-      for (int k = 0; k < steps[i].segments; ++k) places.push_back({i, kv_head, k});
+      for (int k = 0; k < steps[i].segments; ++k) places.push_back({&steps[i], kv_head, k});
     }
   }
   const size_t part_bytes = parts_bytes(count, dim);
@@ -240,8 +262,8 @@ void attention(Runtime& rt, const Attention& op) {
     found.push_back(take_parts(own, count, dim));
   }
   rt.run(parts, Queries::scratch(count, dim), [&](int part, Scratch scratch) {
-    const Place& place = places[part];
-    all.segment(steps[place.steps], place.kv_head, place.segment, found[part], scratch);
+    const int after = part + threads;
+    all.segment(places[part], after < parts ? &places[after] : nullptr, found[part], scratch);
   });
   rt.run(items, 0, [&](int item, Scratch) {
     all.merge(steps[item / shape.kv_heads], item % shape.kv_heads, &found[first_part[item]]);
