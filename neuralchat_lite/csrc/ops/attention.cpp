@@ -233,15 +233,13 @@ void attention(Runtime& rt, const Attention& op) {
   int parts = 0;
   for (const Steps& some : steps) parts += shape.kv_heads * some.segments;
 
-  const int threads = rt.pool().threads();
   // Enough items for all threads, or no more to be had: each goes over its segments.
-  if (items >= 8 * threads || parts == items) {
+  if (items >= 8 * rt.pool().threads() || parts == items) {
     rt.run(items, Queries::scratch(count, dim), [&](int item, Scratch scratch) {
-      const int after = item + threads;
-      const Place next{after < items ? &steps[after / shape.kv_heads] : nullptr,
-                       after % shape.kv_heads, 0};
-      all.whole(steps[item / shape.kv_heads], item % shape.kv_heads, next.steps ? &next : nullptr,
-                scratch);
+      const int after = item + 1;
+      const Place next{steps.data() + after / shape.kv_heads, after % shape.kv_heads, 0};
+      all.whole(steps[item / shape.kv_heads], item % shape.kv_heads,
+                after < items ? &next : nullptr, scratch);
     });
     return;
   }
@@ -262,8 +260,8 @@ void attention(Runtime& rt, const Attention& op) {
     found.push_back(take_parts(own, count, dim));
   }
   rt.run(parts, Queries::scratch(count, dim), [&](int part, Scratch scratch) {
-    const int after = part + threads;
-    all.segment(places[part], after < parts ? &places[after] : nullptr, found[part], scratch);
+    const Place* next = part + 1 < parts ? &places[part + 1] : nullptr;
+    all.segment(places[part], next, found[part], scratch);
   });
   rt.run(items, 0, [&](int item, Scratch) {
     all.merge(steps[item / shape.kv_heads], item % shape.kv_heads, &found[first_part[item]]);

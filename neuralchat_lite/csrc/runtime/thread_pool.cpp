@@ -38,7 +38,7 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : items_(threads) {
   try {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
   } catch (...) {  // the system has no more threads
@@ -59,8 +59,11 @@ void ThreadPool::stop() {
 void ThreadPool::start(Call call, void* context, int items) {
   call_ = call;
   context_ = context;
-  items_ = items;
-  next_.store(0, std::memory_order_relaxed);
+  const int64_t threads = this->threads();
+  for (int64_t i = 0; i < threads; ++i) {
+    items_[i].next.store(static_cast<int>(items * i / threads), std::memory_order_relaxed);
+    items_[i].end = static_cast<int>(items * (i + 1) / threads);
+  }
   open_.store(true);
   loop_.fetch_add(1);
   loop_.notify_all();
@@ -80,11 +83,15 @@ void ThreadPool::close() {
 
 void ThreadPool::work(int thread) noexcept {
   try {
-    for (int item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items_;) {
-      call_(context_, item, thread);
+    const int threads = static_cast<int>(items_.size());
+    for (int i = 0; i < threads; ++i) {
+      Items& of = items_[(thread + i) % threads];  // its own, then those of the others
+      for (int item; (item = of.next.fetch_add(1, std::memory_order_relaxed)) < of.end;) {
+        call_(context_, item, thread);
+      }
     }
   } catch (...) {
-    next_.store(items_, std::memory_order_relaxed);
+    for (Items& of : items_) of.next.store(of.end, std::memory_order_relaxed);
     // Seen by the caller: it reads after this thread has left the loop.
     if (!failed_.exchange(true)) failure_ = std::current_exception();
   }

@@ -24,6 +24,9 @@ class ThreadPool {
   // Calls body(item, thread) for every item in [0, items), each once, on any thread: 0 is the
   // caller, 1 to threads() - 1 are the workers. The caller runs one loop at a time.
   //
+  // A thread takes neighbouring items, one after the other, and what is left of the others' at the
+  // end. So an item may ask for the memory of the next one.
+  //
   // The first exception that an item throws, on whatever thread, ends the loop: items that have
   // not begun are skipped, those that have begun end, and the caller gets the exception.
   template <class Body>
@@ -38,6 +41,10 @@ class ThreadPool {
   }
 
  private:
+  struct alignas(64) Items {
+    std::atomic<int> next{0};  // to take
+    int end = 0;
+  };
   using Call = void (*)(void* context, int item, int thread);
 
   void start(Call call, void* context, int items);
@@ -48,11 +55,10 @@ class ThreadPool {
 
   Call call_ = nullptr;
   void* context_ = nullptr;
-  int items_ = 0;
   std::exception_ptr failure_;  // the first of this loop; written by the thread that sets failed_
   std::atomic<bool> failed_{false};
   std::atomic<bool> stopping_{false};          // read by workers that come late to an earlier loop
-  alignas(64) std::atomic<int> next_{0};       // item to take
+  std::vector<Items> items_;                   // of each thread
   alignas(64) std::atomic<uint32_t> loop_{0};  // counts loops; workers wait for it to change
   // A worker that comes late must not hold up the loop: only those inside are waited for.
   alignas(64) std::atomic<bool> open_{false};  // may workers enter the loop?
