@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
+from neuralchat_lite.quantization.settings import MatrixSettings
 from neuralchat_lite.values import plain, shown
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ SPELLINGS: dict[str, Mapping[str, str]] = {
     "lm_head": INTEGER_WEIGHTS,
     "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8", "auto": "auto"},
     "scale_dtype": {**FLOATS, **HALF},
-    "scheme": {"sym": "sym", "asym": "asym"},
+    "scheme": {"sym": "sym", "asym": "asym", "affine": "affine"},
     "algorithm": ByOwnName(QUANTIZERS),
 }
 DEFAULTS: dict[str, str] = {
@@ -141,11 +142,12 @@ class WeightOnlyQuantConfig:
 
     weight_dtype: "int4" (also "int4_clip": codes -7..7, scale absmax/7), "int4_fullrange"
         (-8..7, absmax/8) or "int8" (-127..127, absmax/127). Asymmetric int4 has 16 levels
-        already, so both int4 names mean the same with scheme="asym".
+        already, so both int4 names mean the same with scheme="asym" and "affine".
     compute_dtype: precision of the activations: "bf16", "fp32" or "int8"; "auto" is "int8" for
         int4 weights and "bf16" for int8 weights, the output head's by its own weight_dtype
     group_size: input columns that share a scale: 32, 64, 128, or -1 for a whole row
-    scheme: "sym", or "asym" (levels spread from min(w, 0) to max(w, 0))
+    scheme: "sym", "asym" (levels spread from min(w, 0) to max(w, 0), with an integer zero point a
+        group), or "affine" (from min(w) to max(w), with a float minimum a group)
     scale_dtype: "fp16", "bf16" or "fp32"
     algorithm: "RTN" (round to nearest)
     lm_head: weight_dtype of the output head
@@ -206,11 +208,17 @@ class WeightOnlyQuantConfig:
         """Whether the linear layer of this name is to be quantized."""
         return not any(names(entry, module) for entry in self.modules_to_not_convert)
 
-    def dtype_of(self, module: str) -> str | None:
-        """The weight_dtype that a linear layer gets; None when it stays as it is."""
+    def settings_of(self, module: str) -> MatrixSettings | None:
+        """How a linear layer is quantized; None when it stays as it is."""
         if not self.converts(module):
             return None
-        return self.lm_head if module == "lm_head" else self.weight_dtype
+        weight_dtype = self.lm_head if module == "lm_head" else self.weight_dtype
+        return MatrixSettings(weight_dtype, self.group_size, self.scheme, self.scale_dtype)
+
+    def dtype_of(self, module: str) -> str | None:
+        """The weight_dtype that a linear layer gets; None when it stays as it is."""
+        settings = self.settings_of(module)
+        return None if settings is None else settings.weight_dtype
 
     def compute_of(self, weight_dtype: str) -> str:
         """The compute_dtype that products with weights of a weight_dtype take."""
@@ -226,12 +234,12 @@ class WeightOnlyQuantConfig:
         """The options that decide the quantized bytes, in one spelling each.
 
         Two configurations with equal results share a cache entry: compute_dtype is chosen when
-        the model runs, and asymmetric int4 is the same by both of its names.
+        the model runs, and int4 that is not symmetric is the same by both of its names.
         """
         decisive = self.to_dict()
         del decisive["compute_dtype"]
         decisive["modules_to_not_convert"] = sorted(set(self.modules_to_not_convert))
-        if self.scheme == "asym":
+        if self.scheme != "sym":
             for option in ("weight_dtype", "lm_head"):
                 decisive[option] = decisive[option].removesuffix("_fullrange")
         return decisive

@@ -45,6 +45,8 @@ def sealed(folder):
         {"weight_dtype": "int4_fullrange", "scale_dtype": "fp32", "group_size": -1},
         {"weight_dtype": "int4", "scheme": "asym", "scale_dtype": "bf16", "lm_head": "int4"},
         {"modules_to_not_convert": ["lm_head", "model.layers.0"]},
+        {"scheme": "affine", "group_size": 64},
+        {"weight_dtype": "int8", "scheme": "affine", "scale_dtype": "bf16"},
     ],
 )
 def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, tied, options):
@@ -74,7 +76,9 @@ def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, ti
         assert got.weight_dtype == weight_dtype.removesuffix("_fullrange")
         assert torch.equal(got.codes, pack_codes(matrix.codes, got.weight_dtype))
         assert torch.equal(got.scales, pack_groups(matrix.scales))
-        assert (got.zeros is None) == (config.scheme == "sym")
+        assert got.scheme == config.scheme
+        if got.minima is not None:
+            assert torch.equal(got.minima, pack_groups(matrix.minima))
         if got.zeros is not None:
             assert torch.equal(got.zeros, pack_groups(matrix.zeros))
 
@@ -239,7 +243,7 @@ def test_a_missing_file_is_named(packed, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2, but this release reads 1"),
+        ({"format_version": 3}, "format version 3, but this release reads 1 and 2"),
         ({"files": {}}, "does not list config.json"),
         ({"files": {"../config.json": {"size": 1, "sha256": ""}}}, "malformed"),
         ({"files": {"config.json": {"size": "1", "sha256": ""}}}, "malformed"),
