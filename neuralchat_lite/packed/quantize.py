@@ -51,8 +51,10 @@ WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers
 def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
     """The tensors that the quantized file will have, in order.
 
-    Raises ConfigError when modules_to_not_convert names something that the model does not have.
+    Raises ConfigError when modules_to_not_convert names something that the model does not have, or
+    an override changes none of its matrices.
     """
+    refuse_idle_overrides(source, config)
     modules = sorted({spec.module for spec in source.architecture.tensors()})
     for entry in config.modules_to_not_convert:
         if not any(names(entry, module) for module in modules):
@@ -63,6 +65,25 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
                 f"as {modules[-1]!r}"
             )
     return packed_tensors(source.architecture, config, lambda name: DTYPE_NAMES[source.dtype(name)])
+
+
+def refuse_idle_overrides(source: Source, config: WeightOnlyQuantConfig) -> None:
+    matrices = [spec.module for spec in source.architecture.tensors() if spec.is_matrix]
+    used = {config.override_of(module) for module in matrices if config.converts(module)}
+    for override in config.overrides:
+        if override in used:
+            continue
+        where = f"overrides has the pattern {shown(override.pattern)}"
+        if any(override.matches(module) for module in matrices):
+            raise ConfigError(
+                f"{where}, but an earlier pattern or modules_to_not_convert decides all matrices "
+                "that it matches: put it first, or take it out"
+            )
+        raise ConfigError(
+            f"{where}, which matches no matrix of this model"
+            f"{suggestion(override.pattern, matrices)}: take it out, or use the full name of a "
+            f"module such as {matrices[0]!r}, where * stands for any characters"
+        )
 
 
 def estimate(
