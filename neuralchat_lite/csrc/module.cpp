@@ -110,11 +110,10 @@ void attention(const ncl::AttentionShape& shape, Address qkv, const std::vector<
 
 ncl::Norm norm(Address weight, float eps) { return {pointer<const float>(weight), eps}; }
 
-void make_program(ncl::Program* self, const std::string& embedding_type, int vocabulary, int hidden,
-                  Address embedding, Address norm_weight, float eps, const ncl::Projection& head) {
-  const ncl::Matrix table{kWeightTypes.at(embedding_type), vocabulary, hidden,
-                          pointer<const uint8_t>(embedding)};
-  new (self) ncl::Program{table, {}, norm(norm_weight, eps), head};
+// embedding: a single matrix
+void make_program(ncl::Program* self, const ncl::Projection& embedding, Address norm_weight,
+                  float eps, const ncl::Projection& head) {
+  new (self) ncl::Program{embedding.parts.at(0), {}, norm(norm_weight, eps), head};
 }
 
 void add_layer(ncl::Program& program, Address attention_norm, float attention_eps,

@@ -58,10 +58,7 @@ def attention(
 class Program:
     def __init__(
         self,
-        embedding_type: str,
-        vocabulary: int,
-        hidden: int,
-        embedding: int,
+        embedding: Projection,
         norm_weight: int,
         eps: float,
         head: Projection,

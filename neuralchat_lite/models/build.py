@@ -93,7 +93,7 @@ class Builder:
     def plan(self) -> Plan:
         arch = self.weights.architecture
         return Plan(
-            embedding=self.tensor(arch.embedding_name),
+            embedding=self.weights.weight(arch.embedding_name),
             layers=tuple(self.layer(index) for index in range(arch.layers)),
             norm=self.norm(arch.norm),
             head=self.projection(Linear(HEAD_MODULE, arch.vocab_size, arch.hidden_size)),

@@ -17,7 +17,7 @@ from neuralchat_lite.checkpoints.finite import finite_pieces
 from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.families.architecture import TensorSpec
+from neuralchat_lite.families.architecture import HEAD_MODULE, TensorSpec
 from neuralchat_lite.files.folder import Estimate, require_empty, whole_folder, write_flushed
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, WEIGHTS
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
@@ -67,8 +67,24 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
     return packed_tensors(source.architecture, config, lambda name: DTYPE_NAMES[source.dtype(name)])
 
 
+def matrices_of(source: Source, config: WeightOnlyQuantConfig) -> list[TensorSpec]:
+    """The matrices that may be quantized: the embedding only where the configuration names it."""
+    return [
+        spec
+        for spec in source.architecture.tensors()
+        if spec.is_matrix or (spec.role == "embedding" and config.quantizes_table(spec.module))
+    ]
+
+
 def refuse_idle_overrides(source: Source, config: WeightOnlyQuantConfig) -> None:
-    matrices = [spec.module for spec in source.architecture.tensors() if spec.is_matrix]
+    specs = matrices_of(source, config)
+    matrices = [spec.module for spec in specs]
+    tied = source.architecture.tied and not config.converts(HEAD_MODULE)
+    if tied and any(spec.role == "embedding" for spec in specs):
+        raise ConfigError(
+            "overrides quantizes the embedding, but modules_to_not_convert keeps the head, which "
+            "is tied to it: take one of them out"
+        )
     used = {config.override_of(module) for module in matrices if config.converts(module)}
     for override in config.overrides:
         if override in used:
@@ -181,7 +197,7 @@ def write_tensors(
     progress: ProgressCallback | None,
 ) -> dict[str, int]:
     """Write every tensor in the file's order. Returns scale underflows by module."""
-    specs = {spec.module: spec for spec in source.architecture.tensors() if spec.is_matrix}
+    specs = {spec.module: spec for spec in matrices_of(source, config)}
     total = sum(tensor.nbytes for tensor in writer.tensors)
     ready: dict[str, list[Tensor]] = {}  # scales and the like whose codes are written
     underflows: dict[str, int] = {}

@@ -157,7 +157,8 @@ class WeightOnlyQuantConfig:
         leading part ("model.layers.0") or by a trailing part ("lm_head", "mlp.down_proj")
     overrides: other settings of single matrices: a shell pattern on the full name of a module ->
         a weight_dtype, or a mapping of weight_dtype, group_size, scheme, scale_dtype. The first
-        pattern that matches counts, also for the head.
+        pattern that matches counts, also for the head. The full name of the embedding, such as
+        "model.embed_tokens", quantizes it too.
 
     torch dtypes are accepted for names of dtypes, and None for the default. Options of
     intel-extension-for-transformers without an effect here are accepted with one warning.
@@ -224,6 +225,12 @@ class WeightOnlyQuantConfig:
         common = MatrixSettings(weight_dtype, self.group_size, self.scheme, self.scale_dtype)
         override = self.override_of(module)
         return common if override is None else override.over(common)
+
+    def quantizes_table(self, module: str) -> bool:
+        """Whether an embedding of this name is quantized: if an override gives its full name. A
+        pattern that happens to match it does not change what is no linear layer."""
+        override = self.override_of(module)
+        return override is not None and override.pattern == module and self.converts(module)
 
     def override_of(self, module: str) -> Override | None:
         """The first override whose pattern matches a module."""

@@ -86,6 +86,55 @@ def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, ti
             assert torch.equal(got.zeros, pack_groups(matrix.zeros))
 
 
+TABLE = "model.embed_tokens"
+
+
+def test_a_tied_embedding_that_is_quantized_like_the_head_is_the_head(write_checkpoint, tmp_path):
+    checkpoint = open_checkpoint(write_checkpoint(tie_word_embeddings=True, vocab_size=75))
+    config = WeightOnlyQuantConfig(overrides={TABLE: "int8"})
+    model = open_packed(quantize_checkpoint(checkpoint, config, tmp_path / "out"))
+    table, head = model.weight(f"{TABLE}.weight"), model.weight("lm_head.weight")
+    assert table.codes.data_ptr() == head.codes.data_ptr()
+    with safe_open(tmp_path / "out/model.safetensors", framework="pt") as file:
+        assert not any(name.startswith(TABLE) for name in sorted(file.keys()))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_with_settings_of_its_own_is_a_matrix_of_its_own(
+    write_checkpoint, tmp_path, tied
+):
+    checkpoint = open_checkpoint(write_checkpoint(tie_word_embeddings=tied, vocab_size=75))
+    settings = {"weight_dtype": "int8", "group_size": 64, "scheme": "affine"}
+    config = WeightOnlyQuantConfig(overrides={TABLE: settings})
+    model = open_packed(quantize_checkpoint(checkpoint, config, tmp_path / "out"))
+    table, head = model.weight(f"{TABLE}.weight"), model.weight("lm_head.weight")
+    want = quantize_rtn(checkpoint.weight(f"{TABLE}.weight"), **settings, scale_dtype="fp16")
+    assert torch.equal(table.codes, pack_codes(want.codes, "int8"))
+    assert torch.equal(table.minima, pack_groups(want.minima))
+    assert (head.weight_dtype, head.group_size, head.scheme) == ("int8", 32, "sym")
+
+
+def test_a_pattern_that_happens_to_match_the_embedding_leaves_it_as_it_is(
+    write_checkpoint, tmp_path
+):
+    checkpoint = open_checkpoint(write_checkpoint())
+    for pattern in ("*", "model.embed*"):
+        config = WeightOnlyQuantConfig(overrides={"model.layers.0.*": "int8", pattern: "int4"})
+        if pattern != "*":
+            with pytest.raises(ConfigError, match="matches no matrix of this model"):
+                quantize_checkpoint(checkpoint, config, tmp_path / "other")
+            continue
+        model = open_packed(quantize_checkpoint(checkpoint, config, tmp_path / "out"))
+        assert torch.equal(model.weight(f"{TABLE}.weight"), checkpoint.weight(f"{TABLE}.weight"))
+
+
+def test_a_tied_head_that_stays_as_it_is_keeps_the_embedding_as_it_is(write_checkpoint, tmp_path):
+    checkpoint = open_checkpoint(write_checkpoint(tie_word_embeddings=True))
+    config = WeightOnlyQuantConfig(overrides={TABLE: "int8"}, modules_to_not_convert=["lm_head"])
+    with pytest.raises(ConfigError, match=r"keeps the head, which is tied to it: take one"):
+        quantize_checkpoint(checkpoint, config, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "version"),
     [({"scheme": "asym"}, 1), ({"scheme": "affine"}, 2), ({"overrides": {"lm_head": "int4"}}, 2)],
