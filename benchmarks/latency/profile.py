@@ -104,7 +104,7 @@ def bytes_of_parts(decoder: Decoder, context: int) -> dict[str, int]:
         return sum(getattr(layer, name).nbytes for layer in plan.layers)
 
     sizes: dict[str, Callable[[], int]] = {
-        "embedding": lambda: plan.embedding.shape[1] * plan.embedding.element_size(),
+        "embedding": lambda: plan.embedding.nbytes // plan.head.rows,
         "attention": lambda: decoder.bytes_per_token(context) - decoder.weight_bytes,
         "head": lambda: plan.head.nbytes,
     }

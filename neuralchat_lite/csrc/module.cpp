@@ -56,11 +56,11 @@ const std::map<std::string, ncl::Activation> kActivations = {
 
 void add_matrix(ncl::Projection& projection, const std::string& type, int rows, int cols,
                 Address data, Address scales, const std::string& scale_type, Address zeros,
-                int blocks_per_group, Address bias) {
+                Address minima, int blocks_per_group, Address bias) {
   projection.parts.push_back({kWeightTypes.at(type), rows, cols, pointer<const uint8_t>(data),
                               pointer<const void>(scales), kFloatTypes.at(scale_type),
-                              pointer<const int8_t>(zeros), blocks_per_group,
-                              pointer<const float>(bias)});
+                              pointer<const int8_t>(zeros), pointer<const void>(minima),
+                              blocks_per_group, pointer<const float>(bias)});
   projection.rows += rows;
   projection.cols = cols;
 }
@@ -110,11 +110,10 @@ void attention(const ncl::AttentionShape& shape, Address qkv, const std::vector<
 
 ncl::Norm norm(Address weight, float eps) { return {pointer<const float>(weight), eps}; }
 
-void make_program(ncl::Program* self, const std::string& embedding_type, int vocabulary, int hidden,
-                  Address embedding, Address norm_weight, float eps, const ncl::Projection& head) {
-  const ncl::Matrix table{kWeightTypes.at(embedding_type), vocabulary, hidden,
-                          pointer<const uint8_t>(embedding)};
-  new (self) ncl::Program{table, {}, norm(norm_weight, eps), head};
+// embedding: a single matrix
+void make_program(ncl::Program* self, const ncl::Projection& embedding, Address norm_weight,
+                  float eps, const ncl::Projection& head) {
+  new (self) ncl::Program{embedding.parts.at(0), {}, norm(norm_weight, eps), head};
 }
 
 void add_layer(ncl::Program& program, Address attention_norm, float attention_eps,

@@ -11,6 +11,7 @@ class Projection:
         scales: int,
         scale_type: str,
         zeros: int,
+        minima: int,
         blocks_per_group: int,
         bias: int,
         /,
@@ -57,10 +58,7 @@ def attention(
 class Program:
     def __init__(
         self,
-        embedding_type: str,
-        vocabulary: int,
-        hidden: int,
-        embedding: int,
+        embedding: Projection,
         norm_weight: int,
         eps: float,
         head: Projection,

@@ -131,8 +131,7 @@ class NativeKernels:
         for matrix, bias in zip(matrices, floats, strict=True):
             shape = matrix_shape(matrix)
             assert shape[1] == cols and (bias is None or bias.shape == (shape[0],))
-            add = add_packed if isinstance(matrix, PackedMatrix) else add_dense
-            add(handle, matrix, 0 if bias is None else bias.data_ptr())
+            add_matrix(handle, matrix, 0 if bias is None else bias.data_ptr())
             rows += shape[0]
         nbytes = sum(matrix.nbytes for matrix in matrices)
         return NativeProjection(handle, tuple(matrices), floats, rows, cols, nbytes)
@@ -196,15 +195,14 @@ class NativeProgram:
 
     def __init__(self, plan: Plan) -> None:
         head, table = plan.head, plan.embedding
-        assert isinstance(head, NativeProjection) and table.is_contiguous()
+        assert isinstance(head, NativeProjection)
         self.plan = plan  # kept alive: the handle points into it
-        self.vocabulary, hidden = table.shape
+        self.vocabulary, hidden = matrix_shape(table)
         assert head.rows == self.vocabulary and is_norm(plan.norm, hidden)
+        embedding = _native.Projection("fp32")  # copied: a description of the matrix
+        add_matrix(embedding, table, 0)
         self.handle = _native.Program(
-            FLOAT_NAMES[table.dtype],
-            self.vocabulary,
-            hidden,
-            table.data_ptr(),
+            embedding,
             plan.norm.weight.data_ptr(),
             plan.norm.eps,
             head.handle,
@@ -314,15 +312,24 @@ def matrix_shape(matrix: PackedMatrix | Tensor) -> tuple[int, int]:
     return matrix.shape[0], matrix.shape[1]
 
 
-def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
-    assert isinstance(matrix, PackedMatrix)
+def add_matrix(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
+    if isinstance(matrix, PackedMatrix):
+        add_packed(handle, matrix, bias)
+    else:
+        add_dense(handle, matrix, bias)
+
+
+def add_packed(handle: _native.Projection, matrix: PackedMatrix, bias: int) -> None:
     shape = matrix.weight_dtype, matrix.rows, matrix.cols, matrix.group_size
     codes_shape, scales_shape = packed_shapes(*shape)
     assert matrix.codes.shape == codes_shape and matrix.codes.dtype == torch.uint8
     assert matrix.scales.shape == scales_shape and matrix.scales.dtype in FLOAT_NAMES
     zeros = matrix.zeros
     assert zeros is None or (zeros.shape == scales_shape and zeros.dtype == torch.int8)
-    tensors = (matrix.codes, matrix.scales, zeros)
+    minima = matrix.minima
+    assert minima is None or (minima.shape == scales_shape and minima.dtype == matrix.scales.dtype)
+    assert zeros is None or minima is None
+    tensors = (matrix.codes, matrix.scales, zeros, minima)
     assert all(t is None or t.is_contiguous() for t in tensors)
     blocks = -(-matrix.cols // COLUMN_BLOCK)
     handle.add(
@@ -333,12 +340,13 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
         matrix.scales.data_ptr(),
         FLOAT_NAMES[matrix.scales.dtype],
         0 if zeros is None else zeros.data_ptr(),
+        0 if minima is None else minima.data_ptr(),
         blocks if matrix.group_size == -1 else matrix.group_size // COLUMN_BLOCK,
         bias,
     )
 
 
-def add_dense(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
-    assert isinstance(matrix, Tensor) and matrix.is_contiguous()
+def add_dense(handle: _native.Projection, matrix: Tensor, bias: int) -> None:
+    assert matrix.is_contiguous()
     rows, cols = matrix.shape
-    handle.add(FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 1, bias)
+    handle.add(FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 0, 1, bias)

@@ -37,6 +37,10 @@ class Projection(Protocol):
     def cols(self) -> int: ...
 
     @property
+    def matrices(self) -> tuple[PackedMatrix | Tensor, ...]:
+        """As they were given."""
+
+    @property
     def nbytes(self) -> int:
         """Bytes of weights that a product with a single row of activations reads."""
 
@@ -107,11 +111,11 @@ class Layer:
 class Plan:
     """A decoder from token ids to logits.
 
-    embedding: [vocab, hidden] of any float type, copied nowhere
+    embedding: [vocab, hidden] of any float type, or packed, copied nowhere
     norm, head: after the last layer
     """
 
-    embedding: Tensor
+    embedding: Tensor | PackedMatrix
     layers: tuple[Layer, ...]
     norm: RMSNorm
     head: Projection

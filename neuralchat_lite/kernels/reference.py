@@ -30,6 +30,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"silu": functional.
 class ReferenceProjection:
     weight: Tensor  # [rows, cols] fp32, dequantized
     bias: Tensor  # [rows] fp32
+    matrices: tuple[PackedMatrix | Tensor, ...]
     rows: int
     cols: int
     nbytes: int
@@ -56,7 +57,7 @@ class ReferenceKernels:
         )
         rows, cols = weight.shape
         nbytes = sum(m.nbytes for m in matrices)
-        return ReferenceProjection(weight, bias, rows, cols, nbytes)
+        return ReferenceProjection(weight, bias, tuple(matrices), rows, cols, nbytes)
 
     def linear(
         self,
@@ -106,7 +107,8 @@ class ReferenceProgram:
         self, ids: Tensor, spans: Sequence[Span], rotary: Rotary, wanted: Sequence[int]
     ) -> Tensor:
         plan, kernels, count = self.plan, self.kernels, len(ids)
-        x = plan.embedding[ids].float()
+        table = plan.embedding
+        x = (dequantize(table) if isinstance(table, PackedMatrix) else table)[ids].float()
         for layer in plan.layers:
             shape = layer.attention
             qkv = x.new_empty((count, layer.qkv.rows))

@@ -16,6 +16,7 @@ from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.kernels.interruption import between_blocks
 from neuralchat_lite.kernels.kv_format import KV_FORMATS, KVFormat
+from neuralchat_lite.kernels.layout import PackedMatrix
 from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.kernels.operations import ComputeDtype, Kernels, Plan, Rotary, Span
 from neuralchat_lite.models.kv_cache import KVCache
@@ -156,12 +157,25 @@ class Decoder:
         """Bytes of weights that decoding one token reads: every matrix once."""
         return sum(layer.nbytes for layer in self.plan.layers) + self.plan.head.nbytes
 
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the embedding, 0 when the head is the same matrix. Decoding a token reads one of
+        its rows, which `weight_bytes` leaves out."""
+        table = self.plan.embedding
+        shared = address(table) in map(address, self.plan.head.matrices)
+        return 0 if shared else table.nbytes
+
     def bytes_per_token(self, context: int) -> int:
         """Bytes that decoding one token at position `context` reads: weights, keys, values."""
         arch = self.architecture
         seen = sum(min(context, window or context) for window in arch.windows)
         position = self.kv_format.bytes_per_position(arch.kv_heads, arch.head_dim)
         return self.weight_bytes + seen * position
+
+
+def address(matrix: PackedMatrix | Tensor) -> int:
+    """Where the memory of a matrix begins."""
+    return (matrix.codes if isinstance(matrix, PackedMatrix) else matrix).data_ptr()
 
 
 def blocks(lengths: Sequence[int], size: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from neuralchat_lite.checkpoints.checkpoint import WEIGHT_DTYPES
 from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
-from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.families.architecture import HEAD, HEAD_MODULE, Architecture, TensorSpec
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.files.json_file import JSON_LIMIT
@@ -38,6 +38,7 @@ from neuralchat_lite.packed.manifest import (
 )
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.quantization.settings import MatrixSettings
 from neuralchat_lite.values import shown
 
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
@@ -51,6 +52,23 @@ VERIFY: dict[str, Callable[[bool], bool]] = {
 }
 
 
+def settings_of(config: WeightOnlyQuantConfig, spec: TensorSpec) -> MatrixSettings | None:
+    """How a tensor is quantized; None when it is stored as it is."""
+    quantized = spec.is_matrix or (spec.role == "embedding" and config.quantizes_table(spec.module))
+    return config.settings_of(spec.module) if quantized else None
+
+
+def is_shared(architecture: Architecture, config: WeightOnlyQuantConfig) -> bool:
+    """Whether one quantized matrix is both the embedding and the head that is tied to it. It is
+    stored as the head."""
+    table = architecture.embedding_name.removesuffix(".weight")
+    return (
+        architecture.tied
+        and config.quantizes_table(table)
+        and config.settings_of(table) == config.settings_of(HEAD_MODULE)
+    )
+
+
 def packed_tensors(
     architecture: Architecture, config: WeightOnlyQuantConfig, dtype_of: Callable[[str], str]
 ) -> list[StoredTensor]:
@@ -59,18 +77,23 @@ def packed_tensors(
     dtype_of: Hugging Face name -> dtype ("BF16", "F16", "F32") of a tensor that is not quantized
     """
     tensors = []
+    shared = is_shared(architecture, config)
     for spec in architecture.tensors():
+        if shared and spec.role == "embedding":
+            continue
         module = spec.module
-        weight_dtype = config.dtype_of(module) if spec.is_matrix else None
-        if weight_dtype is not None:
-            codes, scales = packed_shapes(
-                LEVELS[weight_dtype].stored, spec.shape[0], spec.shape[1], config.group_size
-            )
+        settings = settings_of(config, spec)
+        if settings is not None:
+            stored = LEVELS[settings.weight_dtype].stored
+            rows, cols = spec.shape
+            codes, scales = packed_shapes(stored, rows, cols, settings.group_size)
             tensors.append(StoredTensor(f"{module}.codes", "U8", codes))
-            scale_dtype = SCALE_NAMES[config.scale_dtype]
+            scale_dtype = SCALE_NAMES[settings.scale_dtype]
             tensors.append(StoredTensor(f"{module}.scales", scale_dtype, scales))
-            if config.scheme == "asym":
+            if settings.scheme == "asym":
                 tensors.append(StoredTensor(f"{module}.zeros", "I8", scales))
+            elif settings.scheme == "affine":
+                tensors.append(StoredTensor(f"{module}.minima", scale_dtype, scales))
         elif not (architecture.tied and spec.role == "lm_head"):
             tensors.append(StoredTensor(spec.name, dtype_of(spec.name), spec.shape))
     return aligned_order(tensors)
@@ -96,7 +119,14 @@ class PackedModel:
         self.architecture = architecture
         self.config = config
         self.manifest = manifest
-        self._matrices = {spec.module: spec for spec in architecture.tensors() if spec.is_matrix}
+        # Hugging Face name -> its module in the file, and what it is.
+        self._matrices = {
+            (HEAD if spec.role == "lm_head" else spec.name): spec
+            for spec in architecture.tensors()
+            if settings_of(config, spec) is not None
+        }
+        if is_shared(architecture, config):
+            self._matrices[architecture.embedding_name] = self._matrices[HEAD]
         self._file = weights
 
     @property
@@ -110,24 +140,23 @@ class PackedModel:
     def weight(self, name: str) -> PackedMatrix | Tensor:
         """The stored weight of a Hugging Face name, not copied.
 
-        A PackedMatrix for a quantized layer. For norms, biases, the embedding and layers that
-        were not converted, a Tensor in the checkpoint's dtype. Tied models have "lm_head.weight"
-        too.
+        A PackedMatrix for a quantized layer or embedding. For norms, biases and what was not
+        converted, a Tensor in the checkpoint's dtype. Tied models have "lm_head.weight" too.
         """
-        module, _, kind = name.rpartition(".")
-        spec = self._matrices.get(module) if kind == "weight" else None
-        weight_dtype = None if spec is None else self.config.dtype_of(module)
-        if spec is None or weight_dtype is None:
+        spec = self._matrices.get(name)
+        settings = None if spec is None else settings_of(self.config, spec)
+        if spec is None or settings is None:
             return self._file.tensor(self.architecture.stored_name(name))
-        asymmetric = self.config.scheme == "asym"
+        module = spec.module
         return PackedMatrix(
-            weight_dtype=LEVELS[weight_dtype].stored,
+            weight_dtype=LEVELS[settings.weight_dtype].stored,
             rows=spec.shape[0],
             cols=spec.shape[1],
-            group_size=self.config.group_size,
+            group_size=settings.group_size,
             codes=self._file.tensor(f"{module}.codes"),
             scales=self._file.tensor(f"{module}.scales"),
-            zeros=self._file.tensor(f"{module}.zeros") if asymmetric else None,
+            zeros=self._file.tensor(f"{module}.zeros") if settings.scheme == "asym" else None,
+            minima=self._file.tensor(f"{module}.minima") if settings.scheme == "affine" else None,
         )
 
 

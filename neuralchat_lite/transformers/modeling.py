@@ -299,7 +299,7 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Bytes of all weights as they are mapped, without key/value caches."""
-        return self.decoder.weight_bytes + self.decoder.plan.embedding.nbytes
+        return self.decoder.weight_bytes + self.decoder.table_bytes
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """The number of weights in the checkpoint, before quantizing. A tied head counts once."""

@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import neuralchat_lite
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.kernels.layout import ROW_TILE, padded
+from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.quantize import quantize_checkpoint
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 
@@ -44,6 +50,40 @@ def test_the_report_has_what_was_asked_what_was_taken_and_what_runs_it(tmp_path)
     report = neuralchat_lite.load(NANO, dtype="bf16").report()
     assert (report["compute_dtype_asked"], report["compute_dtype"]) == ("bf16", "bf16")
     assert set(report["products"]) == {"unquantized x fp32"}
+
+
+def test_overrides_decide_matrix_by_matrix_what_runs(tmp_path):
+    config = {
+        "weight_dtype": "int4",
+        "compute_dtype": "auto",
+        "overrides": {"*.k_proj": "int8", "*.down_proj": {"scheme": "affine"}, "lm_head": "int4"},
+    }
+    model = neuralchat_lite.load(NANO, config, cache_dir=tmp_path)
+    # Queries and values share their input with the keys, so they take their precision.
+    assert set(model.report()["products"]) == {"int4 x bf16", "int8 x bf16", "int4 x int8"}
+    assert model.report()["weights"]["overrides"]["lm_head"] == {"weight_dtype": "int4"}
+    plain = neuralchat_lite.load(NANO, {**config, "overrides": None}, cache_dir=tmp_path)
+    arch = model.decoder.architecture
+    more = arch.layers * (arch.kv_size * arch.hidden_size // 2)  # 4 bits each
+    more += arch.layers * arch.hidden_size * -(-arch.intermediate_size // 32) * 2  # minima
+    less = padded(arch.vocab_size, ROW_TILE) * arch.hidden_size // 2
+    assert model.decoder.weight_bytes - plain.decoder.weight_bytes == more - less
+    assert model.decoder.forward([1, 2, 3], model.decoder.new_cache()).isfinite().all()
+
+
+def test_a_tied_embedding_in_int8_is_stored_and_counted_once(write_checkpoint, tmp_path):
+    checkpoint = open_checkpoint(write_checkpoint(tie_word_embeddings=True))
+    logits, sizes = [], []
+    for overrides in (None, {"model.embed_tokens": "int8"}):
+        config = WeightOnlyQuantConfig("int8", overrides=overrides)
+        folder = quantize_checkpoint(checkpoint, config, tmp_path / f"int8-{bool(overrides)}")
+        decoder = open_native(open_packed(folder), config, context_length=64).decoder
+        logits.append(decoder.forward([1, 2, 3], decoder.new_cache()))
+        sizes.append((folder / "model.safetensors").stat().st_size)
+        table = checkpoint.weight("model.embed_tokens.weight").nbytes
+        assert decoder.table_bytes == (0 if overrides else table)
+    assert 0 <= sizes[0] - sizes[1] - table < 256  # of the header
+    assert 0 < (logits[0] - logits[1]).abs().max() < 0.1 * logits[0].abs().max()
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def quantize(tensor: Tensor, weight_dtype: str, group_size: int, scheme: str) ->
         pack_codes(result.codes, weight_dtype),
         pack_groups(result.scales),
         None if result.zeros is None else pack_groups(result.zeros),
+        None if result.minima is None else pack_groups(result.minima),
     )
 
 
@@ -166,6 +167,29 @@ def test_greedy_ids_of_random_shapes_are_those_of_transformers(seed):
         )[0].tolist()
     decoder = load_decoder(weights, compute_dtype="fp32", context_length=256)
     assert greedy(decoder, prompt, 30) == want
+
+
+@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
+@pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
+def test_rows_of_a_quantized_embedding_are_its_dequantized_weights(weight_dtype, scheme):
+    config = random_shape(1) | {"tie_word_embeddings": False}
+    architecture = parse_architecture(config)
+    weights = share_weights(transformers_model(config, 1), architecture, "int8", 64, "affine")
+    name = architecture.embedding_name
+    packed = quantize(weights.tensors[name], weight_dtype, 32, scheme)
+    ids = torch.randint(0, config["vocab_size"], (40,))
+    logits = []
+    for table in (packed, dequantize(packed)):
+        weights.tensors[name] = table
+        decoder = load_decoder(weights, compute_dtype="fp32", context_length=256)
+        logits.append(decoder.forward(ids, decoder.new_cache(), all_logits=True))
+    assert torch.equal(*logits)
+    weights.tensors[name] = packed
+    slow = load_decoder(
+        weights, compute_dtype="fp32", context_length=256, kernels=ReferenceKernels()
+    )
+    got = slow.forward(ids, slow.new_cache(), all_logits=True)
+    torch.testing.assert_close(got, logits[0], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(4))

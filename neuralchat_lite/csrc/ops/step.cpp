@@ -27,8 +27,36 @@ class Clock {
   Time::time_point last_;
 };
 
+// One row of a packed matrix as floats, [cols]. With minima a weight is rounded twice, as it is
+// where all is multiplied in fp32.
+void unpack_row(const Matrix& m, int row, float* out) {
+  const int tile = row / kRowTile, lane = row % kRowTile;
+  for (int first = 0; first < m.cols; first += kColumnBlock) {
+    const int block = first / kColumnBlock;
+    const uint8_t* codes = block_codes(m, tile, block) + lane * 4;
+    const size_t at = group_index(m, tile, block) + lane;
+    const bool nibbles = m.type == WeightType::kInt4;
+    const int zero = m.minima ? 0 : m.zeros ? m.zeros[at] : nibbles ? 8 : 0;
+    const float scale = load_float(m.scales, m.scale_type, at);
+    const float minimum = m.minima ? load_float(m.minima, m.scale_type, at) : 0.0f;
+    for (int i = 0; i < kColumnBlock && first + i < m.cols; ++i) {
+      const int four = i / 4;  // of columns, which lie together
+      const uint8_t byte = codes[(nibbles ? four / 2 : four) * 64 + i % 4];
+      const int code = nibbles ? (four % 2 ? byte >> 4 : byte & 0xf) : static_cast<int8_t>(byte);
+      const float weight = scale * static_cast<float>(code - zero);
+      *out++ = m.minima ? weight + minimum : weight;
+    }
+  }
+}
+
 void embed(const Matrix& table, const int64_t* ids, int rows, float* out) {
   const size_t size = table.cols;
+  if (is_packed(table.type)) {
+    for (int row = 0; row < rows; ++row) {
+      unpack_row(table, static_cast<int>(ids[row]), out + row * size);
+    }
+    return;
+  }
   with_dense_type(table, [&](auto type) {
     for (int row = 0; row < rows; ++row) {
       const size_t first = static_cast<size_t>(ids[row]) * size;

@@ -29,7 +29,7 @@ struct Layer {
 
 // Made once. It owns no weights.
 struct Program {
-  Matrix embedding;  // row-major
+  Matrix embedding;
   std::vector<Layer> layers;
   Norm norm;
   Projection head;
