@@ -104,7 +104,7 @@ DAMAGED = {
     "no UTF-8": (file_of((struct.pack("<Q", 1) + b"\xff" + bytes(12),)), "expected UTF-8"),
     "a key twice": (file_of((entry("k", "I", 4, 1), entry("k", "I", 4, 2))), "'k' twice"),
     "a tensor twice": (file_of((), (FLOAT, FLOAT)), "'a' twice"),
-    "no dimensions": (file_of((), (text("a") + bytes(32),)), "0 dimensions, expected 1 to 4"),
+    "no dimensions": (file_of((), (text("a") + bytes(32),)), "0 dimensions .* expected 1 to 4"),
     "many dimensions": (file_of((), (tensor("a", (1,) * 5),)), "5 dimensions"),
     "an empty dimension": (file_of((), (tensor("a", (0, 8)),)), r"shape \[0, 8\]"),
     "a huge dimension": (file_of((), (tensor("a", (2**40, 8)),)), "sizes from 1"),

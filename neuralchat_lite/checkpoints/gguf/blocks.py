@@ -61,7 +61,8 @@ def half(blocks: Bytes, first: int) -> npt.NDArray[np.float16]:
 def fifth_bits(blocks: Bytes, first: int) -> Bytes:
     """[n, 32] bits 4 of the codes, from 32 bits at byte `first`, as 0 or 16."""
     bits = np.unpackbits(blocks[:, first : first + 4], axis=1, bitorder="little")
-    return bits << np.uint8(4)
+    shifted: Bytes = bits << np.uint8(4)
+    return shifted
 
 
 def q8_0(blocks: Bytes) -> Codes:
