@@ -36,6 +36,7 @@ from neuralchat_lite.loading import (
     Adapters,
     adapters_of_quantized,
     checked_root,
+    config_for,
     find,
     open_plan,
     open_with_tokenizer,
@@ -43,6 +44,7 @@ from neuralchat_lite.loading import (
     plan_loading,
 )
 from neuralchat_lite.packed.cache import cached
+from neuralchat_lite.packed.manifest import import_losses
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.packed.save import save_copy
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -132,6 +134,8 @@ class Model:
     def report(self) -> dict[str, Any]:
         """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds).
 
+        import_losses: what putting codes of another format into ours has lost: for each matrix the
+            squared error, as a part of the sum of squares; those that are not named are exact
         generation_config_not_used: what the model's generation_config.json recommends about
             choosing tokens. `generate` and `stream` do not use it; pass it as options.
         """
@@ -142,6 +146,7 @@ class Model:
             "adapters": list(self.adapters),
             "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
             "turn_ends": self.turn_ends(),
+            "import_losses": import_losses(self.folder),
             "context_length": self.decoder.context_length,
             "generation_config_not_used": recommended(self.folder),
             "load_s": self.load_s,
@@ -209,7 +214,7 @@ def load(
 ) -> Model:
     """Load a model, quantizing it first unless that was done before.
 
-    model: a folder with a Hugging Face checkpoint, a quantized folder, or a hub name
+    model: a folder with a Hugging Face checkpoint, a quantized folder, a GGUF file, or a hub name
     quantization_config: how to quantize (default: int4, groups of 32), a dictionary of some of
         its options, or a weight type alone ("int4", "int8"); must agree with what a quantized
         folder holds, except for compute_dtype
@@ -281,7 +286,8 @@ def quantize(
     Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
     Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
     """
-    config = WeightOnlyQuantConfig(**(options_of(quantization_config) or {}))
+    asked = options_of(quantization_config)
+    WeightOnlyQuantConfig(**(asked or {}))  # before a download
     out = None if output is None else given_folder(output, "output")
     if out is not None:
         require_empty(out)  # before a download
@@ -291,6 +297,7 @@ def quantize(
     root = checked_root(cache_dir)
     with shown(progress) as step:
         source, _ = open_with_tokenizer(found, tuned)
+        config = config_for(source, asked, found.folder)
         if out is None:
             return cached(source, config, root=root, progress=step, origin=found.folder)
         return quantize_checkpoint(source, config, out, progress=step)

@@ -8,22 +8,11 @@ import pytest
 from neuralchat_lite.checkpoints.gguf.blocks import BLOCK_TYPES, Codes, convert, weights
 from neuralchat_lite.checkpoints.gguf.types import TYPE_NAMES, TYPE_SIZES
 
+from ..made_gguf import random_blocks
+
 gguf = pytest.importorskip("gguf", reason="needs the gguf package: pip install gguf")
 
 EXACT = sorted(set(BLOCK_TYPES) - {"Q6_K"})
-# Places of fp16 numbers in a block, which random bytes would make infinite.
-HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
-
-
-def random_blocks(kind: str, rows: int, cols: int, seed: int = 0) -> np.ndarray:
-    """[rows, bytes of a row]: every code and every bit of a scale occurs."""
-    values, size = TYPE_SIZES[kind]
-    random = np.random.default_rng(seed)
-    blocks = random.integers(0, 256, (rows * cols // values, size), dtype=np.uint8)
-    for place in HALVES.get(kind, (0,)):
-        scale = random.normal(0, 0.02, len(blocks)).astype(np.float16)
-        blocks[:, place : place + 2] = scale[:, None].view(np.uint8)
-    return blocks.reshape(rows, -1)
 
 
 def theirs(raw: np.ndarray, kind: str) -> np.ndarray:
