@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from neuralchat_lite.checkpoints.gguf.blocks import BLOCK_TYPES, Codes, convert, weights
+from neuralchat_lite.checkpoints.gguf.encode import WRITTEN, as_halves, encoded, exact_type
 from neuralchat_lite.checkpoints.gguf.types import TYPE_NAMES, TYPE_SIZES
 
 from ..made_gguf import random_blocks
@@ -91,3 +92,17 @@ def test_numbers_and_sizes_are_those_of_the_package() -> None:
             assert gguf.GGMLQuantizationType(number).name == name
     for name, sizes in TYPE_SIZES.items():
         assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] == sizes
+
+
+@pytest.mark.parametrize("kind", sorted(WRITTEN.values()))
+def test_codes_go_back_to_the_bytes_that_they_came_from(kind: str) -> None:
+    raw = random_blocks(kind, 6, 128)
+    assert np.array_equal(encoded(convert(raw, kind), kind), raw)
+    setting = BLOCK_TYPES[kind].setting
+    assert exact_type(setting.weight_dtype, setting.scheme) == kind
+
+
+def test_scales_that_fp16_does_not_hold_are_not_rounded() -> None:
+    assert as_halves(np.array([1.0, 2**-24], np.float32)) is not None
+    for beyond in (1 + 2**-11, 70000.0, 2**-26):
+        assert as_halves(np.array([1.0, beyond], np.float32)) is None
