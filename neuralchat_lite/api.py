@@ -14,13 +14,16 @@ from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.hub import Resolved
 from neuralchat_lite.checkpoints.kinds import is_packed
-from neuralchat_lite.checkpoints.tokenizer import Tokenizer
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
+from neuralchat_lite.checkpoints.source import read_files
+from neuralchat_lite.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from neuralchat_lite.checkpoints.write import write_checkpoint
 from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, Engine
 from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import given_folder, require_empty
+from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
@@ -44,6 +47,8 @@ from neuralchat_lite.loading import (
     plan_loading,
 )
 from neuralchat_lite.packed.cache import cached
+from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.gguf import export_gguf
 from neuralchat_lite.packed.manifest import import_losses
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.packed.save import save_copy
@@ -329,6 +334,38 @@ def merge(
     with shown(progress) as step:
         source, _ = open_with_tokenizer(found, tuned)
         return write_checkpoint(source, out, step)
+
+
+@shortages()
+@at_work()
+def export(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    type: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: ProgressOption = None,
+) -> Path:
+    """Write a model as the GGUF file `output`, for llama.cpp; returns its path.
+
+    model: a quantized folder, whose codes are written as they are, or a checkpoint
+    type: of a checkpoint's matrices: "q8_0" (None), "q4_0" or "q4_1"; the embedding and the head
+        are Q8_0
+
+    Raises what `load` raises, ConfigError for codes that no type of GGUF holds exactly.
+    """
+    out = given_folder(output, "output")
+    found, _ = find(model, (), revision, token)
+    with shown(progress) as step:
+        if found.packed:
+            packed = open_packed(found.folder)
+            files = read_files(open_sidecars(found.folder, SIDECARS))
+            return export_gguf(
+                packed, load_tokenizer(found.folder), files, out, type, progress=step
+            )
+        source, tokenizer = open_with_tokenizer(found)
+        return export_gguf(source, tokenizer, source.sidecars(), out, type, progress=step)
 
 
 def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:

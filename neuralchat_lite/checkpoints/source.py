@@ -52,7 +52,7 @@ class Source(Protocol):
         return {}
 
     def losses(self) -> dict[str, float]:
-        """What putting stored codes into our layout has lost so far: for each matrix the squared
+        """What putting stored codes into our layout has lost so far: for each module the squared
         error, as a part of the sum of squares. Empty where everything is exact."""
         return {}
 

@@ -1,4 +1,4 @@
-"""Codes of ours as blocks of GGUF: the inverse of `blocks`, for the types that hold them exactly."""
+"""Codes of ours as blocks of GGUF: the inverse of `blocks`, where a type holds them exactly."""
 
 from __future__ import annotations
 

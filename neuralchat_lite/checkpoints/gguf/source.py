@@ -34,7 +34,12 @@ from neuralchat_lite.checkpoints.gguf.values import Metadata
 from neuralchat_lite.checkpoints.gguf.vocabulary import read_vocabulary, tokenizer_files
 from neuralchat_lite.checkpoints.source import Source, files_identity
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
-from neuralchat_lite.families.architecture import Architecture, TensorSpec
+from neuralchat_lite.families.architecture import (
+    HEAD,
+    HEAD_MODULE,
+    Architecture,
+    TensorSpec,
+)
 from neuralchat_lite.families.config_json import parse_architecture
 from neuralchat_lite.files.digests import HashProgress
 from neuralchat_lite.kernels.layout import PackedMatrix, pack_codes, pack_groups
@@ -103,7 +108,9 @@ class GGUFSource(Source):
                     "the file again"
                 )
         if found.error is not None and found.error[0]:
-            self._losses[name] = found.error[0] / found.error[1]
+            is_head = name in (HEAD, self.architecture.stored_name(HEAD))
+            module = HEAD_MODULE if is_head else name.removesuffix(".weight")
+            self._losses[module] = found.error[0] / found.error[1]
         return found
 
     def packed(self, name: str) -> PackedMatrix | None:
