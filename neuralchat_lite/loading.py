@@ -175,7 +175,7 @@ def options_of(config: Any) -> dict[str, Any] | None:
     if config is None or isinstance(config, Mapping):
         return None if config is None else dict(config)
     if isinstance(config, WeightOnlyQuantConfig):
-        return config.to_dict()
+        return {**config.to_dict(), "overrides": config.overrides}
     if isinstance(config, str):
         return {"weight_dtype": config}
     raise ConfigError(
@@ -333,7 +333,9 @@ def agreed_config(
     config = WeightOnlyQuantConfig(**{**stored.to_dict(), **(asked or {})})
     want, have = config.bytes_config(), stored.bytes_config()
     differing = [
-        f"{key}={want[key]!r} (stored: {have[key]!r})" for key in want if want[key] != have[key]
+        f"{key}={want.get(key)!r} (stored: {have.get(key)!r})"
+        for key in {**want, **have}
+        if want.get(key) != have.get(key)
     ]
     if differing:
         raise ConfigError(

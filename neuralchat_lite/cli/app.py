@@ -33,8 +33,9 @@ CLOSED_PIPE = 141  # as shells report a program that SIGPIPE has ended
 app = typer.Typer(
     name="neuralchat-lite",
     help="Run quantized chat models (int4/int8 Mistral, Llama, Qwen) on an ordinary CPU.",
-    epilog="MODEL is a folder with a checkpoint, a quantized folder, a GGUF file, or a Hugging Face "
-    "name such as Intel/neural-chat-7b-v3-2. A checkpoint is quantized once and then mapped from the cache.",
+    epilog="MODEL is a folder with a checkpoint, a quantized folder, a GGUF file, or a Hugging "
+    "Face name such as Intel/neural-chat-7b-v3-2. A checkpoint is quantized once and then mapped "
+    "from the cache.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

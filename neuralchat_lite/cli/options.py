@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from neuralchat_lite.cli.terminal import unescaped
+from neuralchat_lite.errors import ConfigError
 
 
 def option(panel: str, help: str, *names: str, **more: Any) -> Any:
@@ -88,8 +89,16 @@ class WeightsGroup:
         int | None,
         option(WEIGHTS, "Columns that share a scale: 32 (default), 64, 128, -1 (a row)."),
     ] = None
-    scheme: Annotated[str | None, option(WEIGHTS, "sym (default) or asym.")] = None
+    scheme: Annotated[str | None, option(WEIGHTS, "sym (default), asym or affine.")] = None
     scale_dtype: Annotated[str | None, option(WEIGHTS, "fp16 (default), bf16 or fp32.")] = None
+    override: Annotated[
+        list[str] | None,
+        option(
+            WEIGHTS,
+            "PATTERN=int8, or PATTERN=int8,group_size=64,scheme=asym: other settings for modules "
+            "whose full name matches (repeatable; the first match counts).",
+        ),
+    ] = None
     compute_dtype: Annotated[
         str | None,
         option(
@@ -106,8 +115,28 @@ class WeightsGroup:
         from neuralchat_lite import WeightOnlyQuantConfig
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
+        if "override" in given:
+            given["overrides"] = [override_of(text) for text in given.pop("override")]
         WeightOnlyQuantConfig(**given)
         return given or None
+
+
+def override_of(text: str) -> tuple[str, dict[str, Any]]:
+    """An override as it is typed, such as "lm_head=int8" or "*.down_proj=group_size=64"; its values
+    are checked elsewhere."""
+    pattern, _, rest = text.partition("=")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            name, value = "weight_dtype", name
+        number = name == "group_size" and value.lstrip("-").isdecimal()
+        options[name] = int(value) if number else value
+    if not pattern or not options:
+        raise ConfigError(
+            f"--override {text!r} needs a pattern and its settings: write it as 'lm_head=int8'"
+        )
+    return pattern, options
 
 
 @dataclass(frozen=True)

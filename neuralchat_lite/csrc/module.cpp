@@ -56,11 +56,11 @@ const std::map<std::string, ncl::Activation> kActivations = {
 
 void add_matrix(ncl::Projection& projection, const std::string& type, int rows, int cols,
                 Address data, Address scales, const std::string& scale_type, Address zeros,
-                int blocks_per_group, Address bias) {
+                Address minima, int blocks_per_group, Address bias) {
   projection.parts.push_back({kWeightTypes.at(type), rows, cols, pointer<const uint8_t>(data),
                               pointer<const void>(scales), kFloatTypes.at(scale_type),
-                              pointer<const int8_t>(zeros), blocks_per_group,
-                              pointer<const float>(bias)});
+                              pointer<const int8_t>(zeros), pointer<const void>(minima),
+                              blocks_per_group, pointer<const float>(bias)});
   projection.rows += rows;
   projection.cols = cols;
 }

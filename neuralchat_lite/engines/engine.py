@@ -222,6 +222,11 @@ def quantized_precision(
 
     Raises ConfigError for any other value that the engine does not support.
     """
+    if config.overrides:
+        raise ConfigError(
+            f"engine {engine!r} quantizes all matrices alike: leave overrides out, or use "
+            "engine='native'"
+        )
     defaults = WeightOnlyQuantConfig().to_dict()
     options, notes = config.to_dict(), {}
     for option, values in honoured.items():

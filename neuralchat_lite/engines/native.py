@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ class NativeEngine:
         """What runs each kind of product that this model has: "int4 x bf16" -> instruction, set and
         why."""
         kinds = {
-            kind_of(spec.module, self.config)
-            for spec in self.decoder.architecture.tensors()
-            if spec.role in ("linear", "lm_head")
+            kind
+            for modules in self.decoder.architecture.products()
+            for kind in kinds_of(modules, self.config)
         }
         return {
             f"{weights} x {compute}": asdict(product(weights, compute))
@@ -58,12 +59,16 @@ class NativeEngine:
         """Does nothing: nothing is held outside this process. Mapped files close with the model."""
 
 
-def kind_of(module: str, config: WeightOnlyQuantConfig | None) -> tuple[str, str]:
-    """(weights, activations) of the products of a module, one of PRODUCTS."""
-    weight_dtype = None if config is None else config.dtype_of(module)
-    if config is None or weight_dtype is None:
-        return UNQUANTIZED, "fp32"
-    return LEVELS[weight_dtype].stored, config.compute_of(weight_dtype)
+def kinds_of(
+    modules: Sequence[str], config: WeightOnlyQuantConfig | None
+) -> Iterator[tuple[str, str]]:
+    """(weights, activations), of PRODUCTS, of each of the modules that share an input."""
+    for module in modules:
+        weight_dtype = None if config is None else config.dtype_of(module)
+        if config is None or weight_dtype is None:
+            yield UNQUANTIZED, "fp32"
+        else:
+            yield LEVELS[weight_dtype].stored, config.compute_together(*modules)
 
 
 def when_not_finite(
@@ -94,14 +99,14 @@ def open_native(
     kv_format: of keys and values; None: what belongs to the precision of activations
     """
     if isinstance(precision, str):
-        config, compute, head = None, precision, precision
+        config, compute, compute_of = None, precision, None
     else:
         config = precision
-        compute, head = config.compute_of(config.weight_dtype), config.compute_of(config.lm_head)
+        compute, compute_of = config.compute_of(config.weight_dtype), config.compute_together
     decoder = load_decoder(
         weights,
         compute_dtype=compute,
-        head_compute_dtype=head,
+        compute_of=compute_of,
         context_length=context_length,
         kv_format=kv_format,
     )

@@ -141,6 +141,14 @@ class Architecture(Sizes):
         """The block of one layer, with full names."""
         return self.block.under(f"{self.names.base}{self.names.layers}.{index}")
 
+    def products(self) -> Iterator[tuple[str, ...]]:
+        """The modules of each product: matrices that share an input are multiplied together."""
+        for index in range(self.layers):
+            block = self.layer(index)
+            for linears in (block.qkv, (block.output,), block.gate_up, (block.down,)):
+                yield tuple(linear.name for linear in linears)
+        yield (HEAD_MODULE,)
+
     def stored_name(self, name: str) -> str:
         """The name in the checkpoint. It differs for `HEAD` alone."""
         if name != HEAD:

@@ -11,6 +11,7 @@ class Projection:
         scales: int,
         scale_type: str,
         zeros: int,
+        minima: int,
         blocks_per_group: int,
         bias: int,
         /,

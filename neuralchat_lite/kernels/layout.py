@@ -5,8 +5,8 @@ holds 4 input columns, one weight in byte `4 * row + column`. int4: the same 64 
 columns: 0..3 in the low nibbles and 4..7 in the high nibbles. Rows are padded to 16 and columns to
 32, so that a kernel never meets a partial tile or a partial block of activations.
 
-A weight is `scale * (code - zero)`. int4 codes are 0..15; the symmetric zero is 8. int8 codes
-are -128..127; the symmetric zero is 0.
+A weight is `scale * (code - zero)`, or `scale * code + minimum` with a float minimum a group. int4
+codes are 0..15; the symmetric zero is 8. int8 codes are -128..127; the symmetric zero is 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ COLUMN_BLOCK = 32  # columns are padded to it; activations are scaled per block 
 TILE_BYTES = 64
 COLUMNS_PER_TILE = {"int4": 8, "int8": 4}
 SYMMETRIC_ZERO = {"int4": 8, "int8": 0}
-# The code of padding. Its activation or its scale is zero, so any fixed value gives the same sum.
+# The code of padding. Its activation, or its scale and minimum are zero, so any fixed value gives
+# the same sum.
 PADDING_CODE = SYMMETRIC_ZERO
 SCALE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -36,7 +37,8 @@ class PackedMatrix:
 
     codes:  [rows/16, padded cols / columns per tile, 64] uint8
     scales: [rows/16, groups, 16] fp16, bf16 or fp32
-    zeros:  [rows/16, groups, 16] int8, or None when symmetric
+    zeros:  [rows/16, groups, 16] int8, or None unless the scheme is "asym"
+    minima: [rows/16, groups, 16] in the scales' dtype, or None unless the scheme is "affine"
     group_size: columns that share a scale: 32, 64, 128, or -1 for a whole row
     """
 
@@ -47,10 +49,18 @@ class PackedMatrix:
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
+    minima: Tensor | None = None
+
+    @property
+    def scheme(self) -> str:
+        """ "sym", "asym" or "affine"."""
+        if self.minima is not None:
+            return "affine"
+        return "sym" if self.zeros is None else "asym"
 
     @property
     def nbytes(self) -> int:
-        tensors = (self.codes, self.scales, self.zeros)
+        tensors = (self.codes, self.scales, self.zeros, self.minima)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
@@ -61,7 +71,7 @@ def group_count(cols: int, group_size: int) -> int:
 def packed_shapes(
     weight_dtype: str, rows: int, cols: int, group_size: int
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Shapes of `codes` and of `scales` (and `zeros`) for a matrix of rows x cols."""
+    """Shapes of `codes` and of `scales` (and `zeros`, `minima`) for a matrix of rows x cols."""
     row_tiles = padded(rows, ROW_TILE) // ROW_TILE
     tiles = padded(cols, COLUMN_BLOCK) // COLUMNS_PER_TILE[weight_dtype]
     groups = group_count(cols, group_size)
@@ -94,7 +104,7 @@ def unpack_codes(packed: Tensor, weight_dtype: str, rows: int, cols: int) -> Ten
 
 
 def pack_groups(values: Tensor) -> Tensor:
-    """[rows, groups] scales or zeros -> [rows/16, groups, 16], padded rows zero."""
+    """[rows, groups] scales, zeros or minima -> [rows/16, groups, 16], padded rows zero."""
     rows, groups = values.shape
     grown = values.new_zeros((padded(rows, ROW_TILE), groups))
     grown[:rows] = values
@@ -112,6 +122,8 @@ def dequantize(matrix: PackedMatrix, dtype: torch.dtype = torch.float32) -> Tens
     size = matrix.cols if matrix.group_size == -1 else matrix.group_size
     group = torch.arange(matrix.cols) // size
     scales = unpack_groups(matrix.scales, matrix.rows).to(dtype)[:, group]
+    if matrix.minima is not None:
+        return scales * codes + unpack_groups(matrix.minima, matrix.rows).to(dtype)[:, group]
     if matrix.zeros is None:
         return scales * (codes - SYMMETRIC_ZERO[matrix.weight_dtype])
     return scales * (codes - unpack_groups(matrix.zeros, matrix.rows).to(dtype)[:, group])

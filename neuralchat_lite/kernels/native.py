@@ -322,7 +322,10 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
     assert matrix.scales.shape == scales_shape and matrix.scales.dtype in FLOAT_NAMES
     zeros = matrix.zeros
     assert zeros is None or (zeros.shape == scales_shape and zeros.dtype == torch.int8)
-    tensors = (matrix.codes, matrix.scales, zeros)
+    minima = matrix.minima
+    assert minima is None or (minima.shape == scales_shape and minima.dtype == matrix.scales.dtype)
+    assert zeros is None or minima is None
+    tensors = (matrix.codes, matrix.scales, zeros, minima)
     assert all(t is None or t.is_contiguous() for t in tensors)
     blocks = -(-matrix.cols // COLUMN_BLOCK)
     handle.add(
@@ -333,6 +336,7 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
         matrix.scales.data_ptr(),
         FLOAT_NAMES[matrix.scales.dtype],
         0 if zeros is None else zeros.data_ptr(),
+        0 if minima is None else minima.data_ptr(),
         blocks if matrix.group_size == -1 else matrix.group_size // COLUMN_BLOCK,
         bias,
     )
@@ -341,4 +345,4 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
 def add_dense(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
     assert isinstance(matrix, Tensor) and matrix.is_contiguous()
     rows, cols = matrix.shape
-    handle.add(FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 1, bias)
+    handle.add(FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 0, 1, bias)

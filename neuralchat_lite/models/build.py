@@ -5,11 +5,12 @@ Names come from `Architecture` alone, so that a family is described in one place
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
-from neuralchat_lite.families.architecture import HEAD, Architecture
+from neuralchat_lite.families.architecture import HEAD_MODULE, Architecture
 from neuralchat_lite.families.block import Linear, Norm
 from neuralchat_lite.kernels.kv_format import KVFormat
 from neuralchat_lite.kernels.layout import PackedMatrix
@@ -18,7 +19,6 @@ from neuralchat_lite.kernels.native import NativeKernels
 from neuralchat_lite.kernels.operations import (
     COMPUTE_DTYPES,
     AttentionShape,
-    ComputeDtype,
     Kernels,
     Layer,
     Plan,
@@ -43,7 +43,7 @@ def load_decoder(
     weights: Weights,
     *,
     compute_dtype: str = "bf16",
-    head_compute_dtype: str | None = None,
+    compute_of: Callable[..., str] | None = None,
     context_length: int | None = None,
     kv_format: KVFormat | None = None,
     kernels: Kernels | None = None,
@@ -52,25 +52,24 @@ def load_decoder(
     """Build a decoder over mapped weights, copying only norms and biases (to fp32).
 
     compute_dtype: "bf16", "fp32" or "int8", the precision of activations in matrix products
-    head_compute_dtype: that of the output head; None: the same
+    compute_of: called with the names of modules that share an input, returns the precision of that
+        input; None: compute_dtype, for all
     context_length: the most positions, as `checked_context` accepts them; None: the model's default
     kv_format: of keys and values; None: what belongs to compute_dtype
     kernels: None: the native ones
     prefill_block: the most tokens that go through the layers together
     """
-    assert compute_dtype in COMPUTE_DTYPES  # `compute_of` and float_name see to it
-    head_compute = compute_dtype if head_compute_dtype is None else head_compute_dtype
-    assert head_compute in COMPUTE_DTYPES
+    assert compute_dtype in COMPUTE_DTYPES  # the configuration and float_name see to it
     arch = weights.architecture
     kernels = NativeKernels() if kernels is None else kernels
     kv_format = kv_format or KV_FORMAT_OF[compute_dtype]
-    builder = Builder(weights, kernels, compute_dtype, kv_format)
+    builder = Builder(weights, kernels, compute_of or (lambda *modules: compute_dtype), kv_format)
     return Decoder(
         arch,
         kernels,
         compute_dtype,
         arch.default_context if context_length is None else context_length,
-        builder.plan(head_compute),
+        builder.plan(),
         kv_format,
         prefill_block=prefill_block,
     )
@@ -83,22 +82,21 @@ class Builder:
         self,
         weights: Weights,
         kernels: Kernels,
-        compute_dtype: ComputeDtype,
+        compute_of: Callable[..., str],
         kv_format: KVFormat,
     ) -> None:
         self.weights = weights
         self.kernels = kernels
-        self.compute_dtype = compute_dtype
+        self.compute_of = compute_of
         self.kv_format = kv_format
 
-    def plan(self, head_compute: ComputeDtype) -> Plan:
-        """head_compute: the precision of activations before the head"""
+    def plan(self) -> Plan:
         arch = self.weights.architecture
         return Plan(
             embedding=self.tensor(arch.embedding_name),
             layers=tuple(self.layer(index) for index in range(arch.layers)),
             norm=self.norm(arch.norm),
-            head=self.kernels.projection([self.weights.weight(HEAD)], [None], head_compute),
+            head=self.projection(Linear(HEAD_MODULE, arch.vocab_size, arch.hidden_size)),
         )
 
     def layer(self, index: int) -> Layer:
@@ -136,7 +134,9 @@ class Builder:
         matrices = [self.weights.weight(linear.weight) for linear in linears]
         names = [linear.bias for linear in linears]
         biases = [None if name is None else self.tensor(name) for name in names]
-        return self.kernels.projection(matrices, biases, self.compute_dtype)
+        compute = self.compute_of(*(linear.name for linear in linears))
+        assert compute in COMPUTE_DTYPES  # the configuration and float_name see to it
+        return self.kernels.projection(matrices, biases, compute)
 
     def tensor(self, name: str) -> Tensor:
         found = self.weights.weight(name)

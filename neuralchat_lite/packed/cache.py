@@ -26,7 +26,7 @@ from neuralchat_lite.files.folder import (
 )
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
-from neuralchat_lite.packed.manifest import FORMAT_VERSION, check_sizes, read_manifest, remedy
+from neuralchat_lite.packed.manifest import check_sizes, format_version, read_manifest, remedy
 from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
@@ -178,7 +178,7 @@ def found_or_made(
 def cache_key(source_id: dict[str, Any], config: WeightOnlyQuantConfig) -> str:
     return digest_of(
         {
-            "format": FORMAT_VERSION,
+            "format": format_version(config),
             "quantizer": open_quantizer(config).identity.to_key(),
             "quantization": config.bytes_config(),
             "source": source_id,

@@ -61,16 +61,18 @@ def packed_tensors(
     tensors = []
     for spec in architecture.tensors():
         module = spec.module
-        weight_dtype = config.dtype_of(module) if spec.is_matrix else None
-        if weight_dtype is not None:
-            codes, scales = packed_shapes(
-                LEVELS[weight_dtype].stored, spec.shape[0], spec.shape[1], config.group_size
-            )
+        settings = config.settings_of(module) if spec.is_matrix else None
+        if settings is not None:
+            stored = LEVELS[settings.weight_dtype].stored
+            rows, cols = spec.shape
+            codes, scales = packed_shapes(stored, rows, cols, settings.group_size)
             tensors.append(StoredTensor(f"{module}.codes", "U8", codes))
-            scale_dtype = SCALE_NAMES[config.scale_dtype]
+            scale_dtype = SCALE_NAMES[settings.scale_dtype]
             tensors.append(StoredTensor(f"{module}.scales", scale_dtype, scales))
-            if config.scheme == "asym":
+            if settings.scheme == "asym":
                 tensors.append(StoredTensor(f"{module}.zeros", "I8", scales))
+            elif settings.scheme == "affine":
+                tensors.append(StoredTensor(f"{module}.minima", scale_dtype, scales))
         elif not (architecture.tied and spec.role == "lm_head"):
             tensors.append(StoredTensor(spec.name, dtype_of(spec.name), spec.shape))
     return aligned_order(tensors)
@@ -116,18 +118,18 @@ class PackedModel:
         """
         module, _, kind = name.rpartition(".")
         spec = self._matrices.get(module) if kind == "weight" else None
-        weight_dtype = None if spec is None else self.config.dtype_of(module)
-        if spec is None or weight_dtype is None:
+        settings = None if spec is None else self.config.settings_of(module)
+        if spec is None or settings is None:
             return self._file.tensor(self.architecture.stored_name(name))
-        asymmetric = self.config.scheme == "asym"
         return PackedMatrix(
-            weight_dtype=LEVELS[weight_dtype].stored,
+            weight_dtype=LEVELS[settings.weight_dtype].stored,
             rows=spec.shape[0],
             cols=spec.shape[1],
-            group_size=self.config.group_size,
+            group_size=settings.group_size,
             codes=self._file.tensor(f"{module}.codes"),
             scales=self._file.tensor(f"{module}.scales"),
-            zeros=self._file.tensor(f"{module}.zeros") if asymmetric else None,
+            zeros=self._file.tensor(f"{module}.zeros") if settings.scheme == "asym" else None,
+            minima=self._file.tensor(f"{module}.minima") if settings.scheme == "affine" else None,
         )
 
 

@@ -29,7 +29,7 @@ from neuralchat_lite.files.names import (
 from neuralchat_lite.files.regular import read_regular, remedy_of
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
 
 STAMP = ".verified"
 REQUIRED_FILES = ("config.json", QUANTIZATION, WEIGHTS)
@@ -44,6 +44,12 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "statistics": dict,
     "files": dict,
 }
+
+
+def format_version(config: WeightOnlyQuantConfig) -> int:
+    """The format version of what a configuration makes: the first one that can hold it, so that
+    earlier releases read whatever they can."""
+    return 2 if config.scheme == "affine" or config.overrides else 1
 
 
 def creator() -> dict[str, str]:
@@ -74,10 +80,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CacheError(f"{path} is not JSON ({error}): {remedy(folder)}") from None
     version = manifest.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or version not in FORMAT_VERSIONS:
         raise CacheError(
             f"{path} has format version {repr(version)[:40]}, but this release reads "
-            f"{FORMAT_VERSION}: {remedy(folder)}, or use the release that wrote it"
+            f"{' and '.join(map(str, FORMAT_VERSIONS))}: {remedy(folder)}, or use the release that "
+            "wrote it"
         )
     for key, kind in SCHEMA.items():
         if not isinstance(manifest.get(key, ...), kind):

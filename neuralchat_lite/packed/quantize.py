@@ -32,9 +32,9 @@ from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
 from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.format import packed_tensors
 from neuralchat_lite.packed.manifest import (
-    FORMAT_VERSION,
     creator,
     file_entry,
+    format_version,
     stamp_of,
     write_stamp,
 )
@@ -44,14 +44,17 @@ from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer
 from neuralchat_lite.values import shown
 
+BESIDE_CODES = ("scales", "zeros", "minima")  # fields of PackedSlab
 WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers
 
 
 def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
     """The tensors that the quantized file will have, in order.
 
-    Raises ConfigError when modules_to_not_convert names something that the model does not have.
+    Raises ConfigError when modules_to_not_convert names something that the model does not have, or
+    an override changes none of its matrices.
     """
+    refuse_idle_overrides(source, config)
     modules = sorted({spec.module for spec in source.architecture.tensors()})
     for entry in config.modules_to_not_convert:
         if not any(names(entry, module) for module in modules):
@@ -64,6 +67,25 @@ def plan(source: Source, config: WeightOnlyQuantConfig) -> list[StoredTensor]:
     return packed_tensors(source.architecture, config, lambda name: DTYPE_NAMES[source.dtype(name)])
 
 
+def refuse_idle_overrides(source: Source, config: WeightOnlyQuantConfig) -> None:
+    matrices = [spec.module for spec in source.architecture.tensors() if spec.is_matrix]
+    used = {config.override_of(module) for module in matrices if config.converts(module)}
+    for override in config.overrides:
+        if override in used:
+            continue
+        where = f"overrides has the pattern {shown(override.pattern)}"
+        if any(override.matches(module) for module in matrices):
+            raise ConfigError(
+                f"{where}, but an earlier pattern or modules_to_not_convert decides all matrices "
+                "that it matches: put it first, or take it out"
+            )
+        raise ConfigError(
+            f"{where}, which matches no matrix of this model"
+            f"{suggestion(override.pattern, matrices)}: take it out, or use the full name of a "
+            f"module such as {matrices[0]!r}, where * stands for any characters"
+        )
+
+
 def estimate(
     source: Source, tensors: Sequence[StoredTensor], sidecars: Mapping[str, bytes]
 ) -> Estimate:
@@ -71,8 +93,9 @@ def estimate(
     disk = len(build_header(tensors, PACKED_METADATA)) + sum(tensor.nbytes for tensor in tensors)
     disk += sum(map(len, sidecars.values()))
     disk += 1 << 16  # manifest and quantization config
-    # Scales and zeros stay in memory until the codes before them in the file are written.
-    scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith((".scales", ".zeros"))]
+    # Scales and the like stay in memory until the codes before them in the file are written.
+    endings = tuple(f".{part}" for part in BESIDE_CODES)
+    scales = [tensor.nbytes for tensor in tensors if tensor.name.endswith(endings)]
     waiting = sum(count for count in scales if count % ALIGNMENT)  # for the end of the file
     memory = WORKING_MEMORY + source.held_bytes() + waiting + 4 * max(scales, default=0)
     return Estimate(disk, memory)
@@ -127,7 +150,7 @@ def write_whole(
         files[WEIGHTS] = {"sha256": digest, "size": size}
         lost = {"import_losses": found} if (found := source.losses()) else {}
         manifest = {
-            "format_version": FORMAT_VERSION,
+            "format_version": format_version(config),
             "created_by": creator(),
             "source": {name: part for name, part in source_id.items() if name != "adapters"},
             "adapters": source_id.get("adapters", []),
@@ -161,7 +184,7 @@ def write_tensors(
     """Write every tensor in the file's order. Returns scale underflows by module."""
     specs = {spec.module: spec for spec in source.architecture.tensors() if spec.is_matrix}
     total = sum(tensor.nbytes for tensor in writer.tensors)
-    ready: dict[str, list[Tensor]] = {}  # scales and zeros whose codes are written
+    ready: dict[str, list[Tensor]] = {}  # scales and the like whose codes are written
     underflows: dict[str, int] = {}
     done = 0
     for tensor in writer.tensors:
@@ -190,20 +213,20 @@ def slabs_of(
     if packed is None:
         return quantizer.slabs(source, spec)
     refuse_other_codes(packed, config, spec)
-    return iter([PackedSlab(packed.codes, packed.scales, packed.zeros)])
+    slab = PackedSlab(packed.codes, packed.scales, packed.zeros, minima=packed.minima)
+    return iter([slab])
 
 
 def refuse_other_codes(
     packed: PackedMatrix, config: WeightOnlyQuantConfig, spec: TensorSpec
 ) -> None:
-    weight_dtype = config.dtype_of(spec.module)
-    assert weight_dtype is not None, f"{spec.module} stays as it is"
-    scheme = "sym" if packed.zeros is None else "asym"
+    settings = config.settings_of(spec.module)
+    assert settings is not None, f"{spec.module} stays as it is"
     pairs = {
-        "weight_dtype": (packed.weight_dtype, LEVELS[weight_dtype].stored),
-        "group_size": (packed.group_size, config.group_size),
-        "scheme": (scheme, config.scheme),
-        "scale_dtype": (packed.scales.dtype, SCALE_DTYPES[config.scale_dtype]),
+        "weight_dtype": (packed.weight_dtype, LEVELS[settings.weight_dtype].stored),
+        "group_size": (packed.group_size, settings.group_size),
+        "scheme": (packed.scheme, settings.scheme),
+        "scale_dtype": (packed.scales.dtype, SCALE_DTYPES[settings.scale_dtype]),
     }
     for option, (stored, asked) in pairs.items():
         if stored != asked:
@@ -220,13 +243,12 @@ def codes_of(
     ready: dict[str, list[Tensor]],
     underflows: dict[str, int],
 ) -> Iterator[Tensor]:
-    """The codes of a matrix piece by piece; at the end its scales and zeros are in `ready`."""
-    scales = ready.setdefault(f"{module}.scales", [])
-    zeros = ready.setdefault(f"{module}.zeros", [])
+    """The codes of a matrix piece by piece; at the end what lies beside them is in `ready`."""
     for slab in slabs:
         yield slab.codes
-        scales.append(slab.scales)
-        if slab.zeros is not None:
-            zeros.append(slab.zeros)
+        for part in BESIDE_CODES:
+            values = getattr(slab, part)
+            if values is not None:
+                ready.setdefault(f"{module}.{part}", []).append(values)
         if slab.underflows:
             underflows[module] = underflows.get(module, 0) + slab.underflows

@@ -11,13 +11,15 @@ import dataclasses
 import difflib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
+from neuralchat_lite.quantization.settings import MatrixSettings, Override, checked_overrides
 from neuralchat_lite.values import plain, shown
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ SPELLINGS: dict[str, Mapping[str, str]] = {
     "lm_head": INTEGER_WEIGHTS,
     "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8", "auto": "auto"},
     "scale_dtype": {**FLOATS, **HALF},
-    "scheme": {"sym": "sym", "asym": "asym"},
+    "scheme": {"sym": "sym", "asym": "asym", "affine": "affine"},
     "algorithm": ByOwnName(QUANTIZERS),
 }
 DEFAULTS: dict[str, str] = {
@@ -78,6 +80,7 @@ DEFAULTS: dict[str, str] = {
 # What compute_dtype="auto" takes: 8 bits cost int4 weights nothing beside their own rounding, and
 # int8 weights more than that (docs/explanation/quantization.md has figures).
 AUTO_COMPUTE = {"int4": "int8", "int4_fullrange": "int8", "int8": "bf16"}
+WIDTHS = ("int8", "bf16", "fp32")  # precisions of activations, narrowest first
 GROUP_SIZES = (32, 64, 128, -1)
 
 LATER_ALGORITHMS = "is not implemented yet: use algorithm='RTN'"
@@ -141,16 +144,20 @@ class WeightOnlyQuantConfig:
 
     weight_dtype: "int4" (also "int4_clip": codes -7..7, scale absmax/7), "int4_fullrange"
         (-8..7, absmax/8) or "int8" (-127..127, absmax/127). Asymmetric int4 has 16 levels
-        already, so both int4 names mean the same with scheme="asym".
+        already, so both int4 names mean the same with scheme="asym" and "affine".
     compute_dtype: precision of the activations: "bf16", "fp32" or "int8"; "auto" is "int8" for
         int4 weights and "bf16" for int8 weights, the output head's by its own weight_dtype
     group_size: input columns that share a scale: 32, 64, 128, or -1 for a whole row
-    scheme: "sym", or "asym" (levels spread from min(w, 0) to max(w, 0))
+    scheme: "sym", "asym" (levels spread from min(w, 0) to max(w, 0), with an integer zero point a
+        group), or "affine" (from min(w) to max(w), with a float minimum a group)
     scale_dtype: "fp16", "bf16" or "fp32"
     algorithm: "RTN" (round to nearest)
     lm_head: weight_dtype of the output head
     modules_to_not_convert: modules that keep the checkpoint's weights, by full name, by a
         leading part ("model.layers.0") or by a trailing part ("lm_head", "mlp.down_proj")
+    overrides: other settings of single matrices: a shell pattern on the full name of a module ->
+        a weight_dtype, or a mapping of weight_dtype, group_size, scheme, scale_dtype. The first
+        pattern that matches counts, also for the head.
 
     torch dtypes are accepted for names of dtypes, and None for the default. Options of
     intel-extension-for-transformers without an effect here are accepted with one warning.
@@ -166,6 +173,7 @@ class WeightOnlyQuantConfig:
     algorithm: str
     lm_head: str
     modules_to_not_convert: tuple[str, ...]
+    overrides: tuple[Override, ...]
 
     def __init__(
         self,
@@ -178,6 +186,7 @@ class WeightOnlyQuantConfig:
         algorithm: str = "RTN",
         lm_head: str | torch.dtype | None = None,
         modules_to_not_convert: tuple[str, ...] | list[str] | None = None,
+        overrides: Any = None,
         **legacy: Any,
     ) -> None:
         named = {
@@ -201,37 +210,62 @@ class WeightOnlyQuantConfig:
         object.__setattr__(self, "group_size", checked_group_size(group_size))
         modules = checked_modules(modules_to_not_convert)
         object.__setattr__(self, "modules_to_not_convert", modules)
+        object.__setattr__(self, "overrides", checked_overrides(overrides, OF_A_MATRIX))
 
     def converts(self, module: str) -> bool:
         """Whether the linear layer of this name is to be quantized."""
         return not any(names(entry, module) for entry in self.modules_to_not_convert)
 
-    def dtype_of(self, module: str) -> str | None:
-        """The weight_dtype that a linear layer gets; None when it stays as it is."""
+    def settings_of(self, module: str) -> MatrixSettings | None:
+        """How a linear layer is quantized; None when it stays as it is."""
         if not self.converts(module):
             return None
-        return self.lm_head if module == "lm_head" else self.weight_dtype
+        weight_dtype = self.lm_head if module == "lm_head" else self.weight_dtype
+        common = MatrixSettings(weight_dtype, self.group_size, self.scheme, self.scale_dtype)
+        override = self.override_of(module)
+        return common if override is None else override.over(common)
+
+    def override_of(self, module: str) -> Override | None:
+        """The first override whose pattern matches a module."""
+        return next((each for each in self.overrides if each.matches(module)), None)
+
+    def dtype_of(self, module: str) -> str | None:
+        """The weight_dtype that a linear layer gets; None when it stays as it is."""
+        settings = self.settings_of(module)
+        return None if settings is None else settings.weight_dtype
 
     def compute_of(self, weight_dtype: str) -> str:
         """The compute_dtype that products with weights of a weight_dtype take."""
         auto = self.compute_dtype == "auto"
         return AUTO_COMPUTE[weight_dtype] if auto else self.compute_dtype
 
+    def compute_together(self, *modules: str) -> str:
+        """The compute_dtype of matrices that share an input, which is in one precision: the widest
+        of those that their weights take."""
+        found = [settings for module in modules if (settings := self.settings_of(module))]
+        taken = {self.compute_of(settings.weight_dtype) for settings in found}
+        return max(taken, key=WIDTHS.index, default=self.compute_of(self.weight_dtype))
+
     def computes(self) -> dict[str, str]:
-        """`compute_of` each weight_dtype that the model has: its layers', then its head's."""
-        heads = [self.lm_head] if self.converts("lm_head") else []
-        return {name: self.compute_of(name) for name in (self.weight_dtype, *heads)}
+        """`compute_of` each weight_dtype that the model has: its layers', its head's, and those of
+        overrides."""
+        head = self.settings_of("lm_head")
+        names = [self.weight_dtype, *([head.weight_dtype] if head else [])]
+        names += [each.weight_dtype for each in self.overrides if each.weight_dtype]
+        return {name: self.compute_of(name) for name in names}
 
     def bytes_config(self) -> dict[str, Any]:
         """The options that decide the quantized bytes, in one spelling each.
 
         Two configurations with equal results share a cache entry: compute_dtype is chosen when
-        the model runs, and asymmetric int4 is the same by both of its names.
+        the model runs, and int4 that is not symmetric is the same by both of its names.
         """
         decisive = self.to_dict()
         del decisive["compute_dtype"]
         decisive["modules_to_not_convert"] = sorted(set(self.modules_to_not_convert))
-        if self.scheme == "asym":
+        if self.overrides:  # pairs, as their order counts and a digest sorts keys
+            decisive["overrides"] = [[each.pattern, each.given()] for each in self.overrides]
+        elif self.scheme != "sym":
             for option in ("weight_dtype", "lm_head"):
                 decisive[option] = decisive[option].removesuffix("_fullrange")
         return decisive
@@ -243,8 +277,14 @@ class WeightOnlyQuantConfig:
         return f"{self.bytes_config()['weight_dtype']}-{group}"
 
     def to_dict(self) -> dict[str, Any]:
-        fields = dataclasses.asdict(self)
-        return fields | {"modules_to_not_convert": list(self.modules_to_not_convert)}
+        """All options as JSON values; "overrides" only when there are some."""
+        options = dataclasses.asdict(self) | {
+            "modules_to_not_convert": list(self.modules_to_not_convert),
+            "overrides": {each.pattern: each.given() for each in self.overrides},
+        }
+        if not self.overrides:
+            del options["overrides"]
+        return options
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
@@ -299,6 +339,15 @@ def checked_group_size(value: object) -> int:
             "32 is the most accurate, 128 the smallest"
         )
     return value
+
+
+# The options that an override may give, and how they are checked.
+OF_A_MATRIX: dict[str, Callable[[Any], Any]] = {
+    "weight_dtype": partial(canonical, "weight_dtype"),
+    "group_size": checked_group_size,
+    "scheme": partial(canonical, "scheme"),
+    "scale_dtype": partial(canonical, "scale_dtype"),
+}
 
 
 def checked_modules(value: object) -> tuple[str, ...]:

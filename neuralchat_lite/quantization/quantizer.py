@@ -18,14 +18,16 @@ class PackedSlab:
 
     codes: [row tiles, tiles, 64] uint8
     scales: [row tiles, groups, 16] fp16, bf16 or fp32
-    zeros: [row tiles, groups, 16] int8, or None when symmetric
-    underflows: groups so small that their scale cannot be stored; their weights are zero
+    zeros: [row tiles, groups, 16] int8, or None unless the scheme is "asym"
+    underflows: groups so small that their scale cannot be stored; their weights are all the same
+    minima: [row tiles, groups, 16] in the scales' dtype, or None unless the scheme is "affine"
     """
 
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
     underflows: int = 0
+    minima: Tensor | None = None
 
 
 @dataclass(frozen=True)

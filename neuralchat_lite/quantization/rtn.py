@@ -1,20 +1,20 @@
 """Round to nearest: the largest weight of a group sets its scale.
 
-A weight becomes `scale * (code - zero)`. The scale is rounded to the dtype in which it is stored
-before the codes are computed, so the codes are the nearest ones for the scale that a kernel reads.
+A weight becomes `scale * (code - zero)`, or `scale * code + minimum` with scheme "affine". The
+scale and the minimum are rounded to the dtype in which they are stored before the codes are
+computed, so the codes are the nearest ones for what a kernel reads.
 Rows are processed a few at a time, so that temporaries stay in the CPU's cache and a matrix of any
 size fits into memory. `packed_rtn` gives the same bits in one native pass. The PyTorch code is its
-oracle, and handles what it does not: weights that are not finite, and extreme scales.
+oracle, and handles what it does not: weights that are not finite, extreme scales, and minima.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.finite import not_finite
@@ -46,14 +46,16 @@ class QuantizedMatrix:
 
     codes:  [rows, cols] int8 (int4: 0..15, int8: -128..127)
     scales: [rows, groups] fp16, bf16 or fp32
-    zeros:  [rows, groups] int8, or None when symmetric
-    underflows: groups so small that their scale cannot be stored; their weights are zero
+    zeros:  [rows, groups] int8, or None unless the scheme is "asym"
+    underflows: groups so small that their scale cannot be stored; their weights are all the same
+    minima: [rows, groups] in the scales' dtype, or None unless the scheme is "affine"
     """
 
     codes: Tensor
     scales: Tensor
     zeros: Tensor | None
     underflows: int = 0
+    minima: Tensor | None = None
 
 
 class RoundToNearest:
@@ -65,16 +67,9 @@ class RoundToNearest:
         self.config = config
 
     def slabs(self, source: Source, spec: TensorSpec) -> Iterator[PackedSlab]:
-        weight_dtype = self.config.dtype_of(spec.module)
-        assert weight_dtype is not None, f"{spec.module} stays as it is"
-        return packed_rtn(
-            source.weight(spec.name),
-            weight_dtype=weight_dtype,
-            group_size=self.config.group_size,
-            scheme=self.config.scheme,
-            scale_dtype=self.config.scale_dtype,
-            name=spec.name,
-        )
+        settings = self.config.settings_of(spec.module)
+        assert settings is not None, f"{spec.module} stays as it is"
+        return packed_rtn(source.weight(spec.name), **asdict(settings), name=spec.name)
 
 
 def quantize_rtn(
@@ -89,8 +84,8 @@ def quantize_rtn(
 ) -> QuantizedMatrix:
     """Quantize a [rows, cols] matrix of any float dtype; `name` is for messages.
 
-    Raises CheckpointError when a weight is NaN or infinite, ConfigError when a scale does not
-    fit scale_dtype.
+    Raises CheckpointError when a weight is NaN or infinite, ConfigError when a scale or a minimum
+    does not fit scale_dtype.
     """
     slabs = list(
         rtn_slabs(
@@ -104,11 +99,13 @@ def quantize_rtn(
         )
     )
     zeros = [slab.zeros for slab in slabs if slab.zeros is not None]
+    minima = [slab.minima for slab in slabs if slab.minima is not None]
     return QuantizedMatrix(
         torch.cat([slab.codes for slab in slabs]),
         torch.cat([slab.scales for slab in slabs]),
         torch.cat(zeros) if zeros else None,
         sum(slab.underflows for slab in slabs),
+        torch.cat(minima) if minima else None,
     )
 
 
@@ -142,42 +139,54 @@ def rtn_slabs(
 
     for start in range(first, last, step):
         slab = weight[start : min(start + step, last)].float()
-        if ragged:
-            slab = F.pad(slab, (0, ragged))  # zeros do not widen a group's range
+        if ragged:  # a weight that is there already does not widen a group's range
+            slab = torch.cat((slab, slab[:, -1:].expand(-1, ragged)), dim=1)
         grouped = slab.view(-1, groups, size)
-        if scheme == "asym":
-            low = grouped.amin(-1).clamp_(max=0)
-            high = grouped.amax(-1).clamp_(min=0)
-            wanted = (high - low) / (levels.asymmetric[1] - levels.asymmetric[0])
-            reach = torch.maximum(high, -low)
-        else:
-            reach = grouped.abs().amax(-1)
+        if scheme == "sym":
+            reach = spread = grouped.abs().amax(-1)
             wanted = reach / levels.symmetric[2]
+        else:
+            low, high = grouped.amin(-1), grouped.amax(-1)
+            if scheme == "asym":
+                low.clamp_(max=0)
+                high.clamp_(min=0)
+            reach = torch.maximum(high, -low)
+            spread = high - low if scheme == "affine" else reach
+            wanted = (high - low) / (levels.asymmetric[1] - levels.asymmetric[0])
         if not bool(reach.isfinite().all()):
             raise not_finite(name, slab, start)
-        scales, lost = stored_scales(wanted, reach, scale_dtype, name)
-        if lost is not None and bool((reach[lost] > NEGLIGIBLE * largest()).any()):
+        scales, lost = stored_scales(wanted, spread, scale_dtype, name)
+        if lost is not None and bool((spread[lost] > NEGLIGIBLE * largest()).any()):
             raise ConfigError(
-                f"{name}: a group of weights up to {float(reach[lost].max()):.3g} needs a scale "
+                f"{name}: a group of weights up to {float(spread[lost].max()):.3g} needs a scale "
                 f"below the range of {scale_dtype}; the tensor has weights up to {largest():.3g}: "
                 f"use scale_dtype={'fp32' if scale_dtype == 'bf16' else 'bf16'!r}"
             )
         # A lost or empty group has scale 0; dividing by infinity makes its codes zero.
         divisor = scales.float()
         divisor = torch.where(divisor > 0, divisor, torch.inf)
-        codes = (grouped / divisor.unsqueeze(-1)).round_()
-        zeros = None
+        lowest, highest = levels.asymmetric
+        zeros = minima = None
+        if scheme == "affine":
+            minima = stored_minima(low - lowest * scales.float(), scale_dtype, name)
+            above = grouped - minima.float().unsqueeze(-1)
+            codes = (above / divisor.unsqueeze(-1)).round_().clamp_(lowest, highest)
+            # Weights that are all the same need no code: it is that of padding.
+            same = (scales == 0).unsqueeze(-1)
+            codes.masked_fill_(same, SYMMETRIC_ZERO[levels.stored])
+        else:
+            codes = (grouped / divisor.unsqueeze(-1)).round_()
         if scheme == "asym":
-            lowest, highest = levels.asymmetric
             zeros = (lowest - low / divisor).round_().clamp_(lowest, highest)
             # An empty group gets the symmetric zero, like the padding of a matrix.
             zeros = torch.where(scales > 0, zeros, float(SYMMETRIC_ZERO[levels.stored]))
             codes.add_(zeros.unsqueeze(-1)).clamp_(lowest, highest)
             zeros = zeros.to(torch.int8)
-        else:
+        elif scheme == "sym":
             codes.clamp_(*levels.symmetric[:2]).add_(SYMMETRIC_ZERO[levels.stored])
         codes = codes.to(torch.int8).view(-1, groups * size)[:, :cols]
-        yield QuantizedMatrix(codes, scales, zeros, 0 if lost is None else int(lost.sum()))
+        underflows = 0 if lost is None else int(lost.sum())
+        yield QuantizedMatrix(codes, scales, zeros, underflows, minima)
 
 
 def packed_rtn(
@@ -193,24 +202,25 @@ def packed_rtn(
     """`quantize_rtn` with packed results, piece by piece in row order. Raises the same errors."""
     rows, cols = weight.shape
     levels = LEVELS[weight_dtype]
-    asymmetric = scheme == "asym"
-    if asymmetric:
+    if scheme == "sym":
+        lowest, highest, steps = levels.symmetric
+    else:
         lowest, highest = levels.asymmetric
         steps = highest - lowest
-    else:
-        lowest, highest, steps = levels.symmetric
     step = slab_rows(slab_weights, cols)
     for first in range(0, rows, step):
-        packed = native.round_to_nearest(
-            weight[first : first + step].contiguous(),
-            levels.stored,
-            lowest,
-            highest,
-            steps,
-            group_size,
-            SCALE_DTYPES[scale_dtype],
-            asymmetric,
-        )
+        packed = None
+        if scheme != "affine":
+            packed = native.round_to_nearest(
+                weight[first : first + step].contiguous(),
+                levels.stored,
+                lowest,
+                highest,
+                steps,
+                group_size,
+                SCALE_DTYPES[scale_dtype],
+                scheme == "asym",
+            )
         if packed is not None:
             yield PackedSlab(*packed)
             continue
@@ -229,6 +239,7 @@ def packed_rtn(
                 pack_groups(slab.scales),
                 None if slab.zeros is None else pack_groups(slab.zeros),
                 slab.underflows,
+                None if slab.minima is None else pack_groups(slab.minima),
             )
 
 
@@ -237,12 +248,25 @@ def slab_rows(weights: int, cols: int) -> int:
     return max(weights // cols // ROW_TILE, 1) * ROW_TILE
 
 
+def stored_minima(wanted: Tensor, scale_dtype: str, name: str) -> Tensor:
+    """Minima [rows, groups] in their stored dtype, rounded to nearest. Raises ConfigError when one
+    does not fit it."""
+    minima = wanted.to(SCALE_DTYPES[scale_dtype])
+    if bool(minima.isinf().any()):
+        raise ConfigError(
+            f"{name}: a group needs the minimum {float(wanted.abs().max()):.3g}, beyond the range "
+            f"of {scale_dtype}: use scale_dtype='bf16' or 'fp32'"
+        )
+    return minima
+
+
 def stored_scales(
     wanted: Tensor, reach: Tensor, scale_dtype: str, name: str
 ) -> tuple[Tensor, Tensor | None]:
     """Scales in their stored dtype, and a mask of those that became 0 (None: none did).
 
-    wanted, reach: [rows, groups] fp32, the exact scales and the largest weights
+    wanted: [rows, groups] fp32, the exact scales
+    reach: the same of the largest weights, or of the ranges that codes are spread over
     """
     dtype = SCALE_DTYPES[scale_dtype]
     info = torch.finfo(dtype)

@@ -28,6 +28,7 @@ class LegacyConfig:
     weight_dtype, compute_dtype, scale_dtype: as in WeightOnlyQuantConfig, "auto" included
     llm_int8_skip_modules: modules_to_not_convert of WeightOnlyQuantConfig
     sym: symmetric codes around zero
+    overrides: of WeightOnlyQuantConfig: other settings of single matrices
     use_double_quant, mse_range, use_quant ...: as in WeightOnlyQuantConfig, which refuses those
         that would change the weights and warns about those without effect
     """
@@ -46,6 +47,7 @@ class LegacyConfig:
     use_neural_speed: bool = False
     layer_wise: bool = False
     llm_int8_skip_modules: list[str] | None = None
+    overrides: Any = None
 
     algorithm: ClassVar[str]
     default_bits: ClassVar[int] = 4
@@ -87,6 +89,7 @@ class LegacyConfig:
             scheme="sym" if self.sym else "asym",
             algorithm="RTN" if skip_algorithm else self.algorithm,
             modules_to_not_convert=self.llm_int8_skip_modules or None,
+            overrides=self.overrides,
             **legacy,
         )
         return config.to_dict()
@@ -105,7 +108,8 @@ class LegacyConfig:
 
     def to_json_string(self, use_diff: bool = True) -> str:
         options = self.to_diff_dict() if use_diff else self.to_dict()
-        return json.dumps(options, indent=2, sort_keys=True, default=str) + "\n"
+        # Only these keys: the order of overrides counts.
+        return json.dumps(dict(sorted(options.items())), indent=2, default=str) + "\n"
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> LegacyConfig:

@@ -23,6 +23,23 @@ def test_quantize_writes_a_folder_that_generate_reads(
     assert run("generate", str(folder), "-p", PROMPT, "--max-new-tokens", "3")[0] == 0
 
 
+def test_overrides_are_typed_as_pattern_and_settings(
+    run: Run, stories: str, tmp_path: Path
+) -> None:
+    folder, command = tmp_path / "out", ("quantize", stories, "-o", str(tmp_path / "out"))
+    layer, head = "model.layers.0.*=int8", "lm_head=group_size=64,scheme=asym"
+    assert run(*command, "--override", layer, "--override", head)[0] == 0
+    stored = json.loads((folder / "quantization_config.json").read_text(encoding="utf-8"))
+    assert stored["overrides"] == {
+        "model.layers.0.*": {"weight_dtype": "int8"},
+        "lm_head": {"group_size": 64, "scheme": "asym"},
+    }
+    for bad, message in (("lm_head", "needs a pattern"), ("lm_head=int3", "weight_dtype must be")):
+        code, _, err = run(*command, "--override", bad)
+        assert code == 2
+        assert message in err
+
+
 def test_adapters_are_merged_before_generating_and_quantizing(
     run: Run, make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -94,6 +94,10 @@ def test_the_report_says_which_engine_runs(stories: Path) -> None:
             r"'itrex' does not support modules_to_not_convert=\['down_proj'\]",
         ),
         (
+            {"engine": "ipex", "quantization_config": {"overrides": {"lm_head": "int4"}}},
+            "'ipex' quantizes all matrices alike: leave overrides out",
+        ),
+        (
             {"engine": "ipex", "quantization_config": {"weight_dtype": "int4_fullrange"}},
             "'ipex' does not support weight_dtype='int4_fullrange', expected one of 'int4', 'int8'",
         ),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import neuralchat_lite
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.kernels.layout import ROW_TILE, padded
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 
@@ -44,6 +45,25 @@ def test_the_report_has_what_was_asked_what_was_taken_and_what_runs_it(tmp_path)
     report = neuralchat_lite.load(NANO, dtype="bf16").report()
     assert (report["compute_dtype_asked"], report["compute_dtype"]) == ("bf16", "bf16")
     assert set(report["products"]) == {"unquantized x fp32"}
+
+
+def test_overrides_decide_matrix_by_matrix_what_runs(tmp_path):
+    config = {
+        "weight_dtype": "int4",
+        "compute_dtype": "auto",
+        "overrides": {"*.k_proj": "int8", "*.down_proj": {"scheme": "affine"}, "lm_head": "int4"},
+    }
+    model = neuralchat_lite.load(NANO, config, cache_dir=tmp_path)
+    # Queries and values share their input with the keys, so they take their precision.
+    assert set(model.report()["products"]) == {"int4 x bf16", "int8 x bf16", "int4 x int8"}
+    assert model.report()["weights"]["overrides"]["lm_head"] == {"weight_dtype": "int4"}
+    plain = neuralchat_lite.load(NANO, {**config, "overrides": None}, cache_dir=tmp_path)
+    arch = model.decoder.architecture
+    more = arch.layers * (arch.kv_size * arch.hidden_size // 2)  # 4 bits each
+    more += arch.layers * arch.hidden_size * -(-arch.intermediate_size // 32) * 2  # minima
+    less = padded(arch.vocab_size, ROW_TILE) * arch.hidden_size // 2
+    assert model.decoder.weight_bytes - plain.decoder.weight_bytes == more - less
+    assert model.decoder.forward([1, 2, 3], model.decoder.new_cache()).isfinite().all()
 
 
 @pytest.fixture

@@ -34,9 +34,12 @@ def random_packed(
     codes = torch.randint(low, high, (rows, cols), generator=generator).to(torch.int8)
     groups = group_count(cols, group_size)
     scales = (0.5 + torch.rand((rows, groups), generator=generator)) / 100
-    zeros = None
+    zeros = minima = None
     if scheme == "asym":
         zeros = torch.randint(low, high, (rows, groups), generator=generator).to(torch.int8)
+    if scheme == "affine":
+        zeros_between = low + (high - low) * torch.rand((rows, groups), generator=generator)
+        minima = -scales * zeros_between
     return PackedMatrix(
         weight_dtype,
         rows,
@@ -45,6 +48,7 @@ def random_packed(
         pack_codes(codes, weight_dtype),
         pack_groups(scales.to(SCALE_DTYPES[scale_dtype])),
         None if zeros is None else pack_groups(zeros),
+        None if minima is None else pack_groups(minima.to(SCALE_DTYPES[scale_dtype])),
     )
 
 

@@ -52,3 +52,15 @@ def test_dequantize_is_scale_times_code_minus_zero(packed, group_size, scheme):
         scale = matrix.scales[row // 16, group, row % 16]
         zero = 0 if matrix.zeros is None else matrix.zeros[row // 16, group, row % 16].item()
         assert weights[row, col] == scale * (codes[row, col].item() - zero)
+
+
+@pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
+def test_affine_weights_are_scale_times_code_plus_minimum(packed, weight_dtype):
+    matrix = packed(18, 172, weight_dtype, 64, "affine", "fp32")
+    weights = dequantize(matrix)
+    codes = unpack_codes(matrix.codes, weight_dtype, 18, 172)
+    assert matrix.scheme == "affine"
+    assert matrix.nbytes == matrix.codes.nbytes + 2 * matrix.scales.nbytes
+    for row, col in [(0, 0), (5, 63), (5, 64), (17, 171), (16, 128)]:
+        place = row // 16, col // 64, row % 16
+        assert weights[row, col] == matrix.scales[place] * codes[row, col] + matrix.minima[place]

@@ -15,7 +15,7 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import native, runtime
 from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.kernels.kv_format import KV_FORMATS, PAGE
-from neuralchat_lite.kernels.layout import dequantize
+from neuralchat_lite.kernels.layout import dequantize, pack_codes, unpack_codes, unpack_groups
 from neuralchat_lite.kernels.native import NativeKernels
 from neuralchat_lite.kernels.operations import AttentionShape, RMSNorm, Rotary, Span
 from neuralchat_lite.kernels.pages import PageTable
@@ -30,7 +30,7 @@ STORAGE = [
     (weight_dtype, group_size, scheme)
     for weight_dtype in ("int4", "int8")
     for group_size in (32, 64, 128, -1)
-    for scheme in ("sym", "asym")
+    for scheme in ("sym", "asym", "affine")
 ]
 
 
@@ -64,10 +64,11 @@ def test_products_are_as_precise_as_their_compute_dtype(
 
 @pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
 @pytest.mark.parametrize("compute_dtype", ["bf16", "fp32", "int8"])
+@pytest.mark.parametrize("scheme", ["asym", "affine"])
 def test_rows_1_to_17_each_get_the_product_that_they_get_alone(
-    isa, packed, sqnr, weight_dtype, compute_dtype
+    isa, packed, sqnr, weight_dtype, compute_dtype, scheme
 ):
-    matrix = packed(50, 1100, weight_dtype, 64, "asym")
+    matrix = packed(50, 1100, weight_dtype, 64, scheme)
     x = torch.randn((17, 1100), generator=torch.Generator().manual_seed(0))
     alone = torch.cat([product(matrix, row[None], compute_dtype) for row in x])
     want = x.double() @ dequantize(matrix, torch.float64).T
@@ -138,7 +139,7 @@ def test_the_largest_codes_and_activations_overflow_on_no_instruction_set(
     packed, weight_dtype, compute_dtype
 ):
     codes, zeros = {"int4": ((0, 15), (15, 0)), "int8": ((-128, 127), (127, -128))}[weight_dtype]
-    for scheme in ("sym", "asym"):
+    for scheme in ("sym", "asym", "affine"):
         for code, zero in zip(codes, zeros, strict=True):
             matrix = packed(40, 128, weight_dtype, 64, scheme)
             packed_code = code * 17 if weight_dtype == "int4" else code % 256
@@ -154,6 +155,56 @@ def test_the_largest_codes_and_activations_overflow_on_no_instruction_set(
                 assert want.isfinite().all()
                 for name, got in results.items():
                     assert torch.equal(got, want), name
+
+
+def blocks_of_integers(x, limit):
+    """Integers [rows, blocks, 32] and scales [rows, blocks] of activations, as kernels.h says."""
+    padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 32)).view(len(x), -1, 32)
+    largest = padded.abs().amax(-1)
+    inverse = torch.where(largest > 0, limit / largest, 0.0)
+    integers = (padded * inverse[..., None]).round().clamp(-limit, limit)
+    return integers.to(torch.int64), largest / limit
+
+
+def fma(a, b, c):
+    """One rounding to fp32: 24 by 24 bits are exact in fp64, and a sum in fp64 is rounded twice
+    alike unless it lies within 2 ** -29 of a tie."""
+    return (a.double() * b.double() + c.double()).float()
+
+
+@pytest.mark.parametrize("compute_dtype", ["bf16", "int8"])
+@pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
+def test_affine_products_add_the_minima_times_the_sum_of_each_block(
+    isa, packed, weight_dtype, compute_dtype
+):
+    matrix = packed(40, 172, weight_dtype, 64, "affine")
+    x = torch.randn((33, 172), generator=torch.Generator().manual_seed(2))
+    integers, scales = blocks_of_integers(x, {"bf16": 32639, "int8": 127}[compute_dtype])
+    codes = torch.nn.functional.pad(unpack_codes(matrix.codes, weight_dtype, 40, 172), (0, 20))
+    codes = codes.view(40, -1, 32).to(torch.int64)
+    weight_scales, minima = (
+        unpack_groups(part, 40).float() for part in (matrix.scales, matrix.minima)
+    )
+    want = torch.zeros((33, 40))
+    for block in range(codes.shape[1]):
+        dots = (integers[:, block] @ codes[:, block].T).float()
+        sums = integers[:, block].sum(-1).float() * scales[:, block]
+        scale = scales[:, block, None]
+        want = fma(dots * scale, weight_scales[:, block // 2], want)
+        want = fma(sums[:, None], minima[:, block // 2], want)
+    for rows in (1, 3, 33):
+        assert torch.equal(product(matrix, x[:rows], compute_dtype), want[:rows])
+
+
+@pytest.mark.parametrize("compute_dtype", ["bf16", "int8", "fp32"])
+def test_padding_of_an_affine_matrix_adds_nothing(isa, packed, compute_dtype):
+    matrix = packed(17, 33, "int4", 32, "affine")
+    x = torch.randn((20, 33), generator=torch.Generator().manual_seed(0))
+    want = product(matrix, x, compute_dtype)
+    codes = torch.full((32, 64), 15, dtype=torch.int8)  # of padding, too
+    codes[:17, :33] = unpack_codes(matrix.codes, "int4", 17, 33)
+    matrix.codes.copy_(pack_codes(codes, "int4"))
+    assert torch.equal(product(matrix, x, compute_dtype), want)
 
 
 @pytest.mark.parametrize("compute_dtype", ["bf16", "int8", "fp32"])

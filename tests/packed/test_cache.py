@@ -124,7 +124,7 @@ def test_another_quantizer_or_format_version_has_another_key(checkpoint, monkeyp
         patch.setattr(rtn.RoundToNearest, "identity", QuantizerIdentity("rtn", 999))
         assert cache.cache_key(source, INT4) != key
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "FORMAT_VERSION", 999)
+        patch.setattr(cache, "format_version", lambda config: 999)
         assert cache.cache_key(source, INT4) != key
     assert cache.cache_key(source, INT4) == key
 

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -45,6 +46,15 @@ def sealed(folder):
         {"weight_dtype": "int4_fullrange", "scale_dtype": "fp32", "group_size": -1},
         {"weight_dtype": "int4", "scheme": "asym", "scale_dtype": "bf16", "lm_head": "int4"},
         {"modules_to_not_convert": ["lm_head", "model.layers.0"]},
+        {"scheme": "affine", "group_size": 64},
+        {
+            "overrides": {
+                "lm_head": {"group_size": 128, "scheme": "asym"},
+                "model.layers.1.*": {"weight_dtype": "int8", "scale_dtype": "bf16"},
+                "*.down_proj": {"scheme": "affine"},
+            }
+        },
+        {"weight_dtype": "int8", "scheme": "affine", "scale_dtype": "bf16"},
     ],
 )
 def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, tied, options):
@@ -63,20 +73,29 @@ def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, ti
             continue
         assert isinstance(got, PackedMatrix)
         assert (got.rows, got.cols) == tuple(want.shape)
-        weight_dtype = config.dtype_of(module)
-        matrix = quantize_rtn(
-            want,
-            weight_dtype=weight_dtype,
-            group_size=config.group_size,
-            scheme=config.scheme,
-            scale_dtype=config.scale_dtype,
-        )
-        assert got.weight_dtype == weight_dtype.removesuffix("_fullrange")
+        settings = config.settings_of(module)
+        matrix = quantize_rtn(want, **asdict(settings))
+        assert got.weight_dtype == settings.weight_dtype.removesuffix("_fullrange")
+        assert got.group_size == settings.group_size
         assert torch.equal(got.codes, pack_codes(matrix.codes, got.weight_dtype))
         assert torch.equal(got.scales, pack_groups(matrix.scales))
-        assert (got.zeros is None) == (config.scheme == "sym")
+        assert got.scheme == settings.scheme
+        if got.minima is not None:
+            assert torch.equal(got.minima, pack_groups(matrix.minima))
         if got.zeros is not None:
             assert torch.equal(got.zeros, pack_groups(matrix.zeros))
+
+
+@pytest.mark.parametrize(
+    ("options", "version"),
+    [({"scheme": "asym"}, 1), ({"scheme": "affine"}, 2), ({"overrides": {"lm_head": "int4"}}, 2)],
+)
+def test_a_folder_has_the_first_format_version_that_can_hold_it(
+    write_checkpoint, tmp_path, options, version
+):
+    checkpoint, config = open_checkpoint(write_checkpoint()), WeightOnlyQuantConfig(**options)
+    folder = quantize_checkpoint(checkpoint, config, tmp_path / "out")
+    assert manifest_module.read_manifest(folder)["format_version"] == version
 
 
 def test_every_whole_line_tensor_starts_on_a_line_of_the_mapped_file(packed, mapped_file):
@@ -239,7 +258,7 @@ def test_a_missing_file_is_named(packed, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2, but this release reads 1"),
+        ({"format_version": 3}, "format version 3, but this release reads 1 and 2"),
         ({"files": {}}, "does not list config.json"),
         ({"files": {"../config.json": {"size": 1, "sha256": ""}}}, "malformed"),
         ({"files": {"config.json": {"size": "1", "sha256": ""}}}, "malformed"),

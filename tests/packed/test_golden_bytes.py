@@ -40,6 +40,15 @@ GOLDEN = (
     + bytes.fromhex("08 03")
     + bytes(14)
 )
+# The same codes and scales with minima instead of zeros.
+AFFINE = (
+    bytes.fromhex("3801000000000000")
+    + HEADER.replace(b"zeros", b"minima").replace(b'"I8"', b'"F16"').replace(b"304", b"320")
+    + b" " * 46
+    + GOLDEN[0x140:0x260]
+    + bytes.fromhex("00b8 0042")
+    + bytes(14 * 2)
+)
 
 
 @pytest.fixture
@@ -65,6 +74,22 @@ def write(path, tensors):
 def test_the_example_is_written_as_the_golden_bytes(example, tmp_path):
     write(tmp_path / "file", example)
     assert (tmp_path / "file").read_bytes() == GOLDEN
+
+
+def test_minima_take_the_place_of_zeros_in_the_golden_bytes(example, tmp_path):
+    del example["example.zeros"]
+    minima = torch.tensor([[-0.5], [3.0]], dtype=torch.float16)
+    write(tmp_path / "file", example | {"example.minima": pack_groups(minima)})
+    assert (tmp_path / "file").read_bytes() == AFFINE
+
+
+def test_the_affine_bytes_are_read_as_scale_times_code_plus_minimum(tmp_path):
+    (tmp_path / "file").write_bytes(AFFINE)
+    tensors = load_file(tmp_path / "file")
+    codes, scales, minima = (tensors[f"example.{part}"] for part in ("codes", "scales", "minima"))
+    weights = dequantize(PackedMatrix("int4", 2, 8, 32, codes, scales, None, minima))
+    want = [[0.5 * code - 0.5 for code in range(8)], [2.0 * (15 - i) + 3 for i in range(8)]]
+    assert weights.tolist() == want
 
 
 def test_the_document_shows_the_golden_bytes():

@@ -221,6 +221,27 @@ def test_underflows_are_counted_in_the_manifest(write_checkpoint, tmp_path):
     assert found == {"model.layers.1.mlp.down_proj": 2}
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"overrides": {"model.layers.0.mlp.down_prj": "int8"}},
+            r"pattern 'model\.layers\.0\.mlp\.down_prj', which matches no matrix.*mean .*down_proj",
+        ),
+        ({"overrides": {"model.layers.9.*": "int8"}}, r"matches no matrix.*full name of a module"),
+        ({"overrides": {"*": "int8", "lm_head": "int4"}}, "'lm_head', but an earlier pattern"),
+        (
+            {"overrides": {"lm_head": "int4"}, "modules_to_not_convert": ["lm_head"]},
+            "'lm_head', but an earlier pattern or modules_to_not_convert decides",
+        ),
+    ],
+)
+def test_an_override_that_changes_no_matrix_is_refused(checkpoint, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        quantize_checkpoint(checkpoint, WeightOnlyQuantConfig(**options), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_module_that_the_model_lacks_is_refused_with_a_suggestion(checkpoint, tmp_path):
     config = WeightOnlyQuantConfig(modules_to_not_convert=["down_prj"])
     with pytest.raises(ConfigError, match=r"'down_prj', which .*did you mean 'down_proj'"):

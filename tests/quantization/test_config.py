@@ -13,7 +13,7 @@ OPTIONS = {
     "weight_dtype": ["int4", "int4_fullrange", "int8"],
     "compute_dtype": ["bf16", "fp32", "auto", "int8"],
     "group_size": [32, 64, 128, -1],
-    "scheme": ["sym", "asym"],
+    "scheme": ["sym", "asym", "affine"],
     "scale_dtype": ["fp16", "bf16", "fp32"],
     "lm_head": ["int4", "int8"],
     "modules_to_not_convert": [(), ("lm_head",)],
@@ -179,9 +179,10 @@ def test_only_options_that_decide_bytes_are_in_bytes_config():
     assert different == {option: option != "compute_dtype" for option in OPTIONS}
 
 
-def test_asymmetric_int4_is_the_same_by_both_names():
-    one = WeightOnlyQuantConfig(weight_dtype="int4", scheme="asym")
-    other = WeightOnlyQuantConfig(weight_dtype="int4_fullrange", scheme="asym")
+@pytest.mark.parametrize("scheme", ["asym", "affine"])
+def test_int4_that_is_not_symmetric_is_the_same_by_both_names(scheme):
+    one = WeightOnlyQuantConfig(weight_dtype="int4", scheme=scheme)
+    other = WeightOnlyQuantConfig(weight_dtype="int4_fullrange", scheme=scheme)
     assert one.bytes_config() == other.bytes_config()
 
 

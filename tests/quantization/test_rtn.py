@@ -81,6 +81,85 @@ def test_codes_scales_and_zeros_equal_the_slow_ones(weight_dtype, group_size, sc
     assert got.underflows == 0
 
 
+def slow_affine(weight, weight_dtype, group_size, scale_dtype):
+    """Codes, scales and minima, one group after the other."""
+    lowest, highest = RANGES[weight_dtype][3:]
+    rows, cols = weight.shape
+    size = cols if group_size == -1 else group_size
+    starts = range(0, cols, size)
+    codes = np.zeros((rows, cols), int)
+    scales, minima = (np.zeros((rows, len(starts)), np.float32) for _ in range(2))
+
+    def stored(value):
+        return torch.tensor(value).to(SCALE_DTYPES[scale_dtype]).float().numpy()
+
+    for row in range(rows):
+        for group, start in enumerate(starts):
+            values = weight[row, start : start + size]
+            scale = stored((values.max() - values.min()) / np.float32(highest - lowest))
+            minimum = stored(values.min() - np.float32(lowest) * scale)
+            for column, value in enumerate(values, start):
+                level = np.rint((value - minimum) / scale) if scale > 0 else 0
+                padding = 0 if weight_dtype == "int8" else 8
+                codes[row, column] = np.clip(level, lowest, highest) if scale > 0 else padding
+            scales[row, group], minima[row, group] = scale, minimum
+    return codes, scales, minima
+
+
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize("group_size", [32, 64, 128, -1])
+@pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
+def test_affine_codes_scales_and_minima_equal_the_slow_ones(weight_dtype, group_size, scale_dtype):
+    generator = torch.Generator().manual_seed(group_size + len(weight_dtype))
+    weight = torch.randn(37, 172, generator=generator) * 0.02
+    weight[3] = 0  # groups without any weight
+    weight[4] = weight[4].abs() + 0.5  # groups far from zero
+    weight[5] = 0.25  # groups of one value
+    settings = {"weight_dtype": weight_dtype, "group_size": group_size, "scale_dtype": scale_dtype}
+    got = quantize_rtn(weight, **settings, scheme="affine", slab_weights=172 * 16)
+    codes, scales, minima = slow_affine(weight.numpy(), *settings.values())
+    assert got.zeros is None
+    assert got.scales.dtype == got.minima.dtype == SCALE_DTYPES[scale_dtype]
+    np.testing.assert_array_equal(got.scales.float().numpy(), scales)
+    np.testing.assert_array_equal(got.minima.float().numpy(), minima)
+    np.testing.assert_array_equal(got.codes.numpy(), codes)
+    assert got.underflows == 0
+    [slab] = packed_rtn(weight, **settings, scheme="affine")
+    assert torch.equal(slab.codes, pack_codes(got.codes, weight_dtype.removesuffix("_fullrange")))
+    assert torch.equal(slab.scales, pack_groups(got.scales))
+    assert torch.equal(slab.minima, pack_groups(got.minima))
+
+
+def test_weights_that_are_16_levels_above_a_minimum_come_back_exactly():
+    scales = torch.tensor([[0.013, 0.21]]).half().float()
+    minima = torch.tensor([[-0.3, 0.7]]).half().float()
+    codes = torch.randint(0, 16, (1, 2, 32))
+    codes[..., 0], codes[..., 1] = 0, 15
+    weight = (scales[..., None] * codes + minima[..., None]).view(1, 64)
+    got = quantize_rtn(weight, **NORMAL | {"scheme": "affine"})
+    assert torch.equal(got.codes.view(1, 2, 32), codes.to(torch.int8))
+    assert torch.equal(got.scales.float(), scales)
+    assert torch.equal(got.minima.float(), minima)
+
+
+def test_minima_above_fp16_are_refused_and_fit_bf16():
+    weight = torch.full((16, 32), 1e6) + torch.arange(32)
+    affine = NORMAL | {"scheme": "affine"}
+    with pytest.raises(ConfigError, match=r"layer\.weight.*minimum 1e\+06.*scale_dtype='bf16'"):
+        quantize_rtn(weight, **affine, name="layer.weight")
+    assert quantize_rtn(weight, **affine | {"scale_dtype": "bf16"}).minima.isfinite().all()
+
+
+def test_a_range_below_fp16_beside_larger_weights_keeps_its_minimum():
+    weight = torch.randn(16, 64)
+    weight[5, 32:] = 0.5
+    weight[5, 40] += 6e-8
+    got = quantize_rtn(weight, **NORMAL | {"scheme": "affine"})
+    assert got.underflows == 1
+    assert got.scales[5, 1] == 0
+    assert got.minima[5, 1] == 0.5
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_weights_of_any_float_dtype_are_quantized_and_left_as_they_are(dtype):
     weight = (torch.randn(16, 64) * 0.02).to(dtype)
@@ -97,7 +176,7 @@ def test_halves_round_to_even():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
 def test_a_weight_that_is_not_finite_is_named_with_its_place(value, scheme):
     weight = torch.randn(50, 40)
     weight[33, 39] = value

@@ -47,6 +47,15 @@ def test_a_configuration_round_trips(make: Any) -> None:
     )
 
 
+def test_overrides_keep_their_order_in_json() -> None:
+    config = RtnConfig(overrides={"model.layers.0.*": "int8", "*": {"group_size": 64}})
+    assert RtnConfig.from_dict(json.loads(config.to_json_string())) == config
+    assert list(json.loads(config.to_json_string())["overrides"]) == ["model.layers.0.*", "*"]
+    weights = config.to_weight_only()
+    assert weights.dtype_of("model.layers.0.mlp.up_proj") == "int8"
+    assert weights.settings_of("lm_head").group_size == 64
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -28,15 +28,27 @@ void with_float_type(FloatType type, F&& f) {
   }
 }
 
-// f(Constant<type of codes>, Constant<type of scales>, Constant<has zeros>) of a packed matrix.
+// f(Constant<scheme>) of a packed matrix.
+template <class F>
+void with_scheme(const Matrix& m, F&& f) {
+  switch (m.scheme()) {
+    case Scheme::kSym:
+      return f(Constant<Scheme::kSym>{});
+    case Scheme::kAsym:
+      return f(Constant<Scheme::kAsym>{});
+    case Scheme::kAffine:
+      return f(Constant<Scheme::kAffine>{});
+  }
+}
+
+// f(Constant<type of codes>, Constant<type of scales>, Constant<scheme>) of a packed matrix.
 template <class F>
 void with_packed_types(const Matrix& m, F&& f) {
   with_float_type(m.scale_type, [&](auto scale) {
-    const auto with_zeros = [&](auto type) {
-      m.zeros ? f(type, scale, Constant<true>{}) : f(type, scale, Constant<false>{});
-    };
-    m.type == WeightType::kInt4 ? with_zeros(Constant<WeightType::kInt4>{})
-                                : with_zeros(Constant<WeightType::kInt8>{});
+    with_scheme(m, [&](auto scheme) {
+      m.type == WeightType::kInt4 ? f(Constant<WeightType::kInt4>{}, scale, scheme)
+                                  : f(Constant<WeightType::kInt8>{}, scale, scheme);
+    });
   });
 }
 

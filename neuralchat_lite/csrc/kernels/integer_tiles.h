@@ -37,6 +37,7 @@ struct Tiles {
   size_t data_stride;  // bytes from tile to tile
   const void* scales;  // [tile][group][16], all groups
   const int8_t* zeros;
+  const void* minima;
   int groups;
   int blocks_per_group;
   size_t ahead;  // bytes from the codes that are read to those that are prefetched
@@ -52,8 +53,8 @@ struct Tiles {
 //
 // Not inline: in a larger function gcc keeps fewer of the sums in registers, which costs half of
 // the speed.
-template <class Set, class Product, Stored stored, FloatType scale_type, bool asymmetric,
-          int planes, int tiles, int rows>
+template <class Set, class Product, Stored stored, FloatType scale_type, Scheme scheme, int planes,
+          int tiles, int rows>
 [[gnu::noinline]] void multiply_tiles(const Tiles& weights, const ByteRows<planes>& x, int row,
                                       int first, int last, float* sums) {
   using Ints = typename Set::Ints;
@@ -64,6 +65,7 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
   constexpr int kVectorBytes = Set::kLanes * 4;
 
   const uint8_t* data = weights.data;
+  constexpr bool kMinima = scheme == Scheme::kAffine;
   // Float sums stay in registers if there are enough.
   constexpr bool kKept = rows * kAll * (planes + 1) + kAll + 2 <= Set::kRegisters;
   const auto place = [&](int r, int v) { return sums + (r * kAll + v) * Set::kLanes; };
@@ -79,19 +81,25 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
   }
   int group = first / weights.blocks_per_group;
   for (int block = first; block < last; ++group) {
-    Floats weight_scale[kAll];
+    Floats weight_scale[kAll], minimum[kAll];
     Ints zero[kAll];
     for (int v = 0; v < kAll; ++v) {
       const size_t at = (static_cast<size_t>(v / kVectors) * weights.groups + group) * kRowTile +
                         v % kVectors * Set::kLanes;
       weight_scale[v] = Set::template load_scales<scale_type>(weights.scales, at);
+      if constexpr (kMinima) {
+        minimum[v] = Set::template load_scales<scale_type>(weights.minima, at);
+      }
       if constexpr (stored != Stored::kPanel) {
         // Those of the next tiles: nothing else asks for the lines of a tile's scales in time.
         constexpr size_t kSize = scale_type == FloatType::kFp32 ? 4 : 2;
         const size_t next = at + static_cast<size_t>(tiles) * weights.groups * kRowTile;
         _mm_prefetch(static_cast<const char*>(weights.scales) + next * kSize, _MM_HINT_T0);
+        if constexpr (kMinima) {
+          _mm_prefetch(static_cast<const char*>(weights.minima) + next * kSize, _MM_HINT_T0);
+        }
       }
-      if constexpr (asymmetric) {
+      if constexpr (scheme == Scheme::kAsym) {
         zero[v] = Set::zero_pairs(weights.zeros + at, Product::kZero == 128 ? 128 : 0);
       }
     }
@@ -100,14 +108,16 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
       // What the sums of a row are too large by.
       const auto excess = [&](int r, int v) {
         const int32_t* of_row = row_sums + r * x.blocks + block;
-        if constexpr (asymmetric) {
+        if constexpr (scheme == Scheme::kAsym) {
           return Set::times_sum(zero[v], *of_row);
         } else {
           return Set::template shift_left<std::countr_zero(0u + Product::kZero)>(
               Set::broadcast(of_row));
         }
       };
-      constexpr bool kExcess = asymmetric || Product::kZero != 0;
+      // Nibbles are the codes themselves, which minima belong to.
+      constexpr bool kExcess =
+          scheme == Scheme::kAsym || Product::kZero == 128 || (Product::kZero == 8 && !kMinima);
       Ints sum[planes][rows][kAll];
       for (int r = 0; r < rows; ++r) {
         for (int v = 0; v < kAll; ++v) {
@@ -178,6 +188,7 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
       values += planes * kColumnBlock;
       for (int r = 0; r < rows; ++r) {
         const float scale = row_scales[r * x.blocks + block];
+        const Floats of_minima = Set::scaled_sum(row_sums[r * x.blocks + block], scale);
         for (int v = 0; v < kAll; ++v) {
           Ints dot = Product::template dot<1>(sum[planes - 1][r][v]);
           if constexpr (planes == 2) {
@@ -186,6 +197,7 @@ template <class Set, class Product, Stored stored, FloatType scale_type, bool as
           if constexpr (kExcess && !Product::kSumsStart) dot = Set::sub(dot, excess(r, v));
           if constexpr (!kKept) total[r][v] = Set::load_floats(place(r, v));
           total[r][v] = Set::fma(Set::scaled(dot, scale), weight_scale[v], total[r][v]);
+          if constexpr (kMinima) total[r][v] = Set::fma(of_minima, minimum[v], total[r][v]);
           if constexpr (!kKept) Set::store_floats(place(r, v), total[r][v]);
         }
       }
@@ -220,7 +232,7 @@ size_t tiles_scratch(int rows, int cols) {
   const size_t scales = static_cast<size_t>(blocks_of(cols)) * tiles * kRowTile;
   return scratch_bytes<float>(panel_sums(std::min(rows, kPanelRows)) * tiles) +
          scratch_bytes<uint8_t>(static_cast<size_t>(kPanelBlocks) * tiles * kBytesOfBlock) +
-         scratch_bytes<float>(scales);
+         2 * scratch_bytes<float>(scales);  // minima, too
 }
 
 template <int tiles>
@@ -241,6 +253,7 @@ inline Tiles tiles_of(const Matrix& m, int tile) {
           static_cast<size_t>(m.blocks()) * block_bytes(m.type),
           static_cast<const uint8_t*>(m.scales) + group * scale_bytes,
           m.zeros ? m.zeros + group : nullptr,
+          m.minima ? static_cast<const uint8_t*>(m.minima) + group * scale_bytes : nullptr,
           m.groups(),
           m.blocks_per_group,
           kPrefetchBytes,
@@ -254,7 +267,7 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
   constexpr Stored kStored = type == WeightType::kInt4 ? Stored::kNibbles : Stored::kBytes;
   float* sums = take<float>(scratch, panel_sums(shape.rows) * shape.tiles);
   with_float_type(m.scale_type, [&](auto scale) {
-    const auto run = [&](auto asymmetric) {
+    with_scheme(m, [&](auto scheme) {
       in_row_steps<shape.tiles>(end - begin, [&](auto tiles, int from) {
         const int tile = begin + from;
         Tiles weights = tiles_of(m, tile);
@@ -270,7 +283,7 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
         weights.skip = (tiles.value - 1) * weights.data_stride;
         in_row_steps<shape.rows>(x.rows, [&](auto rows, int row) {
           std::fill_n(sums, panel_sums(rows.value) * tiles.value, 0.0f);
-          multiply_tiles<Set, Product, kStored, scale.value, asymmetric.value, planes, tiles.value,
+          multiply_tiles<Set, Product, kStored, scale.value, scheme.value, planes, tiles.value,
                          rows.value>(weights, x, row, 0, m.blocks(), sums);
           store_tiles<tiles.value>(m, tile, row, rows.value, sums, out);
           // These tiles are in the cache now. Further rows have time to fetch the next ones.
@@ -278,8 +291,7 @@ void multiply_few(const Matrix& m, int begin, int end, const ByteRows<planes>& x
           weights.skip = 0;
         });
       });
-    };
-    m.zeros ? run(Constant<true>{}) : run(Constant<false>{});
+    });
   });
 }
 
@@ -308,8 +320,10 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
   float* sums = take<float>(scratch, panel_sums(std::min(x.rows, kPanelRows)) * shape.tiles);
   uint8_t* panel =
       take<uint8_t>(scratch, static_cast<size_t>(kPanelBlocks) * shape.tiles * kBytesOfBlock);
-  float* scales = take<float>(scratch, static_cast<size_t>(m.blocks()) * shape.tiles * kRowTile);
-  const auto run = [&](auto asymmetric, auto tiles, int tile, int row, int rows) {
+  const size_t groups = static_cast<size_t>(m.blocks()) * shape.tiles * kRowTile;  // at most
+  float* scales = take<float>(scratch, groups);
+  float* minima = take<float>(scratch, groups);
+  const auto run = [&](auto scheme, auto tiles, int tile, int row, int rows) {
     Tiles weights = tiles_of(m, tile);
     const uint8_t* codes = weights.data;
     const size_t stride = weights.data_stride;
@@ -317,9 +331,14 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
       for (int at = 0; at < tiles.value * m.groups() * kRowTile; at += Set::kLanes) {
         Set::store_floats(scales + at,
                           Set::template load_scales<type_of_scale.value>(weights.scales, at));
+        if constexpr (scheme.value == Scheme::kAffine) {
+          Set::store_floats(minima + at,
+                            Set::template load_scales<type_of_scale.value>(weights.minima, at));
+        }
       }
     });
     weights.scales = scales;
+    weights.minima = minima;
     weights.data = panel;
     weights.data_stride = kPanelBlocks * kBytesOfBlock;
     std::fill_n(sums, panel_sums(rows) * tiles.value, 0.0f);
@@ -339,7 +358,7 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
                          _MM_HINT_T0);
           }
         }
-        multiply_tiles<Set, Product, Stored::kPanel, FloatType::kFp32, asymmetric.value, planes,
+        multiply_tiles<Set, Product, Stored::kPanel, FloatType::kFp32, scheme.value, planes,
                        tiles.value, count.value>(weights, x, row + from, first, last,
                                                  sums + panel_sums(from) * tiles.value);
       });
@@ -349,8 +368,7 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
   for (int row = 0; row < x.rows; row += kPanelRows) {
     const int rows = std::min(kPanelRows, x.rows - row);
     in_row_steps<shape.tiles>(end - begin, [&](auto tiles, int from) {
-      m.zeros ? run(Constant<true>{}, tiles, begin + from, row, rows)
-              : run(Constant<false>{}, tiles, begin + from, row, rows);
+      with_scheme(m, [&](auto scheme) { run(scheme, tiles, begin + from, row, rows); });
     });
   }
 }

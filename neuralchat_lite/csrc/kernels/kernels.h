@@ -114,6 +114,9 @@ struct Kernels {
   // An output is the sum over blocks, in their order and from zero,
   //     sum = fma(float(dot) * scale of x, scale of the weights, sum)
   // with the exact integer dot product of (code - zero) and x, and each operation rounded once.
+  // With minima the dot product is that of the codes, and a block adds a second term after it, with
+  // the exact sum of its integers:
+  //     sum = fma(float(sum of x) * scale of x, minimum, sum)
   // Then `store_output` adds the bias and what was there.
   void (*integer_product)(const Matrix&, int begin, int end, const Activations& x, Output, Scratch);
   // The same with fp32 activations x [rows][cols]: weights and sums in fp32.

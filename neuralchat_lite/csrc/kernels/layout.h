@@ -13,6 +13,10 @@ constexpr int kColumnBlock = 32;  // columns of a block of codes; weights are pa
 enum class WeightType { kInt4, kInt8, kFp32, kBf16, kFp16 };
 enum class FloatType { kFp32, kBf16, kFp16 };
 
+// What a packed weight is, beside its scale: scale * (code - zero) with the zero of its type, 8 for
+// int4 and 0 for int8; the same with a zero of its group; or scale * code + a minimum of its group.
+enum class Scheme { kSym, kAsym, kAffine };
+
 inline bool is_packed(WeightType type) {
   return type == WeightType::kInt4 || type == WeightType::kInt8;
 }
@@ -26,12 +30,15 @@ struct Matrix {
   int rows;
   int cols;
   const uint8_t* data;
-  // Packed only. A weight is scale * (code - zero); scales and zeros are [row tile][group][16].
+  // Packed only. Scales, zeros and minima are [row tile][group][16]; at most one of the latter two.
   const void* scales = nullptr;
   FloatType scale_type = FloatType::kFp32;
-  const int8_t* zeros = nullptr;  // null: the symmetric zero, 8 for int4 and 0 for int8
-  int blocks_per_group = 1;       // of 32 columns
-  const float* bias = nullptr;    // [rows] or null
+  const int8_t* zeros = nullptr;
+  const void* minima = nullptr;  // of scale_type
+  int blocks_per_group = 1;      // of 32 columns
+  const float* bias = nullptr;   // [rows] or null
+
+  Scheme scheme() const { return minima ? Scheme::kAffine : zeros ? Scheme::kAsym : Scheme::kSym; }
 
   int row_tiles() const { return (rows + kRowTile - 1) / kRowTile; }
   int blocks() const { return (cols + kColumnBlock - 1) / kColumnBlock; }

@@ -68,12 +68,13 @@ template <KVType type>
   return m.data + (static_cast<size_t>(tile) * m.blocks() + block) * block_bytes(m.type);
 }
 
-// The index of the scales, and of the zeros, of the 16 rows of a tile in a block.
+// The index of the scales, zeros or minima of the 16 rows of a tile in a block.
 [[maybe_unused]] inline size_t group_index(const Matrix& m, int tile, int block) {
   return (static_cast<size_t>(tile) * m.groups() + block / m.blocks_per_group) * kRowTile;
 }
 
-// code - zero of every weight in a block of 32 columns of one row tile, as out[column][row].
+// code - zero of every weight in a block of 32 columns of one row tile, as out[column][row]. With
+// minima, the code.
 [[maybe_unused]] inline void unpack_block(const Matrix& m, int tile, int block,
                                           int out[kColumnBlock][kRowTile]) {
   const uint8_t* codes = block_codes(m, tile, block);
@@ -89,7 +90,8 @@ template <KVType type>
         code = static_cast<int8_t>(codes[column / 4 * 64 + row * 4 + column % 4]);
         zero = 0;
       }
-      out[column][row] = code - (m.zeros ? m.zeros[group + row] : zero);
+      if (m.zeros) zero = m.zeros[group + row];
+      out[column][row] = m.minima ? code : code - zero;
     }
   }
 }

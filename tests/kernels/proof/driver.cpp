@@ -7,7 +7,11 @@
 //
 //   sum = fma(float(dot) * activation scale, weight scale, sum)
 //
-// where dot is the exact sum of (code - zero) * integer activation. What is here is written from
+// where dot is the exact sum of (code - zero) * integer activation. Affine weights have no zero,
+// and after each block follows, with the exact sum of its integer activations,
+//
+//   sum = fma(float(sum of integers) * activation scale, minimum, sum)
+// What is here is written from
 // this and from docs/reference/format.md and shares only declarations with the kernels. --unfused
 // breaks the contract (the second product is rounded, too), to see that this would be found.
 
@@ -68,18 +72,20 @@ struct Case {
   int rows, cols, group_size;  // of the weights; a group size of -1 is a whole row
   WeightType type;
   FloatType scale_type;
-  bool asymmetric, bias, accumulate;
+  Scheme scheme;
+  bool bias, accumulate;
   ComputeType compute;
   int count;  // rows of activations
   bool spoiled;
 
   std::string name() const {
     static const char* const kFloats[] = {"fp32", "bf16", "fp16"};
+    static const char* const kSchemes[] = {"sym", "asym", "affine"};
     char text[200];
     std::snprintf(text, sizeof text,
                   "%d x %d %s, groups of %d, %s, scales in %s, compute %s, %d rows%s", rows, cols,
                   type == WeightType::kInt4 ? "int4" : "int8", group_size,
-                  asymmetric ? "asym" : "sym", kFloats[static_cast<int>(scale_type)],
+                  kSchemes[static_cast<int>(scheme)], kFloats[static_cast<int>(scale_type)],
                   compute == ComputeType::kInt8 ? "int8" : "bf16", count,
                   spoiled ? ", some NaN and infinite" : "");
     return text;
@@ -90,9 +96,11 @@ struct Case {
 struct Weights {
   std::vector<int> codes;      // [rows][padded cols], minus the zero
   std::vector<float> scales;   // [rows][groups]
+  std::vector<float> minima;   // the same
   std::vector<uint8_t> bytes;  // packed
   std::vector<uint8_t> packed_scales;
   std::vector<int8_t> packed_zeros;
+  std::vector<uint8_t> packed_minima;
   std::vector<float> bias;
   Matrix matrix;
 };
@@ -118,7 +126,9 @@ void put_scale(std::vector<uint8_t>& to, FloatType type, size_t index, float val
   } else {  // of fp32: 127 is the exponent of 1; of fp16: 15
     const uint32_t bits = bits_of(value);
     const uint16_t half =
-        value == 0 ? 0 : static_cast<uint16_t>(((bits >> 23) - 112) << 10 | (bits >> 13 & 0x3ff));
+        value == 0 ? 0
+                   : static_cast<uint16_t>(bits >> 31 << 15 | ((bits >> 23 & 0xff) - 112) << 10 |
+                                           (bits >> 13 & 0x3ff));
     std::memcpy(to.data() + 2 * index, &half, 2);
   }
 }
@@ -134,14 +144,21 @@ std::unique_ptr<Weights> random_weights(const Case& c, std::mt19937& random) {
   made->bytes.resize(static_cast<size_t>(tiles) * cols * 16 / (int4 ? 2 : 1));
   made->packed_scales.resize(static_cast<size_t>(tiles) * groups * 16 * 4);
   made->packed_zeros.resize(static_cast<size_t>(tiles) * groups * 16);
+  made->minima.resize(static_cast<size_t>(c.rows) * groups);
+  made->packed_minima.resize(static_cast<size_t>(tiles) * groups * 16 * 4);
   for (int r = 0; r < c.rows; ++r) {
-    std::vector<int> zeros(groups, int4 ? 8 : 0);
+    std::vector<int> zeros(groups, int4 && c.scheme != Scheme::kAffine ? 8 : 0);
     for (int g = 0; g < groups; ++g) {
       const size_t at = (static_cast<size_t>(r / 16) * groups + g) * 16 + r % 16;
       const float scale = random_scale(random);
       made->scales[static_cast<size_t>(r) * groups + g] = scale;
       put_scale(made->packed_scales, c.scale_type, at, scale);
-      if (c.asymmetric) {
+      if (c.scheme == Scheme::kAffine) {
+        const float minimum = -8 * random_scale(random);
+        made->minima[static_cast<size_t>(r) * groups + g] = minimum;
+        put_scale(made->packed_minima, c.scale_type, at, minimum);
+      }
+      if (c.scheme == Scheme::kAsym) {
         // The format allows every signed byte, also beside codes of 4 bits.
         zeros[g] = int4 && random() % 8 ? static_cast<int>(random() % 16)
                                         : static_cast<int>(random() % 256) - 128;
@@ -175,7 +192,8 @@ std::unique_ptr<Weights> random_weights(const Case& c, std::mt19937& random) {
                   .data = made->bytes.data(),
                   .scales = made->packed_scales.data(),
                   .scale_type = c.scale_type,
-                  .zeros = c.asymmetric ? made->packed_zeros.data() : nullptr,
+                  .zeros = c.scheme == Scheme::kAsym ? made->packed_zeros.data() : nullptr,
+                  .minima = c.scheme == Scheme::kAffine ? made->packed_minima.data() : nullptr,
                   .blocks_per_group = group_size / 32,
                   .bias = c.bias ? made->bias.data() : nullptr};
   return made;
@@ -241,13 +259,17 @@ float contract(const Case& c, const Weights& w, const Integers& x, int output) {
   const int per_group = w.matrix.blocks_per_group, groups = (blocks + per_group - 1) / per_group;
   float sum = 0;
   for (int block = 0; block < blocks; ++block) {
-    int dot = 0;
+    int dot = 0, of_integers = 0;
     for (int k = 32 * block; k < 32 * block + 32; ++k) {
+      of_integers += x.values[k];
       dot += w.codes[static_cast<size_t>(output) * cols + k] * x.values[k];
     }
     const float product = static_cast<float>(dot) * x.scales[block];
-    const float scale = w.scales[static_cast<size_t>(output) * groups + block / per_group];
-    sum = unfused ? sum + product * scale : std::fma(product, scale, sum);
+    const size_t at = static_cast<size_t>(output) * groups + block / per_group;
+    sum = unfused ? sum + product * w.scales[at] : std::fma(product, w.scales[at], sum);
+    if (c.scheme == Scheme::kAffine) {
+      sum = std::fma(static_cast<float>(of_integers) * x.scales[block], w.minima[at], sum);
+    }
   }
   return c.bias ? sum + w.bias[output] : sum;
 }
@@ -315,7 +337,9 @@ int main(int count, char** words) {
   Case c{};
   c.compute = given[1] == "int8" ? ComputeType::kInt8 : ComputeType::kBf16;
   c.type = given[2] == "int8" ? WeightType::kInt8 : WeightType::kInt4;
-  c.asymmetric = given[3] == "asym";
+  c.scheme = given[3] == "asym"     ? Scheme::kAsym
+             : given[3] == "affine" ? Scheme::kAffine
+                                    : Scheme::kSym;
   unsigned seed = 0;
   const auto next = [&] {
     // Each choice meets all the others somewhere.

@@ -124,7 +124,7 @@ def prove(builder: Builder) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
-@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
 @pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
 @pytest.mark.parametrize("compute_dtype", ["bf16", "int8"])
 @pytest.mark.parametrize("name", EMULATED)
@@ -165,7 +165,7 @@ def test_the_machine_code_of_amx_has_the_bits_of_the_contract(builder, prove, tm
     program = builder.link([*objects, traps], tmp_path / "driver")
     for compute_dtype in ("bf16", "int8"):
         for weight_dtype in ("int4", "int8"):
-            for scheme in ("sym", "asym"):
+            for scheme in ("sym", "asym", "affine"):
                 proved = prove("amx", compute_dtype, weight_dtype, scheme, program=program)
                 assert proved.returncode == 0, proved.stdout + proved.stderr
 

@@ -79,16 +79,23 @@ inline void each_row(F&& f) {
 }
 
 // The sum of a plane's products, less the zero points.
-template <bool asymmetric>
+template <Scheme scheme>
 inline __m512i dots_of_row(const int32_t* dots, const int32_t* sums, int row, __m512i minus_zero) {
   const __m512i dot = _mm512_load_si512(dots + row * kRowTile);
-  if constexpr (!asymmetric) return dot;
+  if constexpr (scheme != Scheme::kAsym) return dot;
   // 16-bit pairs: the zero, which is a byte, times the sum, and whatever is above times 0.
   return _mm512_dpwssd_epi32(dot, minus_zero, _mm512_set1_epi32(sums[row]));
 }
 
+// The sum of a row's integers in a block: its planes have their sums in the lower 16 bits.
+template <bool two_planes>
+inline int32_t sum_of_row(const int32_t* sums, int row) {
+  const int32_t last = static_cast<int16_t>(sums[row + (two_planes ? kTileRows : 0)]);
+  return two_planes ? 256 * static_cast<int16_t>(sums[row]) + last : last;
+}
+
 // One row tile of weights, in bytes, times one tile of activations.
-template <bool two_planes, FloatType scale_type, bool asymmetric>
+template <bool two_planes, FloatType scale_type, Scheme scheme>
 void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const TileRows& x,
                    int row_tile, const Output& out) {
   alignas(64) int32_t dots[2][two_planes ? 2 * kDots : kDots];
@@ -106,8 +113,12 @@ void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const Tile
   for (int group = 0; group < m.groups(); ++group) {
     const size_t at = (static_cast<size_t>(tile) * m.groups() + group) * kRowTile;
     const __m512 weight_scale = Registers512::load_scales<scale_type>(m.scales, at);
+    __m512 minimum = _mm512_setzero_ps();
+    if constexpr (scheme == Scheme::kAffine) {
+      minimum = Registers512::load_scales<scale_type>(m.minima, at);
+    }
     __m512i minus_zero = _mm512_setzero_si512();
-    if constexpr (asymmetric) {
+    if constexpr (scheme == Scheme::kAsym) {
       const __m128i zeros = _mm_loadu_si128(reinterpret_cast<const __m128i*>(m.zeros + at));
       minus_zero = _mm512_sub_epi32(minus_zero, _mm512_cvtepi8_epi32(zeros));
     }
@@ -119,14 +130,19 @@ void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const Tile
       const int32_t* block_sums = x.tile_sums(row_tile, block);
       const float* scales = x.tile_scales(row_tile, block);
       each_row([&](auto row) {
-        __m512i dot = dots_of_row<asymmetric>(block_dots, block_sums, row, minus_zero);
+        __m512i dot = dots_of_row<scheme>(block_dots, block_sums, row, minus_zero);
         if constexpr (two_planes) {
           const __m512i lower =
-              dots_of_row<asymmetric>(block_dots + kDots, block_sums + kTileRows, row, minus_zero);
+              dots_of_row<scheme>(block_dots + kDots, block_sums + kTileRows, row, minus_zero);
           dot = _mm512_add_epi32(_mm512_slli_epi32(dot, 8), lower);
         }
         const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(scales[row]));
         sums[row] = _mm512_fmadd_ps(product, weight_scale, sums[row]);
+        if constexpr (scheme == Scheme::kAffine) {
+          const int32_t sum = sum_of_row<two_planes>(block_sums, row);
+          sums[row] =
+              _mm512_fmadd_ps(Registers512::scaled_sum(sum, scales[row]), minimum, sums[row]);
+        }
       });
     }
   }
@@ -141,7 +157,7 @@ void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const Tile
 
 // 4-bit codes of a row tile as bytes, in the order of 8-bit codes. Less 8, if that is their zero.
 void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
-  const __m512i zero = _mm512_set1_epi8(m.zeros ? 0 : 8);
+  const __m512i zero = _mm512_set1_epi8(m.scheme() == Scheme::kSym ? 8 : 0);
   const uint8_t* codes = block_codes(m, tile, 0);
   const uint8_t* const end = codes + static_cast<size_t>(m.blocks()) * block_bytes(m.type);
   for (; codes < end; codes += kLineBytes, out += 2 * kLineBytes) {
@@ -161,7 +177,7 @@ void multiply(const Matrix& m, int begin, int end, const TileRows& x, const Outp
               Scratch scratch) {
   const ConfiguredTiles configured(kConfig);
   uint8_t* unpacked = take<uint8_t>(scratch, unpacked_bytes(m.cols));
-  with_packed_types(m, [&](auto type, auto scale, auto asymmetric) {
+  with_packed_types(m, [&](auto type, auto scale, auto scheme) {
     for (int first = 0; first < x.row_tiles(); first += kTilesTogether) {
       const int last = std::min(first + kTilesTogether, x.row_tiles());
       for (int tile = begin; tile < end; ++tile) {
@@ -171,8 +187,7 @@ void multiply(const Matrix& m, int begin, int end, const TileRows& x, const Outp
           weights = unpacked;
         }
         for (int row_tile = first; row_tile < last; ++row_tile) {
-          multiply_tile<two_planes, scale.value, asymmetric.value>(m, tile, weights, x, row_tile,
-                                                                   out);
+          multiply_tile<two_planes, scale.value, scheme.value>(m, tile, weights, x, row_tile, out);
         }
       }
     }

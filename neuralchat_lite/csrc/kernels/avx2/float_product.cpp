@@ -13,7 +13,7 @@ namespace {
 constexpr int kPanelBlocks = 8;
 
 // Unpacks `count` blocks of a row tile to fp32 weights: [column][16 rows].
-template <WeightType type, FloatType scale_type, bool asymmetric>
+template <WeightType type, FloatType scale_type, Scheme scheme>
 void unpack_floats(const Matrix& m, int tile, int first, int count, float* panel) {
   constexpr bool kNibbles = type == WeightType::kInt4;
   const uint8_t* codes = block_codes(m, tile, first);
@@ -21,12 +21,21 @@ void unpack_floats(const Matrix& m, int tile, int first, int count, float* panel
     const size_t at = group_index(m, tile, block);
     for (int half = 0; half < 2; ++half) {
       const __m256 scale = load8<scale_type>(m.scales, at + 8 * half);
+      __m256 minimum = _mm256_setzero_ps();
+      if constexpr (scheme == Scheme::kAffine) {
+        minimum = load8<scale_type>(m.minima, at + 8 * half);
+      }
       __m256i zero = _mm256_set1_epi32(kNibbles ? 8 : 0);
-      if constexpr (asymmetric) zero = load_zeros(m.zeros + at + 8 * half);
+      if constexpr (scheme == Scheme::kAsym) zero = load_zeros(m.zeros + at + 8 * half);
       float* target = panel + 8 * half;
       const auto put = [&](__m256i code) {
-        const __m256 value = _mm256_cvtepi32_ps(_mm256_sub_epi32(code, zero));
-        _mm256_store_ps(target, _mm256_mul_ps(value, scale));
+        if constexpr (scheme == Scheme::kAffine) {
+          const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(code), scale);
+          _mm256_store_ps(target, _mm256_add_ps(product, minimum));
+        } else {
+          const __m256 value = _mm256_cvtepi32_ps(_mm256_sub_epi32(code, zero));
+          _mm256_store_ps(target, _mm256_mul_ps(value, scale));
+        }
         target += kRowTile;
       };
       for (int offset = 32 * half; offset < block_bytes(type); offset += 64) {
@@ -66,7 +75,7 @@ void multiply_floats(const float* panel, int columns, const float* x, int stride
   }
 }
 
-template <WeightType type, FloatType scale_type, bool asymmetric>
+template <WeightType type, FloatType scale_type, Scheme scheme>
 [[gnu::noinline]] void float_rows(const Matrix& m, int begin, int end, const float* x, int x_rows,
                                   Output out, Scratch scratch) {
   alignas(64) float panel[kPanelBlocks * kColumnBlock * kRowTile];
@@ -74,7 +83,7 @@ template <WeightType type, FloatType scale_type, bool asymmetric>
   walk_panels<kPanelBlocks>(m, begin, end, x_rows, sums, out, [&](int tile, int first, int count) {
     const int column = first * kColumnBlock;
     const int columns = std::min(count * kColumnBlock, m.cols - column);
-    unpack_floats<type, scale_type, asymmetric>(m, tile, first, count, panel);
+    unpack_floats<type, scale_type, scheme>(m, tile, first, count, panel);
     in_row_steps<6>(x_rows, [&](auto rows, int row) {
       multiply_floats<rows.value>(panel, columns, x + static_cast<size_t>(row) * m.cols + column,
                                   m.cols, sums + row * kRowTile);
@@ -88,8 +97,8 @@ size_t float_product_scratch(int rows, int) { return scratch_bytes<float>(panel_
 
 void float_product(const Matrix& m, int begin, int end, const float* x, int rows, Output out,
                    Scratch scratch) {
-  with_packed_types(m, [&](auto type, auto scale, auto asymmetric) {
-    float_rows<type.value, scale.value, asymmetric.value>(m, begin, end, x, rows, out, scratch);
+  with_packed_types(m, [&](auto type, auto scale, auto scheme) {
+    float_rows<type.value, scale.value, scheme.value>(m, begin, end, x, rows, out, scratch);
   });
 }
 

@@ -27,7 +27,7 @@ void multiply(const Matrix& m, int begin, int end, const ByteRows<planes>& x, co
 
 // One row tile of int8 codes times rows row .. row + rows of 16-bit integers. `pmovsxbw` makes four
 // columns of four output rows a register; its sums of column pairs are added up once a block.
-template <FloatType scale_type, bool asymmetric, int rows>
+template <FloatType scale_type, Scheme scheme, int rows>
 [[gnu::noinline]] void multiply_wide(const Matrix& m, int tile, const Activations& x, int row,
                                      const Output& out) {
   using Set = Registers256;
@@ -42,11 +42,16 @@ template <FloatType scale_type, bool asymmetric, int rows>
   int block = 0;
   for (int group = 0; group < m.groups(); ++group) {
     const size_t at = (static_cast<size_t>(tile) * m.groups() + group) * kRowTile;
-    __m256 weight_scale[2];
+    __m256 weight_scale[2], minimum[2];
     __m256i zero[2];
     for (int half = 0; half < 2; ++half) {
       weight_scale[half] = load8<scale_type>(m.scales, at + 8 * half);
-      if constexpr (asymmetric) zero[half] = Set::zero_pairs(m.zeros + at + 8 * half, 0);
+      if constexpr (scheme == Scheme::kAsym) {
+        zero[half] = Set::zero_pairs(m.zeros + at + 8 * half, 0);
+      }
+      if constexpr (scheme == Scheme::kAffine) {
+        minimum[half] = load8<scale_type>(m.minima, at + 8 * half);
+      }
     }
     const int last = std::min(bytes.blocks, (group + 1) * m.blocks_per_group);
     for (; block < last; ++block, values += kColumnBlock) {
@@ -71,14 +76,19 @@ template <FloatType scale_type, bool asymmetric, int rows>
         }
       }
       for (int r = 0; r < rows; ++r) {
+        const float scale = row_scales[r * bytes.blocks + block];
+        const int32_t of_row = row_sums[r * bytes.blocks + block];
         for (int half = 0; half < 2; ++half) {
           __m256i dot = _mm256_hadd_epi32(sum[r][2 * half], sum[r][2 * half + 1]);
           dot = _mm256_permute4x64_epi64(dot, 0xd8);  // hadd works within 128-bit halves
-          if constexpr (asymmetric) {
-            dot = Set::sub(dot, Set::times_sum(zero[half], row_sums[r * bytes.blocks + block]));
+          if constexpr (scheme == Scheme::kAsym) {
+            dot = Set::sub(dot, Set::times_sum(zero[half], of_row));
           }
-          total[r][half] = Set::fma(Set::scaled(dot, row_scales[r * bytes.blocks + block]),
-                                    weight_scale[half], total[r][half]);
+          total[r][half] = Set::fma(Set::scaled(dot, scale), weight_scale[half], total[r][half]);
+          if constexpr (scheme == Scheme::kAffine) {
+            total[r][half] =
+                Set::fma(Set::scaled_sum(of_row, scale), minimum[half], total[r][half]);
+          }
         }
       }
     }
@@ -95,16 +105,15 @@ constexpr int kWideRows = 2;
 
 void multiply_wide_rows(const Matrix& m, int begin, int end, const Activations& x, Output out) {
   with_float_type(m.scale_type, [&](auto scale) {
-    const auto run = [&](auto asymmetric) {
+    with_scheme(m, [&](auto scheme) {
       for (int first = 0; first < x.rows; first += kPanelRows) {
         for (int tile = begin; tile < end; ++tile) {
           in_row_steps<kWideRows>(std::min(kPanelRows, x.rows - first), [&](auto rows, int row) {
-            multiply_wide<scale.value, asymmetric.value, rows.value>(m, tile, x, first + row, out);
+            multiply_wide<scale.value, scheme.value, rows.value>(m, tile, x, first + row, out);
           });
         }
       }
-    };
-    m.zeros ? run(Constant<true>{}) : run(Constant<false>{});
+    });
   });
 }
 

@@ -56,6 +56,10 @@ struct Registers256 {
   static Floats scaled(Ints dot, float scale) {
     return _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(scale));
   }
+  // In every lane: the sum of a row's integers in a block, times their scale.
+  static Floats scaled_sum(int32_t sum, float scale) {
+    return _mm256_set1_ps(static_cast<float>(sum) * scale);
+  }
   static Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 };
 

@@ -64,6 +64,10 @@ struct Registers512 {
   static Floats scaled(Ints dot, float scale) {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(scale));
   }
+  // In every lane: the sum of a row's integers in a block, times their scale.
+  static Floats scaled_sum(int32_t sum, float scale) {
+    return _mm512_set1_ps(static_cast<float>(sum) * scale);
+  }
   static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Ints flip_signs(Ints bytes) {
     return _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(0x80)));

@@ -28,6 +28,10 @@ void multiply(const Matrix& m, int begin, int end, const Rows& x, Output out, Sc
         float& sum = sums[row * kRowTile + lane];
         sum = std::fma(static_cast<float>(dot) * scale,
                        load_float(m.scales, m.scale_type, group + lane), sum);
+        if (m.minima) {
+          sum = std::fma(static_cast<float>(x.row_sums(row)[block]) * scale,
+                         load_float(m.minima, m.scale_type, group + lane), sum);
+        }
       }
     }
   });
