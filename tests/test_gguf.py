@@ -52,7 +52,7 @@ def test_logits_are_those_of_the_dequantized_weights(
     model = ncl.load(path, compute_dtype="fp32")
     found, wanted = logits(model), logits(ncl.load(folder, dtype="fp32"))
     error = (found - wanted).norm() / wanted.norm()
-    assert error < (5e-3 if kind == "mixed" else 1e-5)
+    assert error < (2e-2 if kind == "mixed" else 1e-5)
     lossy = {"lm_head", "model.layers.0.mlp.down_proj"} if kind == "mixed" else set()
     assert model.report()["import_losses"].keys() == lossy
 

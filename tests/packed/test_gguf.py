@@ -52,7 +52,8 @@ def test_the_codes_of_a_quantized_folder_are_written_as_they_are(
             assert torch.equal(dequantize(found), dequantize(mine)), spec.name
         else:
             assert torch.equal(source.weight(spec.name).float(), mine.float()), spec.name
-    assert ncl.load(path).generate(QUESTION).text == ncl.load(folder).generate(QUESTION).text
+    ours, theirs = (ncl.load(each).generate(QUESTION, max_new_tokens=8) for each in (path, folder))
+    assert ours.token_ids == theirs.token_ids
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1"])
@@ -79,7 +80,7 @@ def test_the_package_reads_what_was_written(tmp_path: Path) -> None:
 def test_an_answer_is_that_of_the_checkpoint_in_int8(tmp_path: Path) -> None:
     path = ncl.export(NANO, tmp_path / "nano.gguf")
     model = ncl.load(path, compute_dtype="fp32")
-    assert "680" in model.generate(QUESTION, max_new_tokens=60).text
+    assert "100 + 520 = 620" in model.generate(QUESTION, max_new_tokens=40).text
     assert model.report()["import_losses"] == {}
     tokenizer = ncl.load(NANO, "int8").tokenizer
     for text in ("calculate 100 + 520", "A  b\n\nc", "é"):
