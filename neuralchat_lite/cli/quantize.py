@@ -92,9 +92,7 @@ def export(
     output: Annotated[Path, typer.Argument(metavar="FILE", help="The new GGUF file.")],
     kind: Annotated[
         str | None,
-        option(
-            WEIGHTS, "Of a checkpoint's matrices: q8_0 (default), q4_0 or q4_1.", "-t", "--type"
-        ),
+        option(WEIGHTS, "Of a checkpoint's matrices: q8_0 (default), q4_0 or q4_1.", "--type"),
     ] = None,
     revision: Revision = None,
 ) -> None:
