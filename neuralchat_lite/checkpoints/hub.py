@@ -142,7 +142,8 @@ def resolve(
 def file_kind(kind: Kind, name: str) -> Kind:
     """One file of a repository, instead of its folder."""
     remedy = "choose a file that the repository lists"
-    return replace(kind, wanted=(name,), weights=glob.escape(name), remedy=remedy)
+    pattern = glob.escape(name)
+    return replace(kind, wanted=(pattern,), weights=pattern, remedy=remedy)
 
 
 def source_file(folder: Path, name: str) -> Path:

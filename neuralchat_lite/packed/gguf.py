@@ -186,7 +186,8 @@ def embedding_is_head(model: Source | PackedModel) -> bool:
     if not isinstance(model, PackedModel):
         return True
     head, embedding = model.weight(HEAD), model.weight(model.architecture.embedding_name)
-    assert isinstance(embedding, Tensor), "the embedding is not quantized"
+    if isinstance(embedding, PackedMatrix):  # one matrix, which both are
+        return True
     return isinstance(head, PackedMatrix) and torch.equal(dequantize(head), embedding.float())
 
 

@@ -223,3 +223,22 @@ def test_the_same_file_has_the_same_identity(tmp_path: Path) -> None:
     (tmp_path / "other/m.gguf").write_bytes((tmp_path / "m.gguf").read_bytes())
     first, second = (open_gguf(path).identity() for path in sorted(tmp_path.rglob("*.gguf")))
     assert first == second and "path" not in str(first)
+
+
+def test_random_damage_is_told_as_damage(tmp_path: Path) -> None:
+    """Whatever a byte of the header becomes, the file is read or refused, and nothing else."""
+    config = CONFIG | {"hidden_size": 64, "intermediate_size": 64, "num_key_value_heads": 4}
+    write_gguf(tmp_path / "m.gguf", lambda name: "Q8_0", config)
+    data = (tmp_path / "m.gguf").read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for number in range(40):
+        place, value = int(random.integers(5000)), int(random.integers(256))
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
+        try:
+            open_gguf(path)
+        except CheckpointError as error:
+            refused += 1
+            assert ": " in str(error)
+    assert refused > 5
