@@ -136,14 +136,18 @@ def requantized(codes: npt.NDArray[np.int8], scales: npt.NDArray[np.int8], of: F
 
     The step is a whole part of the larger scale, the smallest with which all codes fit into 8
     bits: 1/4, or less where the codes of this pair are small. So one group of the pair stays as it
-    is, and only the other one is rounded, to a quarter of a step of 6 bits or better.
+    is, and only the other one is rounded, to a quarter of a step of 6 bits or better. The step has
+    the sign that makes the extreme code negative, as -128 is a code and 128 is not.
     """
     wide = codes.astype(np.int16) * scales.astype(np.int16)[..., None]  # at most 4096
-    largest = np.abs(scales.astype(np.int16)).max(axis=2)
-    bound = np.abs(wide).max(axis=(2, 3))
-    parts = np.maximum(127 * largest // np.maximum(bound, 1), 1).astype(np.float32)
-    parts = np.where(bound == 0, 1, parts)
-    step = np.maximum(largest, 1) / parts
+    largest = np.abs(scales.astype(np.int32)).max(axis=2)
+    above, below = wide.max(axis=(2, 3)), -wide.min(axis=(2, 3))
+    extreme, other = np.maximum(above, below), np.minimum(above, below)
+    parts = np.minimum(
+        128 * largest // np.maximum(extreme, 1), 127 * largest // np.maximum(other, 1)
+    )
+    step = (np.maximum(largest, 1) / np.maximum(parts, 1)).astype(np.float32)
+    step *= np.where(above > below, -1, 1).astype(np.float32)
     rounded = np.rint(wide / step[..., None, None])
     wrong = (rounded * step[..., None, None] - wide) * of[:, :, None, None].astype(np.float32)
     exact = wide * of[:, :, None, None].astype(np.float32)
