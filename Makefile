@@ -25,13 +25,14 @@ endif
 APT = apt-get -qq -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD/cache -o APT::Sandbox::User= -o Acquire::http::Timeout=10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove test-engines fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
+.PHONY: help demo test prove test-engines test-gguf fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
 
 help:
 	@echo "make demo          make an environment, install, and let the little model calculate"
 	@echo "make test          make an environment, install, build, check style and types, run the tests"
 	@echo "make prove         prove the kernels of instructions that this CPU lacks, on SIMDe's emulation"
 	@echo "make test-engines  run the tests that need \`neuralchat-lite engines setup ipex\` and itrex"
+	@echo "make test-gguf     compare tokenizers with llama.cpp's vocabulary files (docs/how-to/gguf.md)"
 	@echo "make fuzz          attack with broken folders and inputs for SECONDS=600 from SEED on"
 	@echo "make sanitize      run the tests of the core on builds with gcc's sanitizers (memory, threads)"
 	@echo "make lint          style and types alone"
@@ -94,6 +95,12 @@ prove: $(VENV)/test.stamp $(SIMDE)
 
 test-engines: $(VENV)/test.stamp
 	$(BIN)/pytest -m engines
+
+# llama.cpp's files are not part of this repository: the variable names their folder.
+test-gguf: $(VENV)/test.stamp
+	@test -n "$$NEURALCHAT_LITE_GGUF_VOCABULARIES" || \
+	  { echo "set NEURALCHAT_LITE_GGUF_VOCABULARIES: see docs/how-to/gguf.md"; exit 2; }
+	$(BIN)/pytest tests/checkpoints/test_gguf_vocabularies.py
 
 # Another start at each run, unless SEED says which; the figures name it.
 SECONDS ?= 600

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuralchat_lite.api import Model, generate, load, merge, quantize, stream
+    from neuralchat_lite.api import Model, export, generate, load, merge, quantize, stream
     from neuralchat_lite.errors import (
         CacheError,
         CheckpointError,
@@ -42,6 +42,7 @@ __all__ = [
     "Timings",
     "UnsupportedModelError",
     "WeightOnlyQuantConfig",
+    "export",
     "generate",
     "load",
     "merge",
@@ -60,6 +61,7 @@ HOMES = {
     "Stream": "generation.stream",
     "Timings": "generation.sequence",
     "WeightOnlyQuantConfig": "quantization.config",
+    "export": "api",
     "generate": "api",
     "load": "api",
     "merge": "api",

@@ -14,13 +14,16 @@ from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.hub import Resolved
 from neuralchat_lite.checkpoints.kinds import is_packed
-from neuralchat_lite.checkpoints.tokenizer import Tokenizer
+from neuralchat_lite.checkpoints.sidecars import open_sidecars
+from neuralchat_lite.checkpoints.source import read_files
+from neuralchat_lite.checkpoints.tokenizer import Tokenizer, load_tokenizer
 from neuralchat_lite.checkpoints.write import write_checkpoint
 from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, Engine
 from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import given_folder, require_empty
+from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
@@ -36,6 +39,7 @@ from neuralchat_lite.loading import (
     Adapters,
     adapters_of_quantized,
     checked_root,
+    config_for,
     find,
     open_plan,
     open_with_tokenizer,
@@ -43,6 +47,9 @@ from neuralchat_lite.loading import (
     plan_loading,
 )
 from neuralchat_lite.packed.cache import cached
+from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.gguf import export_gguf
+from neuralchat_lite.packed.manifest import import_losses
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.packed.save import save_copy
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -132,6 +139,8 @@ class Model:
     def report(self) -> dict[str, Any]:
         """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds).
 
+        import_losses: what putting codes of another format into ours has lost: for each matrix the
+            squared error, as a part of the sum of squares; those that are not named are exact
         generation_config_not_used: what the model's generation_config.json recommends about
             choosing tokens. `generate` and `stream` do not use it; pass it as options.
         """
@@ -142,6 +151,7 @@ class Model:
             "adapters": list(self.adapters),
             "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
             "turn_ends": self.turn_ends(),
+            "import_losses": import_losses(self.folder),
             "context_length": self.decoder.context_length,
             "generation_config_not_used": recommended(self.folder),
             "load_s": self.load_s,
@@ -209,7 +219,7 @@ def load(
 ) -> Model:
     """Load a model, quantizing it first unless that was done before.
 
-    model: a folder with a Hugging Face checkpoint, a quantized folder, or a hub name
+    model: a folder with a Hugging Face checkpoint, a quantized folder, a GGUF file, or a hub name
     quantization_config: how to quantize (default: int4, groups of 32), a dictionary of some of
         its options, or a weight type alone ("int4", "int8"); must agree with what a quantized
         folder holds, except for compute_dtype
@@ -281,7 +291,8 @@ def quantize(
     Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
     Raises what `load` raises, and CacheError when `output` is not empty or cannot be written.
     """
-    config = WeightOnlyQuantConfig(**(options_of(quantization_config) or {}))
+    asked = options_of(quantization_config)
+    WeightOnlyQuantConfig(**(asked or {}))  # before a download
     out = None if output is None else given_folder(output, "output")
     if out is not None:
         require_empty(out)  # before a download
@@ -291,6 +302,7 @@ def quantize(
     root = checked_root(cache_dir)
     with shown(progress) as step:
         source, _ = open_with_tokenizer(found, tuned)
+        config = config_for(source, asked, found.folder)
         if out is None:
             return cached(source, config, root=root, progress=step, origin=found.folder)
         return quantize_checkpoint(source, config, out, progress=step)
@@ -322,6 +334,38 @@ def merge(
     with shown(progress) as step:
         source, _ = open_with_tokenizer(found, tuned)
         return write_checkpoint(source, out, step)
+
+
+@shortages()
+@at_work()
+def export(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    type: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: ProgressOption = None,
+) -> Path:
+    """Write a model as the GGUF file `output`, for llama.cpp; returns its path.
+
+    model: a quantized folder, whose codes are written as they are, or a checkpoint
+    type: of a checkpoint's matrices: "q8_0" (None), "q4_0" or "q4_1"; the embedding and the head
+        are Q8_0
+
+    Raises what `load` raises, ConfigError for codes that no type of GGUF holds exactly.
+    """
+    out = given_folder(output, "output")
+    found, _ = find(model, (), revision, token)
+    with shown(progress) as step:
+        if found.packed:
+            packed = open_packed(found.folder)
+            files = read_files(open_sidecars(found.folder, SIDECARS))
+            return export_gguf(
+                packed, load_tokenizer(found.folder), files, out, type, progress=step
+            )
+        source, tokenizer = open_with_tokenizer(found)
+        return export_gguf(source, tokenizer, source.sidecars(), out, type, progress=step)
 
 
 def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:

@@ -127,6 +127,10 @@ def plan_loading(
     root = checked_root(cache_dir)
     found, tuned = find(model, adapters, revision, token)
     way = way_of(found, engine, dtype)
+    if way == "engine" and not found.folder.is_dir():
+        raise ConfigError(
+            f"engine {engine!r} reads folders, and {found.folder} is a file: leave engine out"
+        )
     if way == "packed":
         refuse_for_quantized(found.folder, engine, dtype)
         if tuned:
@@ -240,7 +244,7 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint from the cache. Quantizes it first if it is not there."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
-    config = WeightOnlyQuantConfig(**{"compute_dtype": plan.default_compute, **(plan.asked or {})})
+    config = config_for(source, plan.asked, plan.found.folder, plan.default_compute)
     packed = open_cached(
         source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
     )
@@ -261,6 +265,12 @@ def run_packed(
 def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint's own weights with the native kernels."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
+    if source.stored_options():
+        raise ConfigError(
+            f"dtype={float_name(plan.dtype)!r} runs weights that are stored as floats, but "
+            f"{plan.found.folder} has codes: leave dtype out, and give compute_dtype for the "
+            "precision of the activations"
+        )
     length = checked_context(source.architecture, plan.context_length)
     running = open_native(
         source, float_name(plan.dtype), context_length=length, kv_format=plan.kv_format
@@ -299,6 +309,22 @@ WAYS: dict[str, Callable[[Plan, ProgressCallback | None], Opened]] = {
 }
 
 
+def config_for(
+    source: Source, asked: Mapping[str, Any] | None, origin: Path, compute: str | None = None
+) -> WeightOnlyQuantConfig:
+    """The configuration to quantize a source with: what was asked for, or what its codes have.
+
+    origin: for errors
+    compute: compute_dtype where `asked` has none
+    Raises ConfigError when other codes are asked for than the stored ones.
+    """
+    given = {"compute_dtype": compute, **(asked or {})}
+    stored = source.stored_options()
+    if not stored:
+        return WeightOnlyQuantConfig(**given)
+    return agreed_config(WeightOnlyQuantConfig(**stored), given, origin)
+
+
 def agreed_config(
     stored: WeightOnlyQuantConfig, asked: Mapping[str, Any] | None, folder: Path
 ) -> WeightOnlyQuantConfig:
@@ -333,6 +359,8 @@ def open_with_tokenizer(
         check_tokenizer_fits(source.architecture, tokenizer, source.folder or found.folder)
         check_pieces(tokenizer, source.folder or found.folder)
         return source, tokenizer
+    if source.stored_options():
+        raise adapters_of_quantized(found.folder)
     opened = [open_adapter(each.folder, source, each.hub) for each in adapters]
     for adapter in opened:
         warn_of_another_base(adapter, found.hub)
@@ -359,14 +387,15 @@ def warn_of_another_base(adapter: Adapter, hub: tuple[str, str] | None) -> None:
         )
 
 
-def tokenizer_of(source: Source, origin: Path | None = None) -> Tokenizer:
+def tokenizer_of(source: Source, origin: Path | None = None, **options: Any) -> Tokenizer:
     """The tokenizer of a source: from its folder, or from `sidecars()` when it has no folder.
 
     origin: the folder to name in errors
+    options: as of `load_tokenizer`
     """
     if source.folder is not None:
-        return load_tokenizer(source.folder)
+        return load_tokenizer(source.folder, **options)
     with tempfile.TemporaryDirectory(prefix="neuralchat-lite-") as folder:
         for name, data in source.sidecars().items():
             (Path(folder) / name).write_bytes(data)
-        return load_tokenizer(Path(folder), origin)
+        return load_tokenizer(Path(folder), origin, **options)

@@ -17,12 +17,13 @@ FOLDER = "folder"
 # takes the path and, for a download, its (repository, commit).
 SOURCES = {
     FOLDER: "neuralchat_lite.checkpoints.checkpoint:open_checkpoint",
+    ".gguf": "neuralchat_lite.checkpoints.gguf.source:open_gguf",
 }
 
 
 def is_source_file(path: Path) -> bool:
     """Whether a file is a model by itself."""
-    return path.suffix in SOURCES and path.is_file()
+    return path.suffix.lower() in SOURCES and path.is_file()
 
 
 def open_source(path: Path, hub: tuple[str, str] | None = None) -> Source:
@@ -30,7 +31,7 @@ def open_source(path: Path, hub: tuple[str, str] | None = None) -> Source:
 
     Raises CheckpointError or UnsupportedModelError.
     """
-    kind = path.suffix if is_source_file(path) else FOLDER
+    kind = path.suffix.lower() if is_source_file(path) else FOLDER
     module, _, function = SOURCES[kind].partition(":")
     source: Source = getattr(import_module(module), function)(path, hub)
     return source

@@ -49,7 +49,7 @@ BEGINNINGS: dict[bytes, tuple[str, str]] = {
     b"../.git/annex/": ANNEX,
     b"<!doctype html": PAGE,
     b"<html": PAGE,
-    b"gguf": ("a GGUF file", "give the original safetensors checkpoint, which GGUF was made from"),
+    b"gguf": ("a GGUF file", "give it a name that ends in .gguf, and load the file itself"),
     b"pk\x03\x04": (
         "a zip file, as torch.save writes it, which can run any code when read",
         "write it again with transformers' model.save_pretrained(folder, safe_serialization=True)",
@@ -182,8 +182,8 @@ FOREIGN = (
     ),
     Foreign(
         instead_of_weights("*.gguf"),
-        "{folder} has only a GGUF file ({found}), which is not supported: give the original "
-        "safetensors checkpoint, which it was made from",
+        "{folder} has only a GGUF file ({found}), which is a whole model: load {folder}/{found}, "
+        "or give from_pretrained model_file={found!r} too",
         UnsupportedModelError,
     ),
     Foreign(
@@ -242,8 +242,7 @@ def refuse_foreign(folder: Path) -> Config | None:
 
 # Endings of files that are given as a model -> the remedy.
 MODEL_FILES = {
-    ".gguf": "GGUF is not supported, give the folder of the original safetensors checkpoint, which "
-    "it was made from",
+    ".gguf": "a GGUF file is a whole model, give it as the model",
     ".safetensors": "give the folder that holds it, with config.json and the tokenizer beside it",
     **dict.fromkeys(
         (".bin", ".pt", ".pth", ".ckpt"),

@@ -7,13 +7,14 @@ model or an adapter. Code and pickled files are never downloaded.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from neuralchat_lite.checkpoints import is_source_file
+from neuralchat_lite.checkpoints import SOURCES, is_source_file
 from neuralchat_lite.checkpoints.foreign import MODEL_FILES, refuse_impostors
 from neuralchat_lite.errors import CheckpointError, HubError
 from neuralchat_lite.files.names import (
@@ -24,6 +25,7 @@ from neuralchat_lite.files.names import (
     QUANTIZATION,
     SIDECARS,
     TOKENIZER,
+    is_file_name,
 )
 from neuralchat_lite.values import shown
 
@@ -37,13 +39,15 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 @dataclass(frozen=True)
 class Kind:
     """A kind of folder: its name in messages, the files to download, the pattern of the weights
-    that must be among them, and the library whose save_pretrained writes such a folder."""
+    that must be among them, the library whose save_pretrained writes such a folder, and what to do
+    where the weights are missing (None: convert them with that library)."""
 
     noun: str
     one: str
     wanted: tuple[str, ...]
     weights: str
     library: str
+    remedy: str | None = None
 
 
 MODEL = Kind("model", "a model", WANTED, SHARDS, "transformers")
@@ -77,6 +81,7 @@ def resolve(
     kind: Kind = MODEL,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    file: str | None = None,
 ) -> Resolved:
     """Find the folder of a model or an adapter, downloading it when it is a hub name that was not
     downloaded before.
@@ -84,6 +89,7 @@ def resolve(
     kind: MODEL, ADAPTER or TOKENIZER_ALONE
     cache_dir: folder for downloads, instead of the hub client's own cache
     local_files_only: download nothing
+    file: the name of a file there that is a model by itself, such as "model.Q4_K_M.gguf"
 
     An existing folder wins over a hub name. A `Resolved` is returned unchanged. Raises
     CheckpointError for a path that is not a folder, HubError for a name that is not available.
@@ -113,9 +119,11 @@ def resolve(
                 f"revision {revision!r} was given for the folder {str(path)!r}, but only hub "
                 "names have revisions: leave it out"
             )
+        if file is not None:
+            return Resolved(source_file(path, file))
         refuse_impostors(path)
         return Resolved(path)
-    if exists and kind is MODEL and is_source_file(path):
+    if exists and kind is not ADAPTER and is_source_file(path):
         return Resolved(path)
     if exists:
         remedy = MODEL_FILES.get(path.suffix.lower(), "give the folder that holds it")
@@ -125,7 +133,40 @@ def resolve(
             f"there is no folder {str(name_or_path)!r}, and it is not a hub name either: give the "
             f"path of {kind.one} folder, or a name of the form 'organisation/{kind.noun}'"
         )
-    return download(name_or_path, revision, token, kind, cache_dir, local_files_only)
+    if file is not None:
+        kind = file_kind(kind, require_source_name(file))
+    found = download(name_or_path, revision, token, kind, cache_dir, local_files_only)
+    return found if file is None else Resolved(found.folder / file, found.hub)
+
+
+def file_kind(kind: Kind, name: str) -> Kind:
+    """One file of a repository, instead of its folder."""
+    remedy = "choose a file that the repository lists"
+    pattern = glob.escape(name)
+    return replace(kind, wanted=(pattern,), weights=pattern, remedy=remedy)
+
+
+def source_file(folder: Path, name: str) -> Path:
+    """A file of a folder that is a model by itself. Raises CheckpointError."""
+    path = folder / require_source_name(name)
+    if not is_source_file(path):
+        there = [each.name for each in folder.iterdir() if is_source_file(each)]
+        raise CheckpointError(
+            f"{path} is not a file: give one of {shown(sorted(there))}"
+            if there
+            else f"{path} is not a file, and {folder} has no other model files: download it"
+        )
+    return path
+
+
+def require_source_name(name: str) -> str:
+    if not is_file_name(name) or Path(name).suffix.lower() not in SOURCES:
+        endings = ", ".join(ending for ending in SOURCES if ending.startswith("."))
+        raise CheckpointError(
+            f"the file of a model must be a name that ends in {endings}, without folders, got "
+            f"{shown(name)}: give the name of a file in the folder or the repository"
+        )
+    return name
 
 
 def download(
@@ -156,6 +197,8 @@ def download(
     except (OSError, ValueError, HTTPError) as error:
         raise HubError(f"cannot get {at}: {explain(error)}") from error
     if not any(folder.glob(kind.weights)):
+        if kind.remedy is not None:
+            raise HubError(f"{at} has no {kind.wanted[0]}: {kind.remedy}")
         raise HubError(
             f"{at} has no {kind.weights}, and pickled weights are never loaded: choose a revision "
             f"with safetensors, or convert it with {kind.library}'s save_pretrained and give that "

@@ -46,6 +46,16 @@ class Source(Protocol):
         None. A configuration that asks for other codes is refused."""
         return None
 
+    def stored_options(self) -> dict[str, Any]:
+        """The options of a WeightOnlyQuantConfig that the stored codes have; empty where none are
+        stored. Other options are refused, as codes are not converted."""
+        return {}
+
+    def losses(self) -> dict[str, float]:
+        """What putting stored codes into our layout has lost so far: for each module the squared
+        error, as a part of the sum of squares. Empty where everything is exact."""
+        return {}
+
     def identity(
         self, root: Path | None = None, progress: HashProgress | None = None
     ) -> dict[str, Any]:

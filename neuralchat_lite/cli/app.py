@@ -33,8 +33,9 @@ CLOSED_PIPE = 141  # as shells report a program that SIGPIPE has ended
 app = typer.Typer(
     name="neuralchat-lite",
     help="Run quantized chat models (int4/int8 Mistral, Llama, Qwen) on an ordinary CPU.",
-    epilog="MODEL is a folder with a checkpoint, a quantized folder, or a Hugging Face name such "
-    "as Intel/neural-chat-7b-v3-2. A checkpoint is quantized once and then mapped from the cache.",
+    epilog="MODEL is a folder with a checkpoint, a quantized folder, a GGUF file, or a Hugging "
+    "Face name such as Intel/neural-chat-7b-v3-2. A checkpoint is quantized once and then mapped "
+    "from the cache.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -44,6 +45,7 @@ app.command(epilog=generate.EXAMPLE)(generate.generate)
 app.command(epilog=chat.EXAMPLE)(chat.chat)
 app.command(epilog=quantize.QUANTIZE_EXAMPLE)(quantize.quantize)
 app.command(epilog=quantize.MERGE_EXAMPLE)(quantize.merge)
+app.command(epilog=quantize.EXPORT_EXAMPLE)(quantize.export)
 app.command()(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(engines.app, name="engines")

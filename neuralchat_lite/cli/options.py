@@ -24,7 +24,9 @@ def option(panel: str, help: str, *names: str, **more: Any) -> Any:
 
 TEXT, SAMPLING, WEIGHTS, RUN = "Text", "Sampling", "Weights", "Running"
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub name.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Folder, GGUF file or hub name.")
+]
 MaxNewTokens = Annotated[int, option(TEXT, "Tokens to generate at most.")]
 System = Annotated[str | None, option(TEXT, "The system message.")]
 Adapter = Annotated[

@@ -1,4 +1,4 @@
-"""The commands that write a folder of weights: `neuralchat-lite quantize` and `merge`."""
+"""The commands that write weights: `neuralchat-lite quantize`, `merge` and `export`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ QUANTIZE_EXAMPLE = (
 MERGE_EXAMPLE = (
     "Example: [bold]neuralchat-lite merge ./mistral-7b ./sft_lora ./dpo_lora "
     "-o ./mistral-7b-dpo[/bold]"
+)
+
+EXPORT_EXAMPLE = (
+    "Example: [bold]neuralchat-lite export ./mistral-7b mistral-7b.gguf --type q4_1[/bold]"
 )
 
 
@@ -81,3 +85,23 @@ def merge(
             model, adapters, output, revision=revision, progress=progress.update
         )
     say(str(folder))
+
+
+def export(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="The new GGUF file.")],
+    kind: Annotated[
+        str | None,
+        option(WEIGHTS, "Of a checkpoint's matrices: q8_0 (default), q4_0 or q4_1.", "--type"),
+    ] = None,
+    revision: Revision = None,
+) -> None:
+    """Write a model as a GGUF file for llama.cpp, and print its path.
+
+    The codes of a quantized folder are written as they are; a checkpoint is quantized.
+    """
+    from neuralchat_lite.api import export as export_model
+
+    with ProgressBar(warn) as progress:
+        path = export_model(model, output, kind, revision=revision, progress=progress.update)
+    say(str(path))

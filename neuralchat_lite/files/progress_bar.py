@@ -17,11 +17,12 @@ STAGES = {
     "hash": "Reading the checkpoint",
     "wait": "Waiting for another process that quantizes this model",
     "quantize": "Quantizing",
+    "export": "Writing",
     "merge": "Merging",
     "verify": "Verifying",
 }
 # Only these stages know their total size at the start; the others count file by file.
-WHOLE = ("quantize", "merge")
+WHOLE = ("quantize", "merge", "export")
 
 # What `load`, `quantize` and `merge` take: a function, False for silence, None for the default.
 ProgressOption = ProgressCallback | bool | None

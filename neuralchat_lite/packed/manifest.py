@@ -101,6 +101,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def import_losses(folder: Path) -> dict[str, float]:
+    """What a quantized folder's manifest says that its import has lost; see `Source.losses`."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    found = read_manifest(folder)["statistics"].get("import_losses", {})
+    return dict(found) if isinstance(found, dict) else {}
+
+
 def is_file_entry(entry: Any) -> bool:
     return (
         isinstance(entry, dict)

@@ -164,6 +164,7 @@ def write_whole(
             digest, size = writer.finish()
         source.require_unchanged()  # all of it has been read: what was hashed is what is written
         files[WEIGHTS] = {"sha256": digest, "size": size}
+        lost = {"import_losses": found} if (found := source.losses()) else {}
         manifest = {
             "format_version": format_version(config),
             "created_by": creator(),
@@ -173,7 +174,7 @@ def write_whole(
             "quantization": config.to_dict(),
             "key": key,
             # Groups that became zero because scale_dtype has no scale that small, by module.
-            "statistics": {"scale_underflows": underflows},
+            "statistics": {"scale_underflows": underflows, **lost},
             "files": files,
         }
         if origin is not None:

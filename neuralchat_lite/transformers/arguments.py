@@ -44,9 +44,11 @@ HONOURED = (
     "cache_dir",
     "device_map",
     "dtype",
+    "gguf_file",  # transformers' word
     "load_in_4bit",
     "load_in_8bit",
     "local_files_only",
+    "model_file",  # ITREX's
     "quantization_config",
     "revision",
     "token",
@@ -57,11 +59,8 @@ HONOURED = (
 # that is empty or false is accepted.
 REFUSED = {
     "config": "change config.json in a copy of the folder",
-    "gguf_file": "GGUF files are not read; give the folder or the name of the original checkpoint",
     "force_download": "download with huggingface_hub, and give the folder",
     "generation_config": "set model.generation_config afterwards",
-    "model_file": "GGUF files are not read; give the folder or the name of the original "
-    "checkpoint, and a quantization_config",
     "output_loading_info": "model.native.report() says what was loaded",
     "proxies": "set HTTPS_PROXY in the environment",
     "subfolder": "give the folder itself",
@@ -156,6 +155,15 @@ def dtype_of(options: Mapping[str, Any]) -> str | None:
             "int4 or int8 give a quantization_config"
         )
     return name
+
+
+def file_of(options: Mapping[str, Any]) -> str | None:
+    """The file in the folder or the repository that is the model. Raises ConfigError."""
+    given = {name: options[name] for name in ("model_file", "gguf_file") if options.get(name)}
+    if len({str(name) for name in given.values()}) > 1:
+        raise ConfigError(f"model_file and gguf_file differ: {shown(given)}; give one of them")
+    file = next(iter(given.values()), None)
+    return None if file is None else str(file)
 
 
 def own_dtype(folder: Path) -> str:

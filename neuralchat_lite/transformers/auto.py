@@ -19,6 +19,7 @@ from neuralchat_lite.transformers.arguments import (
     check_names,
     config_of,
     dtype_of,
+    file_of,
     own_dtype,
 )
 from neuralchat_lite.transformers.modeling import NativeForCausalLM, named_class
@@ -37,6 +38,8 @@ class AutoModelForCausalLM:
     ) -> NativeForCausalLM:
         """Load a checkpoint or a quantized folder, for `generate` of transformers.
 
+        model_file, gguf_file: the name of a GGUF file in the folder or the repository; its own
+            codes are used, and dtype is the precision of the activations
         quantization_config: a WeightOnlyQuantConfig, an RtnConfig or a dictionary of options
         load_in_4bit, load_in_8bit: the same as WeightOnlyQuantConfig(weight_dtype="int4") or "int8"
         dtype, torch_dtype: for a model that is not quantized, the precision of the computation:
@@ -61,10 +64,20 @@ class AutoModelForCausalLM:
             "cache_dir": options.get("cache_dir"),
             "local_files_only": bool(options.get("local_files_only")),
         }
-        found = resolve(pretrained_model_name_or_path, options.get("revision"), token, **where)
+        found = resolve(
+            pretrained_model_name_or_path,
+            options.get("revision"),
+            token,
+            file=file_of(options),
+            **where,
+        )
         tuned = resolve_adapters(options.get("adapters"), token, **where)
         weights: dict[str, Any] = {"quantization_config": config, "adapters": tuned}
-        if config is None and not found.packed:
+        if found.folder.is_file():
+            # What it stores decides the weights; the precision is that of the activations.
+            compute = dtype if dtype in ("fp32", "bf16") and config is None else None
+            weights = {**weights, "compute_dtype": compute}
+        elif config is None and not found.packed:
             own = own_dtype(found.folder) if dtype == "auto" else dtype or "fp32"
             weights = {"dtype": own, "adapters": tuned}
         elif dtype not in (None, "auto"):

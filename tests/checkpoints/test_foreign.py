@@ -47,7 +47,10 @@ def configured(**keys: Any) -> Callable[[Path], None]:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "gguf": (only("m.Q4_K_M.gguf", config=False), "only a GGUF file .m.Q4_K_M.gguf.*original"),
+    "gguf": (
+        only("m.Q4_K_M.gguf", config=False),
+        "only a GGUF file .m.Q4_K_M.gguf.*load ",
+    ),
     "gguf beside config.json": (only("m.gguf"), "only a GGUF file"),
     "consolidated": (
         only("consolidated.safetensors", "params.json", config=False),
@@ -157,8 +160,6 @@ def test_weights_that_are_something_else_are_told_by_their_beginning(
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("m.gguf", "GGUF is not supported, give the folder of the original"),
-        ("M.GGUF", "GGUF is not supported"),
         ("model.safetensors", "give the folder that holds it, with config.json"),
         ("pytorch_model.bin", "pickled weights can run any code"),
         ("notes.txt", "give the folder that holds it"),

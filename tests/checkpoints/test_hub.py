@@ -113,6 +113,16 @@ def test_adapter_without_safetensors_is_refused(hub: StubHub) -> None:
         resolve("missing", kind=ADAPTER)
 
 
+def test_a_single_file_is_downloaded_alone(hub: StubHub) -> None:
+    hub.files = (*ON_THE_HUB, "m.Q4_0.gguf", "m.Q8_0.gguf")
+    found = resolve("some/model", file="m.Q8_0.gguf")
+    assert found.hub == ("some/model", COMMIT)
+    assert found.folder.parent.name == COMMIT
+    assert [path.name for path in found.folder.parent.iterdir()] == ["m.Q8_0.gguf"]
+    with pytest.raises(HubError, match=r"has no m.Q5_0.gguf: choose a file that the repository"):
+        resolve("some/model", file="m.Q5_0.gguf")
+
+
 def test_existing_folder_wins_over_a_name(hub: StubHub, tmp_path: Path) -> None:
     (tmp_path / "org/model").mkdir(parents=True)
     found = resolve("org/model")

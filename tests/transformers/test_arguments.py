@@ -107,6 +107,6 @@ def test_every_argument_is_honoured_or_without_effect() -> None:
 
 
 @pytest.mark.parametrize("name", ["model_file", "gguf_file"])
-def test_a_file_of_another_format_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is not supported: GGUF files are not read"):
+def test_a_file_that_a_folder_does_not_have_is_refused_by_name(name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"model.gguf is not a file, and .* no other model"):
         AutoModelForCausalLM.from_pretrained(NANO, **{name: "model.gguf"})
