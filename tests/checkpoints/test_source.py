@@ -89,6 +89,27 @@ def test_codes_are_not_taken_for_others(toy: Path) -> None:
         ncl.load(toy)
 
 
+def test_each_matrix_of_a_file_may_have_settings_of_its_own(toy: Path, tmp_path: Path) -> None:
+    mixed = {
+        "scheme": "affine",
+        "overrides": {
+            "*.down_proj": {"weight_dtype": "int8", "group_size": 128},
+            "lm_head": {"scheme": "asym", "scale_dtype": "bf16"},
+            "model.embed_tokens": "int8",
+        },
+    }
+    folder = ncl.quantize(NANO, mixed, tmp_path / "mixed")
+    toy.write_text(str(folder))
+    weights = "model.safetensors"
+    model = ncl.load(toy, mixed)
+    assert (model.folder / weights).read_bytes() == (folder / weights).read_bytes()
+    others = {**mixed["overrides"], "*.down_proj": {"weight_dtype": "int8"}}  # type: ignore[dict-item]
+    with pytest.raises(
+        ConfigError, match=r"down_proj.weight is stored with group_size 128, but 32"
+    ):
+        ncl.load(toy, {**mixed, "overrides": others})
+
+
 def test_a_file_without_a_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nano.toy").write_text("")
     with pytest.raises(CheckpointError, match="is a file, expected a model folder"):

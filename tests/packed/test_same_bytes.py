@@ -39,6 +39,26 @@ OF_NANO: dict[str, tuple[dict[str, Any], str]] = {
         "6ae873efd464f0799c4c4a14b14905de8a64af96521c575885163e79ab410c76",
     ),
 }
+# The same as format version 2 has it.
+OF_VERSION_2: dict[str, tuple[dict[str, Any], str]] = {
+    "int4 affine": (
+        {"scheme": "affine"},
+        "860c65d5b084104c06952f4cf1546d5a625bb6ba2dfc27fa0c18b8423719e79a",
+    ),
+    "int8 affine, a row, bf16": (
+        {"weight_dtype": "int8", "scheme": "affine", "group_size": -1, "scale_dtype": "bf16"},
+        "ad832fe560dcb0799fdc3ac007c2ff18f6b8b3c62bef0e798843d33c9457f3dd",
+    ),
+    "overrides": (
+        {
+            "overrides": {
+                "model.embed_tokens": "int8",
+                "*.down_proj": {"scheme": "affine", "group_size": 64},
+            }
+        },
+        "4580ba0267532cacd79ff6c3b4ed1c218d6cfa1d0a51f134b528bb7ddb855179",
+    ),
+}
 ENTRY = "model-int4-g32-3473085be362"
 # Layers of the 1B shape, weight type -> the same.
 OF_1B = {
@@ -58,6 +78,12 @@ def digest_of(source: Source, out: Path, **options: Any) -> str:
 @pytest.mark.parametrize("name", OF_NANO)
 def test_the_packed_bytes_of_nano_are_those_of_release_0_1(name: str, tmp_path: Path) -> None:
     options, want = OF_NANO[name]
+    assert digest_of(open_checkpoint(NANO), tmp_path / "out", **options) == want
+
+
+@pytest.mark.parametrize("name", OF_VERSION_2)
+def test_the_packed_bytes_of_version_2_stay_what_they_are(name: str, tmp_path: Path) -> None:
+    options, want = OF_VERSION_2[name]
     assert digest_of(open_checkpoint(NANO), tmp_path / "out", **options) == want
 
 
