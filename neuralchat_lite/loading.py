@@ -26,13 +26,19 @@ from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import checked_context
+from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
+from neuralchat_lite.generation.calibration_texts import (
+    CalibrationOption,
+    Texts,
+    texts_of,
+    tokenized,
+)
 from neuralchat_lite.generation.streaming_probe import check_pieces
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.kernels.kv_format import KVFormat, kv_format_of
-from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
@@ -56,6 +62,7 @@ class Plan:
     dtype: dtype of unquantized weights; None when the weights are quantized
     kv_format: of keys and values; None for the default
     cache_root: cache folder of quantized models; None for the default
+    calibration: texts for an algorithm that looks at activations
     default_compute: compute_dtype of what is quantized when `asked` has none
     """
 
@@ -70,6 +77,7 @@ class Plan:
     threads: int | None
     cache_root: Path | None
     default_compute: str | None = None
+    calibration: Texts | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ def plan_loading(
     kv_cache_dtype: Any,
     threads: int | None,
     default_compute_dtype: str | None = None,
+    calibration: CalibrationOption = None,
 ) -> Plan:
     """Decide how a model is loaded; downloads it if it is a hub name. See `api.load`."""
     check_name(engine)
@@ -125,6 +134,7 @@ def plan_loading(
     if threads is not None:
         threads = check_threads(threads, "threads")
     root = checked_root(cache_dir)
+    texts = texts_of(calibration)
     found, tuned = find(model, adapters, revision, token)
     way = way_of(found, engine, dtype)
     if way == "packed":
@@ -143,6 +153,7 @@ def plan_loading(
         threads,
         root,
         default_compute_dtype,
+        texts,
     )
 
 
@@ -242,7 +253,12 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     length = checked_context(source.architecture, plan.context_length)
     config = WeightOnlyQuantConfig(**{"compute_dtype": plan.default_compute, **(plan.asked or {})})
     packed = open_cached(
-        source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
+        source,
+        config,
+        calibration=tokenized(plan.calibration, tokenizer, source.architecture),
+        root=plan.cache_root,
+        progress=progress,
+        origin=plan.found.folder,
     )
     return run_packed(packed, config, tokenizer, length, plan.kv_format)
 

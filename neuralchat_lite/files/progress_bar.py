@@ -16,12 +16,13 @@ log = logging.getLogger(__name__)
 STAGES = {
     "hash": "Reading the checkpoint",
     "wait": "Waiting for another process that quantizes this model",
+    "calibrate": "Quantizing block by block",
     "quantize": "Quantizing",
     "merge": "Merging",
     "verify": "Verifying",
 }
 # Only these stages know their total size at the start; the others count file by file.
-WHOLE = ("quantize", "merge")
+WHOLE = ("calibrate", "quantize", "merge")
 
 # What `load`, `quantize` and `merge` take: a function, False for silence, None for the default.
 ProgressOption = ProgressCallback | bool | None

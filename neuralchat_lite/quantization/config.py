@@ -12,12 +12,14 @@ import difflib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
+from neuralchat_lite.quantization.settings import checked_args
 from neuralchat_lite.values import plain, shown
 
 if TYPE_CHECKING:
@@ -120,7 +122,6 @@ WITHOUT_EFFECT = frozenset(
         "calib_iters",
         "calib_len",
         "calib_padding",
-        "algorithm_args",
         "quant_method",
     )
 )
@@ -147,7 +148,8 @@ class WeightOnlyQuantConfig:
     group_size: input columns that share a scale: 32, 64, 128, or -1 for a whole row
     scheme: "sym", or "asym" (levels spread from min(w, 0) to max(w, 0))
     scale_dtype: "fp16", "bf16" or "fp32"
-    algorithm: "RTN" (round to nearest)
+    algorithm: "RTN" (round to nearest), or a name of docs/how-to/calibrate.md
+    algorithm_args: settings of the algorithm, by name; those that are left out have their default
     lm_head: weight_dtype of the output head
     modules_to_not_convert: modules that keep the checkpoint's weights, by full name, by a
         leading part ("model.layers.0") or by a trailing part ("lm_head", "mlp.down_proj")
@@ -166,6 +168,7 @@ class WeightOnlyQuantConfig:
     algorithm: str
     lm_head: str
     modules_to_not_convert: tuple[str, ...]
+    algorithm_args: Mapping[str, Any] = field(hash=False)
 
     def __init__(
         self,
@@ -178,6 +181,7 @@ class WeightOnlyQuantConfig:
         algorithm: str = "RTN",
         lm_head: str | torch.dtype | None = None,
         modules_to_not_convert: tuple[str, ...] | list[str] | None = None,
+        algorithm_args: Mapping[str, Any] | None = None,
         **legacy: Any,
     ) -> None:
         named = {
@@ -201,6 +205,8 @@ class WeightOnlyQuantConfig:
         object.__setattr__(self, "group_size", checked_group_size(group_size))
         modules = checked_modules(modules_to_not_convert)
         object.__setattr__(self, "modules_to_not_convert", modules)
+        settings = checked_args(self.algorithm, algorithm_args)
+        object.__setattr__(self, "algorithm_args", MappingProxyType(settings))
 
     def converts(self, module: str) -> bool:
         """Whether the linear layer of this name is to be quantized."""
@@ -243,8 +249,12 @@ class WeightOnlyQuantConfig:
         return f"{self.bytes_config()['weight_dtype']}-{group}"
 
     def to_dict(self) -> dict[str, Any]:
-        fields = dataclasses.asdict(self)
-        return fields | {"modules_to_not_convert": list(self.modules_to_not_convert)}
+        names = [field.name for field in dataclasses.fields(self)]
+        found = {name: getattr(self, name) for name in names}
+        found["modules_to_not_convert"] = list(self.modules_to_not_convert)
+        settings = dict(found.pop("algorithm_args"))
+        # Left out when empty, so that what older releases wrote and keyed stays the same.
+        return {**found, "algorithm_args": settings} if settings else found
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
