@@ -19,6 +19,9 @@ QUANTIZERS = {
     "RTN": "neuralchat_lite.quantization.rtn:RoundToNearest",
     "GPTQ": "neuralchat_lite.quantization.gptq:GPTQuantizer",
     "AUTOROUND": "neuralchat_lite.quantization.autoround:AutoRound",
+    "AWQ": "neuralchat_lite.quantization.awq:ActivationAware",
+    "TEQ": "neuralchat_lite.quantization.teq:TrainableEquivalent",
+    "HQQ": "neuralchat_lite.quantization.hqq:HalfQuadratic",
 }
 
 

@@ -145,6 +145,7 @@ class Blockwise(Quantizer):
         self.calibration: Calibration | None = None
         self.head = RoundToNearest(config)
         self.work: Path | None = None
+        self.norm_dtype = torch.float32  # of the block in work, as the source stores it
 
     def block(
         self, block: TorchBlock, targets: Sequence[Target], samples: Samples, seed: int
@@ -252,6 +253,7 @@ class Blockwise(Quantizer):
             samples = Samples(samples.inputs, wanted, samples.cos, samples.sin)
         prefix = source.architecture.layer(index).qkv[0].name.removesuffix(block.block.qkv[0].name)
         targets = targets_of(self.config, block, prefix)
+        self.norm_dtype = source.dtype(f"{prefix}{block.block.attention_norm.weight}")
         result = self.block(block, targets, samples, self.SEED + index)
         changed = {
             f"{prefix}{name}": tensor.to(source.dtype(f"{prefix}{name}"))

@@ -82,7 +82,6 @@ DEFAULTS: dict[str, str] = {
 AUTO_COMPUTE = {"int4": "int8", "int4_fullrange": "int8", "int8": "bf16"}
 GROUP_SIZES = (32, 64, 128, -1)
 
-LATER_ALGORITHMS = "is not implemented yet: use algorithm='RTN'"
 # Known names that are not supported, and what to do instead.
 REFUSED_VALUES: dict[str, dict[str, str]] = {
     option: {
@@ -91,11 +90,6 @@ REFUSED_VALUES: dict[str, dict[str, str]] = {
     }
     for option in ("weight_dtype", "lm_head")
 } | {
-    "algorithm": {
-        name: LATER_ALGORITHMS
-        for name in ("GPTQ", "AWQ", "TEQ", "AUTOROUND")
-        if name not in QUANTIZERS
-    },
     "compute_dtype": {
         name: "has too small a range for activations: use compute_dtype='bf16'" for name in HALF
     },
