@@ -37,6 +37,7 @@ from neuralchat_lite.loading import (
     Adapters,
     adapters_of_quantized,
     checked_root,
+    config_for,
     find,
     open_plan,
     open_with_tokenizer,
@@ -300,6 +301,7 @@ def quantize(
     root = checked_root(cache_dir)
     with shown(progress) as step:
         source, tokenizer = open_with_tokenizer(found, tuned)
+        config = config_for(source, options_of(quantization_config) or {})
         samples = tokenized(texts, tokenizer, source.architecture)
         if out is None:
             origin = found.folder

@@ -251,7 +251,7 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint from the cache. Quantizes it first if it is not there."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
     length = checked_context(source.architecture, plan.context_length)
-    config = WeightOnlyQuantConfig(**{"compute_dtype": plan.default_compute, **(plan.asked or {})})
+    config = config_for(source, {"compute_dtype": plan.default_compute, **(plan.asked or {})})
     packed = open_cached(
         source,
         config,
@@ -261,6 +261,11 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
         origin=plan.found.folder,
     )
     return run_packed(packed, config, tokenizer, length, plan.kv_format)
+
+
+def config_for(source: Source, asked: Mapping[str, Any]) -> WeightOnlyQuantConfig:
+    """The configuration that was asked for; the codes of a source decide what was left open."""
+    return WeightOnlyQuantConfig(**{**source.implied_options(asked), **asked})
 
 
 def run_packed(
@@ -347,6 +352,8 @@ def open_with_tokenizer(
         check_tokenizer_fits(source.architecture, tokenizer, source.folder or found.folder)
         check_pieces(tokenizer, source.folder or found.folder)
         return source, tokenizer
+    if source.implied_options({}):
+        raise adapters_of_quantized(found.folder)
     opened = [open_adapter(each.folder, source, each.hub) for each in adapters]
     for adapter in opened:
         warn_of_another_base(adapter, found.hub)

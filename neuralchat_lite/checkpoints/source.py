@@ -7,7 +7,7 @@ A tensor goes from its source through a quantizer into the packed file.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +45,11 @@ class Source(Protocol):
         """The matrix of this name if it is stored as codes that the kernels can read, else
         None. A configuration that asks for other codes is refused."""
         return None
+
+    def implied_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of WeightOnlyQuantConfig with which stored codes are taken over, but for
+        those that were asked for. Raises ConfigError for codes that cannot be taken over."""
+        return {}
 
     def identity(
         self, root: Path | None = None, progress: HashProgress | None = None
