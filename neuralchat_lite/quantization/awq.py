@@ -2,14 +2,17 @@
 
 Channels with large inputs are scaled up before rounding, and what gave them is scaled down: a norm,
 or the rows of the matrix before. Then the range of each matrix is searched. Neural Compressor
-searches both. Which module takes over which scales comes from the family's description. Ours is
-that the scaled norms are rounded to the dtype of the checkpoint before the matrices are scaled, so
-that nothing is lost where they meet.
+searches both. Which module takes over which scales comes from the family's description. Three
+things are ours: the scaled norms are rounded to the dtype of the checkpoint before the matrices are
+scaled, so that nothing is lost where they meet; the searches round to the bits that are asked for
+(the package says `num_bits` to a function that calls them `bits`, and so rounds to 4 always); and
+the search of ranges sees the scaled inputs, where the package gives it those from before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -90,7 +93,7 @@ class ActivationAware(Blockwise):
             absorb_layer_dict=dict(absorbed),
         )
         search.norm_dtype = self.norm_dtype
-        with torch.no_grad():
+        with torch.no_grad(), right_bits():
             search.quantize(
                 use_auto_scale=self.settings["use_auto_scale"],
                 use_mse_search=self.settings["use_mse_search"],
@@ -188,12 +191,37 @@ def searcher() -> Any:
                 weight = self.model.get_parameter(f"{self.absorb_layer_dict[matrices]}.weight")
                 if weight.dim() == 1:
                     found[matrices] = exact_scale(weight, scale, self.norm_dtype)
+            self.scales = found
             return found
+
+        def search_clip(self, name: str, matrices: Any, inputs: Any) -> None:
+            for group, scale in getattr(self, "scales", {}).items():
+                seen = inputs[group[0].removeprefix(f"{name}.")]
+                seen["input"] = [values / scale for values in seen["input"]]
+            super().search_clip(name, matrices, inputs)
 
         def apply_quantize_with_clip(self, return_int: bool = False) -> None:
             return None
 
     return Search
+
+
+@contextlib.contextmanager
+def right_bits() -> Iterator[None]:
+    """Let the searches round to as many bits as they say."""
+    from neural_compressor.torch.algorithms.weight_only import utility
+
+    rounding = utility.quant_tensor
+
+    def rounded(weight: Tensor, *, num_bits: int | None = None, **more: Any) -> Any:
+        more.pop("data_type", None)
+        return rounding(weight, **more, **({} if num_bits is None else {"bits": num_bits}))
+
+    utility.quant_tensor = rounded
+    try:
+        yield
+    finally:
+        utility.quant_tensor = rounding
 
 
 def exact_scale(norm: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
