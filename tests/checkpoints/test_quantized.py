@@ -321,3 +321,13 @@ def test_the_packing_is_that_of_auto_round(tmp_path: Path) -> None:
     del tensors[f"{stem}g_idx"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     torch.testing.assert_close(open_checkpoint(folder).weight(NAME), want, rtol=1e-6, atol=1e-7)
+
+
+def test_adapters_are_not_merged_into_codes(
+    tmp_path: Path, make_adapter: Callable[..., Path]
+) -> None:
+    write, said, options = CASES["awq"]
+    folder, _ = make(tmp_path / "theirs", write, said, **options)
+    adapter = make_adapter(NANO, "sft", 0)
+    with pytest.raises(ConfigError, match="is already quantized: give the original checkpoint"):
+        ncl.quantize(folder, output=tmp_path / "ours", adapters=[adapter])
