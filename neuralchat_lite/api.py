@@ -25,6 +25,7 @@ from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import given_folder, require_empty
 from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
+from neuralchat_lite.generation.calibration_texts import CalibrationOption, texts_of, tokenized
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
 from neuralchat_lite.generation.loop import fold
@@ -206,6 +207,7 @@ def load(
     *,
     adapters: Adapters | None = (),
     engine: str = NATIVE,
+    calibration: CalibrationOption = None,
     compute_dtype: str | torch.dtype | None = None,
     default_compute_dtype: str | None = None,
     dtype: str | torch.dtype | None = None,
@@ -228,6 +230,9 @@ def load(
     engine: "native"; or, as a reference, "torch" (transformers in bf16 or fp32), "ipex" (bf16, fp32
         or its own weight-only quantization) or "itrex" (its own int4 and int8) run a checkpoint;
         the last two in an environment that `neuralchat-lite engines setup` makes
+    calibration: texts for an algorithm that looks at activations: a file (text, or JSONL with
+        "text" or "messages"), a list of texts, or a dictionary {"file", "samples", "length",
+        "seed"}; see docs/how-to/calibrate.md
     compute_dtype: precision of the activations, instead of the configuration's
     default_compute_dtype: of a checkpoint whose configuration names none; a quantized folder names
         the one that it was written with. The command line gives "auto".
@@ -254,6 +259,7 @@ def load(
         engine=engine,
         compute_dtype=compute_dtype,
         default_compute_dtype=default_compute_dtype,
+        calibration=calibration,
         dtype=dtype,
         revision=revision,
         token=token,
@@ -278,6 +284,7 @@ def quantize(
     output: str | os.PathLike[str] | None = None,
     *,
     adapters: Adapters | None = (),
+    calibration: CalibrationOption = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -286,6 +293,7 @@ def quantize(
     """Quantize a checkpoint into `output`, a new folder that stands alone, or into the cache.
 
     adapters: merged first, as in `load`
+    calibration: as in `load`
     progress: as in `load`
 
     Returns the quantized folder. In the cache a model has no compute_dtype: `load` chooses it.
@@ -293,6 +301,7 @@ def quantize(
     """
     asked = options_of(quantization_config)
     WeightOnlyQuantConfig(**(asked or {}))  # before a download
+    texts = texts_of(calibration)
     out = None if output is None else given_folder(output, "output")
     if out is not None:
         require_empty(out)  # before a download
@@ -301,11 +310,15 @@ def quantize(
         raise ConfigError(f"{found.folder} is quantized already: load it, or copy it as it is")
     root = checked_root(cache_dir)
     with shown(progress) as step:
-        source, _ = open_with_tokenizer(found, tuned)
+        source, tokenizer = open_with_tokenizer(found, tuned)
         config = config_for(source, asked, found.folder)
+        samples = tokenized(texts, tokenizer, source.architecture)
         if out is None:
-            return cached(source, config, root=root, progress=step, origin=found.folder)
-        return quantize_checkpoint(source, config, out, progress=step)
+            origin = found.folder
+            return cached(
+                source, config, calibration=samples, root=root, progress=step, origin=origin
+            )
+        return quantize_checkpoint(source, config, out, calibration=samples, progress=step)
 
 
 @shortages()

@@ -26,13 +26,19 @@ from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import checked_context
+from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
+from neuralchat_lite.generation.calibration_texts import (
+    CalibrationOption,
+    Texts,
+    texts_of,
+    tokenized,
+)
 from neuralchat_lite.generation.streaming_probe import check_pieces
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.kernels.kv_format import KVFormat, kv_format_of
-from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
@@ -56,6 +62,7 @@ class Plan:
     dtype: dtype of unquantized weights; None when the weights are quantized
     kv_format: of keys and values; None for the default
     cache_root: cache folder of quantized models; None for the default
+    calibration: texts for an algorithm that looks at activations
     default_compute: compute_dtype of what is quantized when `asked` has none
     """
 
@@ -70,6 +77,7 @@ class Plan:
     threads: int | None
     cache_root: Path | None
     default_compute: str | None = None
+    calibration: Texts | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ def plan_loading(
     kv_cache_dtype: Any,
     threads: int | None,
     default_compute_dtype: str | None = None,
+    calibration: CalibrationOption = None,
 ) -> Plan:
     """Decide how a model is loaded; downloads it if it is a hub name. See `api.load`."""
     check_name(engine)
@@ -125,6 +134,7 @@ def plan_loading(
     if threads is not None:
         threads = check_threads(threads, "threads")
     root = checked_root(cache_dir)
+    texts = texts_of(calibration)
     found, tuned = find(model, adapters, revision, token)
     way = way_of(found, engine, dtype)
     if way == "engine" and not found.folder.is_dir():
@@ -147,6 +157,7 @@ def plan_loading(
         threads,
         root,
         default_compute_dtype,
+        texts,
     )
 
 
@@ -246,7 +257,12 @@ def quantize_and_open(plan: Plan, progress: ProgressCallback | None) -> Opened:
     length = checked_context(source.architecture, plan.context_length)
     config = config_for(source, plan.asked, plan.found.folder, plan.default_compute)
     packed = open_cached(
-        source, config, root=plan.cache_root, progress=progress, origin=plan.found.folder
+        source,
+        config,
+        calibration=tokenized(plan.calibration, tokenizer, source.architecture),
+        root=plan.cache_root,
+        progress=progress,
+        origin=plan.found.folder,
     )
     return run_packed(packed, config, tokenizer, length, plan.kv_format)
 
@@ -265,7 +281,7 @@ def run_packed(
 def open_unquantized(plan: Plan, progress: ProgressCallback | None) -> Opened:
     """Open a checkpoint's own weights with the native kernels."""
     source, tokenizer = open_with_tokenizer(plan.found, plan.adapters)
-    if source.stored_options():
+    if plan.found.folder.is_file() and source.implied_options({}):
         raise ConfigError(
             f"dtype={float_name(plan.dtype)!r} runs weights that are stored as floats, but "
             f"{plan.found.folder} has codes: leave dtype out, and give compute_dtype for the "
@@ -319,7 +335,7 @@ def config_for(
     Raises ConfigError when other codes are asked for than the stored ones.
     """
     given = {"compute_dtype": compute, **(asked or {})}
-    stored = source.stored_options()
+    stored = source.implied_options(asked or {})
     if not stored:
         return WeightOnlyQuantConfig(**given)
     return agreed_config(WeightOnlyQuantConfig(**stored), given, origin)
@@ -359,7 +375,7 @@ def open_with_tokenizer(
         check_tokenizer_fits(source.architecture, tokenizer, source.folder or found.folder)
         check_pieces(tokenizer, source.folder or found.folder)
         return source, tokenizer
-    if source.stored_options():
+    if source.implied_options({}):
         raise adapters_of_quantized(found.folder)
     opened = [open_adapter(each.folder, source, each.hub) for each in adapters]
     for adapter in opened:

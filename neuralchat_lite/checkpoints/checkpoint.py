@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from neuralchat_lite.checkpoints.foreign import refuse_foreign
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import Source, files_identity, read_files
+from neuralchat_lite.checkpoints.stored_codes import layout_of, parts_of, without_layout
 from neuralchat_lite.checkpoints.tensors import refuse_foreign_tensors, without_wrappers
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.families.architecture import HEAD, Architecture, Names
@@ -122,6 +123,9 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
             f"{folder} is quantized already: load it as it is, or quantize the original checkpoint"
         )
     config = refuse_foreign(folder)
+    layout = None if config is None else layout_of(config)
+    if config is not None and layout is not None:
+        config = without_layout(config)
     beside = open_sidecars(folder, SIDECARS)
     architecture = read_architecture(folder, config)
     paths, promised = find_files(folder)
@@ -142,9 +146,19 @@ def open_checkpoint(folder: Path | str, hub: tuple[str, str] | None = None) -> C
                 "download the checkpoint again"
             )
     found, wrappers = without_wrappers(found, folder)
+    parts: dict[str, dict[str, tuple[MappedFile, StoredTensor]]] = {}
+    if layout is not None:
+        found, parts = parts_of(found, layout)
+        found = without_empty_biases(found, parts, architecture)
     refuse_foreign_tensors(found, architecture.names.base, folder)
-    matched = match(architecture, found, folder)
-    checkpoint = Checkpoint(folder, architecture, files, matched, beside, hub, wrappers)
+    matched = match(architecture, found, folder, parts)
+    whole = (folder, architecture, files, matched, beside, hub, wrappers)
+    if layout is None:
+        checkpoint = Checkpoint(*whole)
+    else:
+        from neuralchat_lite.checkpoints.quantized import QuantizedCheckpoint
+
+        checkpoint = QuantizedCheckpoint(*whole, layout=layout, parts=parts)
     head = architecture.untied_head_name
     if (
         architecture.tied
@@ -202,11 +216,35 @@ def read_index(index: Path) -> dict[str, str]:
     return promised
 
 
+def without_empty_biases(
+    found: Mapping[str, tuple[MappedFile, StoredTensor]],
+    coded: Iterable[str],
+    architecture: Architecture,
+) -> dict[str, tuple[MappedFile, StoredTensor]]:
+    """Without the biases of zeros that some quantizers write beside codes of layers that have none.
+
+    coded: the matrices that are stored as codes
+    """
+    known = {spec.name for spec in architecture.tensors()}
+    strange = {f"{name.removesuffix('.weight')}.bias" for name in coded} - known
+    return {
+        name: (file, stored)
+        for name, (file, stored) in found.items()
+        if name not in strange or bool(file.tensor(stored.name).any())
+    }
+
+
 def match(
-    architecture: Architecture, found: Mapping[str, tuple[MappedFile, StoredTensor]], folder: Path
+    architecture: Architecture,
+    found: Mapping[str, tuple[MappedFile, StoredTensor]],
+    folder: Path,
+    coded: Container[str] = (),
 ) -> dict[str, tuple[MappedFile, StoredTensor]]:
     """Find each tensor that the architecture needs, and check its shape and dtype. A model that was
-    saved without a head stores the tensors without the prefix of their names."""
+    saved without a head stores the tensors without the prefix of their names.
+
+    coded: the matrices that are stored as codes, in tensors of their own
+    """
     names = architecture.names
     if not any(name.startswith(names.base) for name in found):
         head = f"{names.head}."
@@ -219,6 +257,8 @@ def match(
     check_layers(architecture, found, folder)
     matched = {}
     for spec in architecture.tensors():
+        if spec.name in coded:
+            continue
         if spec.name not in found:
             raise CheckpointError(
                 f"{folder} lacks the tensor {spec.name} {list(spec.shape)} ({spec.role}): "

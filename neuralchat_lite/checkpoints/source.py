@@ -7,7 +7,7 @@ A tensor goes from its source through a quantizer into the packed file.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,9 +46,13 @@ class Source(Protocol):
         None. A configuration that asks for other codes is refused."""
         return None
 
-    def stored_options(self) -> dict[str, Any]:
+    def implied_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a WeightOnlyQuantConfig that the stored codes have; empty where none are
-        stored. Other options are refused, as codes are not converted."""
+        stored. Other options are refused, as codes are not converted.
+
+        asked: the options that were asked for
+        Raises ConfigError for codes that cannot be taken over.
+        """
         return {}
 
     def losses(self) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,11 +44,38 @@ def quantize(
         option(WEIGHTS, "Write a folder that stands alone here, not the cache.", "-o", "--output"),
     ] = None,
     weights: WeightsGroup,
+    algorithm: Annotated[
+        str | None,
+        option(WEIGHTS, "rtn (default), hqq, or one that calibrates: gptq, autoround, awq, teq."),
+    ] = None,
+    algorithm_arg: Annotated[
+        list[str] | None,
+        option(WEIGHTS, "A setting of the algorithm, such as iters=100 (repeatable)."),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        option(WEIGHTS, 'Texts to calibrate with: text, or JSONL with "text" or "messages".'),
+    ] = None,
+    calibration_samples: Annotated[
+        int | None, option(WEIGHTS, "How many pieces of it to take (128).")
+    ] = None,
+    calibration_length: Annotated[int | None, option(WEIGHTS, "Tokens of a piece (512).")] = None,
+    calibration_seed: Annotated[int | None, option(WEIGHTS, "Which pieces are taken (0).")] = None,
     adapter: Adapter = None,
     revision: Revision = None,
 ) -> None:
     """Quantize a checkpoint, into the cache or into a folder of its own, and print the folder."""
     config = weights.config()
+    if algorithm is not None or algorithm_arg:
+        from neuralchat_lite import WeightOnlyQuantConfig
+
+        config = {**(config or {}), "algorithm": algorithm or "RTN"}
+        if algorithm_arg:
+            config["algorithm_args"] = dict(map(setting, algorithm_arg))
+        WeightOnlyQuantConfig(**config)
+    texts = calibration_option(
+        calibration, calibration_samples, calibration_length, calibration_seed
+    )
     if output is None and weights.compute_dtype is not None:
         raise ConfigError(
             f"--compute-dtype {weights.compute_dtype} is not a property of quantized weights in "
@@ -61,10 +89,38 @@ def quantize(
             config,
             output,
             adapters=adapter or (),
+            calibration=texts,
             revision=revision,
             progress=progress.update,
         )
     say(str(folder))
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """A setting of an algorithm: NAME=VALUE, where the value is a number, true or false."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--algorithm-arg {text!r} has no '=': write it as iters=100")
+    try:
+        return name, json.loads(value.lower())
+    except ValueError:
+        return name, value
+
+
+def calibration_option(
+    file: Path | None, samples: int | None, length: int | None, seed: int | None
+) -> dict[str, Any] | None:
+    """The options of `calibration`. Raises ConfigError when they are given without a file."""
+    given = {"samples": samples, "length": length, "seed": seed}
+    given = {name: value for name, value in given.items() if value is not None}
+    if file is None:
+        if given:
+            name = next(iter(given))
+            raise ConfigError(
+                f"--calibration-{name} {given[name]} needs texts: give --calibration FILE too"
+            )
+        return None
+    return {"file": str(file), **given}
 
 
 def merge(

@@ -12,8 +12,8 @@ from neuralchat_lite.files.digests import HashProgress
 class Progress:
     """How far a long operation is.
 
-    stage: "hash" (the source's files), "wait" (for another process), "quantize", "merge",
-        "export" or "verify"
+    stage: "hash" (the source's files), "wait" (for another process), "calibrate", "quantize",
+        "merge", "export" or "verify"
     name: the tensor or file being worked on
     done, total: bytes
     """

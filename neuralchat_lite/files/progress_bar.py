@@ -16,13 +16,14 @@ log = logging.getLogger(__name__)
 STAGES = {
     "hash": "Reading the checkpoint",
     "wait": "Waiting for another process that quantizes this model",
+    "calibrate": "Quantizing block by block",
     "quantize": "Quantizing",
     "export": "Writing",
     "merge": "Merging",
     "verify": "Verifying",
 }
 # Only these stages know their total size at the start; the others count file by file.
-WHOLE = ("quantize", "merge", "export")
+WHOLE = ("calibrate", "quantize", "merge", "export")
 
 # What `load`, `quantize` and `merge` take: a function, False for silence, None for the default.
 ProgressOption = ProgressCallback | bool | None

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.kernels.interruption import between_blocks
 from neuralchat_lite.kernels.kv_format import KV_FORMATS, KVFormat
 from neuralchat_lite.kernels.layout import PackedMatrix
 from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.kernels.operations import ComputeDtype, Kernels, Plan, Rotary, Span
 from neuralchat_lite.models.kv_cache import KVCache
-from neuralchat_lite.models.rope import RotaryTable
 from neuralchat_lite.shortages import shortages
 
 # The format of keys and values for each precision of activations, unless another is asked for.

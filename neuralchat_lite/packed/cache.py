@@ -26,6 +26,7 @@ from neuralchat_lite.files.folder import (
 )
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
+from neuralchat_lite.files.work import unfinished_work
 from neuralchat_lite.packed.manifest import check_sizes, format_version, read_manifest, remedy
 from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from neuralchat_lite.checkpoints.source import Source
     from neuralchat_lite.packed.format import PackedModel
+    from neuralchat_lite.quantization.calibration import Calibration
+    from neuralchat_lite.quantization.quantizer import Quantizer
 
 # What needs torch is imported where it is needed: listing the cache takes a moment without it.
 
@@ -98,24 +101,29 @@ def cached(
     source: Source,
     config: WeightOnlyQuantConfig,
     *,
+    calibration: Calibration | None = None,
     root: Path | None = None,
     progress: ProgressCallback | None = None,
     origin: Path | None = None,
 ) -> Path:
     """The folder of a model in the cache. Quantizes the model if it is not there.
 
+    calibration: texts, for an algorithm that looks at activations
     root: cache folder instead of `cache_root()`
     origin: the checkpoint's folder, noted in a new entry for people who look at the cache
 
     Raises what `open_cached` raises.
     """
-    return found_or_made(source, config, root, progress, origin)[0]
+    return found_or_made(
+        source, config, open_quantizer(config, calibration), root, progress, origin
+    )[0]
 
 
 def open_cached(
     source: Source,
     config: WeightOnlyQuantConfig,
     *,
+    calibration: Calibration | None = None,
     root: Path | None = None,
     progress: ProgressCallback | None = None,
     origin: Path | None = None,
@@ -128,13 +136,16 @@ def open_cached(
     """
     from neuralchat_lite.packed.format import open_packed
 
-    folder, manifest = found_or_made(source, config, root, progress, origin)
+    folder, manifest = found_or_made(
+        source, config, open_quantizer(config, calibration), root, progress, origin
+    )
     return open_packed(folder, manifest=manifest)
 
 
 def found_or_made(
     source: Source,
     config: WeightOnlyQuantConfig,
+    quantizer: Quantizer,
     root: Path | None,
     progress: ProgressCallback | None,
     origin: Path | None,
@@ -146,7 +157,7 @@ def found_or_made(
 
     root = cache_root() if root is None else Path(root)
     source_id = source.identity(root, hashing(progress))
-    key = cache_key(source_id, config)
+    key = cache_key(source_id, config, quantizer)
     entry = root / entry_name(source.name, config, key)
     try:
         found = entry.exists()
@@ -164,6 +175,7 @@ def found_or_made(
             write_whole(
                 source,
                 stored,
+                quantizer,
                 entry,
                 source_id=source_id,
                 key=key,
@@ -175,11 +187,13 @@ def found_or_made(
     return entry, manifest_of(entry, key)
 
 
-def cache_key(source_id: dict[str, Any], config: WeightOnlyQuantConfig) -> str:
+def cache_key(
+    source_id: dict[str, Any], config: WeightOnlyQuantConfig, quantizer: Quantizer
+) -> str:
     return digest_of(
         {
             "format": format_version(config),
-            "quantizer": open_quantizer(config).identity.to_key(),
+            "quantizer": quantizer.identity.to_key(),
             "quantization": config.bytes_config(),
             "source": source_id,
         }
@@ -273,7 +287,9 @@ def leftovers(root: Path | None = None) -> list[Path]:
     """Unfinished folders whose processes have ended. The next run with the same key removes its
     folder; those of other keys stay until `remove` is called."""
     root = cache_root() if root is None else Path(root)
-    return unfinished_folders(root) if folders_in(root) else []
+    if not folders_in(root):
+        return []
+    return [*unfinished_folders(root), *unfinished_work(root)]
 
 
 def verify(entry: Entry, progress: ProgressCallback | None = None) -> None:

@@ -140,7 +140,7 @@ def export_gguf(
 def checked_kind(model: Source | PackedModel, kind: str | None) -> str:
     if kind is not None and kind.lower() not in TYPES:
         raise ConfigError(f"type must be one of {', '.join(TYPES)}, got {shown(kind)}")
-    if kind is not None and (isinstance(model, PackedModel) or model.stored_options()):
+    if kind is not None and (isinstance(model, PackedModel) or model.implied_options({})):
         raise ConfigError(
             f"type {kind!r} quantizes a checkpoint, but this model has codes, which are written as "
             "they are: leave the type out, or give the original checkpoint"
@@ -204,7 +204,7 @@ def type_of(model: Source | PackedModel, spec: TensorSpec, kind: str) -> str:
     value = value_of(model, spec.name)
     if isinstance(value, PackedMatrix):
         return exact_kind(value, spec.name)
-    if isinstance(model, PackedModel) or model.stored_options() or spec.shape[1] % GROUP:
+    if isinstance(model, PackedModel) or model.implied_options({}) or spec.shape[1] % GROUP:
         return FLOAT_TYPES[value.dtype]
     return kind if spec.role == "linear" else "Q8_0"
 

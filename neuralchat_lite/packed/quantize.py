@@ -18,6 +18,7 @@ from neuralchat_lite.checkpoints.kinds import PACKED_METADATA
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import HEAD_MODULE, TensorSpec
+from neuralchat_lite.files.digests import digest_of
 from neuralchat_lite.files.folder import Estimate, require_empty, whole_folder, write_flushed
 from neuralchat_lite.files.names import MANIFEST, QUANTIZATION, WEIGHTS
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
@@ -28,6 +29,7 @@ from neuralchat_lite.files.safetensors_file import (
     StoredTensor,
     build_header,
 )
+from neuralchat_lite.files.work import work_folder
 from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
 from neuralchat_lite.packed.foreign import marked
 from neuralchat_lite.packed.format import packed_tensors
@@ -39,6 +41,7 @@ from neuralchat_lite.packed.manifest import (
     write_stamp,
 )
 from neuralchat_lite.quantization import open_quantizer
+from neuralchat_lite.quantization.calibration import Calibration
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer
@@ -122,9 +125,12 @@ def quantize_checkpoint(
     config: WeightOnlyQuantConfig,
     out: Path | str,
     *,
+    calibration: Calibration | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
     """Quantize a source into the folder `out`, which must be new or empty; returns it.
+
+    calibration: texts, for an algorithm that looks at activations
 
     Raises CacheError when the folder cannot be written or there is too little memory or disk,
     CheckpointError for weights that are not finite, ConfigError for a config that does not fit
@@ -132,14 +138,16 @@ def quantize_checkpoint(
     """
     out = Path(out)
     require_empty(out)
+    quantizer = open_quantizer(config, calibration)
     source_id = source.identity(progress=hashing(progress))
-    write_whole(source, config, out, source_id=source_id, progress=progress)
+    write_whole(source, config, quantizer, out, source_id=source_id, progress=progress)
     return out
 
 
 def write_whole(
     source: Source,
     config: WeightOnlyQuantConfig,
+    quantizer: Quantizer,
     out: Path,
     *,
     source_id: dict[str, Any],
@@ -155,10 +163,13 @@ def write_whole(
     """
     tensors, sidecars = plan(source, config), source.sidecars()
     sidecars = {**sidecars, "config.json": marked(sidecars["config.json"])}
-    with whole_folder(out, estimate(source, tensors, sidecars), called=key) as folder:
+    with (
+        work_folder(out, work_key(source_id, config, quantizer, out)) as work,
+        whole_folder(out, estimate(source, tensors, sidecars), called=key) as folder,
+    ):
+        quantizer.prepare(source, work, progress)
         files = {name: write_entry(folder / name, data) for name, data in sidecars.items()}
         files[QUANTIZATION] = write_entry(folder / QUANTIZATION, config.to_json().encode())
-        quantizer = open_quantizer(config)
         with SafetensorsWriter(folder / WEIGHTS, tensors, PACKED_METADATA) as writer:
             underflows = write_tensors(source, config, quantizer, writer, progress)
             digest, size = writer.finish()
@@ -182,6 +193,20 @@ def write_whole(
         write_flushed(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         # The digests are of the bytes as they were written, so the folder counts as verified.
         write_stamp(folder, stamp_of(folder, manifest))
+
+
+def work_key(
+    source_id: Mapping[str, Any], config: WeightOnlyQuantConfig, quantizer: Quantizer, out: Path
+) -> str:
+    """What decides the bytes, as the name of the folder for unfinished work."""
+    return digest_of(
+        {
+            "source": source_id,
+            "quantization": config.bytes_config(),
+            "quantizer": quantizer.identity.to_key(),
+            "name": out.name,
+        }
+    )
 
 
 def write_entry(path: Path, data: bytes) -> dict[str, Any]:
@@ -212,7 +237,9 @@ def write_tensors(
         elif tensor.name in ready:
             pieces = iter(ready.pop(tensor.name))
         else:
-            pieces = finite_pieces(source.weight(tensor.name), tensor.name)
+            changed = quantizer.changed(source, tensor.name)
+            stored = source.weight(tensor.name) if changed is None else changed
+            pieces = finite_pieces(stored, tensor.name)
         for piece in pieces:
             writer.write(piece)
             done += piece.numel() * piece.element_size()

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neuralchat_lite.quantization.calibration import Calibration
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
     from neuralchat_lite.quantization.quantizer import Quantizer
 
@@ -16,11 +17,20 @@ if TYPE_CHECKING:
 # made from a configuration.
 QUANTIZERS = {
     "RTN": "neuralchat_lite.quantization.rtn:RoundToNearest",
+    "GPTQ": "neuralchat_lite.quantization.gptq:GPTQuantizer",
+    "AUTOROUND": "neuralchat_lite.quantization.autoround:AutoRound",
+    "AWQ": "neuralchat_lite.quantization.awq:ActivationAware",
+    "TEQ": "neuralchat_lite.quantization.teq:TrainableEquivalent",
+    "HQQ": "neuralchat_lite.quantization.hqq:HalfQuadratic",
 }
 
 
-def open_quantizer(config: WeightOnlyQuantConfig) -> Quantizer:
-    """The quantizer that a configuration names. Raises ConfigError if a package is missing."""
+def open_quantizer(
+    config: WeightOnlyQuantConfig, calibration: Calibration | None = None
+) -> Quantizer:
+    """The quantizer that a configuration names. Raises ConfigError if a package is missing, or
+    calibration texts are missing or of no use."""
     module, _, name = QUANTIZERS[config.algorithm].partition(":")
     quantizer: Quantizer = getattr(import_module(module), name)(config)
+    quantizer.calibrate_with(calibration)
     return quantizer

@@ -12,13 +12,15 @@ import difflib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization import QUANTIZERS
+from neuralchat_lite.quantization.algorithm_args import checked_args
 from neuralchat_lite.quantization.settings import MatrixSettings, Override, checked_overrides
 from neuralchat_lite.values import plain, shown
 
@@ -83,7 +85,6 @@ AUTO_COMPUTE = {"int4": "int8", "int4_fullrange": "int8", "int8": "bf16"}
 WIDTHS = ("int8", "bf16", "fp32")  # precisions of activations, narrowest first
 GROUP_SIZES = (32, 64, 128, -1)
 
-LATER_ALGORITHMS = "is not implemented yet: use algorithm='RTN'"
 # Known names that are not supported, and what to do instead.
 REFUSED_VALUES: dict[str, dict[str, str]] = {
     option: {
@@ -92,11 +93,6 @@ REFUSED_VALUES: dict[str, dict[str, str]] = {
     }
     for option in ("weight_dtype", "lm_head")
 } | {
-    "algorithm": {
-        name: LATER_ALGORITHMS
-        for name in ("GPTQ", "AWQ", "TEQ", "AUTOROUND")
-        if name not in QUANTIZERS
-    },
     "compute_dtype": {
         name: "has too small a range for activations: use compute_dtype='bf16'" for name in HALF
     },
@@ -123,7 +119,6 @@ WITHOUT_EFFECT = frozenset(
         "calib_iters",
         "calib_len",
         "calib_padding",
-        "algorithm_args",
         "quant_method",
     )
 )
@@ -151,7 +146,8 @@ class WeightOnlyQuantConfig:
     scheme: "sym", "asym" (levels spread from min(w, 0) to max(w, 0), with an integer zero point a
         group), or "affine" (from min(w) to max(w), with a float minimum a group)
     scale_dtype: "fp16", "bf16" or "fp32"
-    algorithm: "RTN" (round to nearest)
+    algorithm: "RTN" (round to nearest), or a name of docs/how-to/calibrate.md
+    algorithm_args: settings of the algorithm, by name; those that are left out have their default
     lm_head: weight_dtype of the output head
     modules_to_not_convert: modules that keep the checkpoint's weights, by full name, by a
         leading part ("model.layers.0") or by a trailing part ("lm_head", "mlp.down_proj")
@@ -175,6 +171,7 @@ class WeightOnlyQuantConfig:
     lm_head: str
     modules_to_not_convert: tuple[str, ...]
     overrides: tuple[Override, ...]
+    algorithm_args: Mapping[str, Any] = field(hash=False)
 
     def __init__(
         self,
@@ -188,6 +185,7 @@ class WeightOnlyQuantConfig:
         lm_head: str | torch.dtype | None = None,
         modules_to_not_convert: tuple[str, ...] | list[str] | None = None,
         overrides: Any = None,
+        algorithm_args: Mapping[str, Any] | None = None,
         **legacy: Any,
     ) -> None:
         named = {
@@ -212,6 +210,14 @@ class WeightOnlyQuantConfig:
         modules = checked_modules(modules_to_not_convert)
         object.__setattr__(self, "modules_to_not_convert", modules)
         object.__setattr__(self, "overrides", checked_overrides(overrides, OF_A_MATRIX))
+        schemes = {self.scheme, *(each.scheme for each in self.overrides)}
+        if self.algorithm != "RTN" and "affine" in schemes:
+            raise ConfigError(
+                f"algorithm={self.algorithm!r} gives integer zero points, which scheme='affine' does "
+                "not have: use scheme='asym', or algorithm='RTN'"
+            )
+        settings = checked_args(self.algorithm, algorithm_args)
+        object.__setattr__(self, "algorithm_args", MappingProxyType(settings))
 
     def converts(self, module: str) -> bool:
         """Whether the linear layer of this name is to be quantized."""
@@ -284,13 +290,17 @@ class WeightOnlyQuantConfig:
         return f"{self.bytes_config()['weight_dtype']}-{group}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All options as JSON values; "overrides" only when there are some."""
-        options = dataclasses.asdict(self) | {
+        """All options as JSON values; "overrides" and "algorithm_args" only when there are some, so
+        that what older releases wrote and keyed stays the same."""
+        names = [field.name for field in dataclasses.fields(self)]
+        options = {name: getattr(self, name) for name in names} | {
             "modules_to_not_convert": list(self.modules_to_not_convert),
             "overrides": {each.pattern: each.given() for each in self.overrides},
+            "algorithm_args": dict(self.algorithm_args),
         }
-        if not self.overrides:
-            del options["overrides"]
+        for name in ("overrides", "algorithm_args"):
+            if not options[name]:
+                del options[name]
         return options
 
     def to_json(self) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.source import Source
+from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import TensorSpec
+from neuralchat_lite.files.progress import ProgressCallback
+from neuralchat_lite.quantization.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,33 @@ class QuantizerIdentity:
 
 
 class Quantizer(Protocol):
-    """One algorithm, made from a WeightOnlyQuantConfig. `quantization.QUANTIZERS` lists them."""
+    """One algorithm, made from a WeightOnlyQuantConfig. `quantization.QUANTIZERS` lists them.
+
+    `calibrate_with` is asked first, then `identity`, then `prepare`, then the others.
+    """
 
     @property
     def identity(self) -> QuantizerIdentity: ...
+
+    def calibrate_with(self, calibration: Calibration | None) -> None:
+        """Take the texts to calibrate with. Raises ConfigError for texts that an algorithm does
+        not use, and for none where it needs some."""
+        if calibration is not None:
+            raise ConfigError(
+                f"algorithm {self.identity.name!r} looks at weights alone, but calibration texts "
+                "were given: leave calibration out, or use an algorithm that reads them, such as "
+                "'GPTQ'"
+            )
+
+    def prepare(self, source: Source, work: Path, progress: ProgressCallback | None = None) -> None:
+        """Compute what takes hours, into files of the folder `work`; go on with what an earlier
+        process has left there. An algorithm that takes one matrix at a time has nothing to do."""
+        return None
+
+    def changed(self, source: Source, name: str) -> Tensor | None:
+        """A tensor that is stored otherwise than in the source, in the source's dtype, such as a
+        norm that took over the scales of channels; else None."""
+        return None
 
     def slabs(self, source: Source, spec: TensorSpec) -> Iterator[PackedSlab]:
         """The codes of one matrix, piece by piece from its first row tile to its last.

@@ -32,7 +32,7 @@ from neuralchat_lite.kernels.layout import (
 )
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
-from neuralchat_lite.quantization.quantizer import PackedSlab, QuantizerIdentity
+from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
 
 VERSION = 1  # increased whenever the same weights get other codes
 SLAB_WEIGHTS = 1 << 18  # 1 MB of fp32: larger slabs fall out of the second-level cache
@@ -58,7 +58,7 @@ class QuantizedMatrix:
     minima: Tensor | None = None
 
 
-class RoundToNearest:
+class RoundToNearest(Quantizer):
     """The quantizer of algorithm "RTN". See `quantizer.Quantizer`."""
 
     identity = QuantizerIdentity("rtn", VERSION)

@@ -10,7 +10,7 @@ from typing import Any
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import FLOATS, HALF, WeightOnlyQuantConfig, suggestion
-from neuralchat_lite.transformers.configs import LegacyConfig
+from neuralchat_lite.transformers.configs import CalibratedConfig, LegacyConfig
 from neuralchat_lite.values import shown
 
 # Arguments of ITREX, IPEX and transformers that have no effect, whatever their value: there is one
@@ -37,7 +37,7 @@ WITHOUT_EFFECT = frozenset(
         "use_flash_attention_2",
     )
 )
-FOR_LOAD = ("context_length", "kv_cache_dtype", "threads")  # passed on to `load`
+FOR_LOAD = ("calibration", "context_length", "kv_cache_dtype", "threads")  # passed on to `load`
 HONOURED = (
     *FOR_LOAD,
     "adapters",
@@ -170,6 +170,15 @@ def own_dtype(folder: Path) -> str:
     """The precision of a checkpoint. Weights stored as fp16 are computed in fp32."""
     checkpoint = open_checkpoint(folder)
     return FLOATS.get(str(checkpoint.dtype(checkpoint.architecture.embedding_name)), "fp32")
+
+
+def calibration_of(options: Mapping[str, Any]) -> Any:
+    """The texts to calibrate with: those of the argument, else those that a configuration of ITREX
+    names."""
+    given = options.get("quantization_config")
+    if options.get("calibration") is None and isinstance(given, CalibratedConfig):
+        return given.to_calibration()
+    return options.get("calibration")
 
 
 def config_of(options: Mapping[str, Any]) -> WeightOnlyQuantConfig | None:

@@ -15,6 +15,7 @@ from neuralchat_lite.transformers.arguments import (
     HONOURED,
     REFUSED,
     WITHOUT_EFFECT,
+    calibration_of,
     check_device,
     check_names,
     config_of,
@@ -40,7 +41,8 @@ class AutoModelForCausalLM:
 
         model_file, gguf_file: the name of a GGUF file in the folder or the repository; its own
             codes are used, and dtype is the precision of the activations
-        quantization_config: a WeightOnlyQuantConfig, an RtnConfig or a dictionary of options
+        quantization_config: a WeightOnlyQuantConfig, a configuration of ITREX such as RtnConfig or
+            GPTQConfig, or a dictionary of options
         load_in_4bit, load_in_8bit: the same as WeightOnlyQuantConfig(weight_dtype="int4") or "int8"
         dtype, torch_dtype: for a model that is not quantized, the precision of the computation:
             fp32 (the default), bf16, or "auto" for the checkpoint's own
@@ -48,7 +50,7 @@ class AutoModelForCausalLM:
         cache_dir: the folder of downloads, as in transformers. Quantized models are kept in
             NEURALCHAT_LITE_CACHE instead.
         revision, token, local_files_only: for a hub name, as in transformers
-        adapters, context_length, kv_cache_dtype, threads: as in `neuralchat_lite.load`
+        adapters, calibration, context_length, kv_cache_dtype, threads: as in `neuralchat_lite.load`
 
         Arguments of ITREX, IPEX and transformers that have no effect here are accepted with one
         warning. Raises ConfigError for all others, and the errors of `load`.
@@ -86,7 +88,8 @@ class AutoModelForCausalLM:
                 "its quantization_config",
                 stacklevel=2,
             )
-        more = {name: options[name] for name in FOR_LOAD if options.get(name) is not None}
+        given = {**options, "calibration": None if found.packed else calibration_of(options)}
+        more = {name: given[name] for name in FOR_LOAD if given.get(name) is not None}
         model = load(found, **weights, **more)
         if "context_length" not in more:
             # In transformers only the model's positions limit the length of a text.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -72,13 +73,22 @@ class LegacyConfig:
                 f"sym must be True or False, got {shown(self.sym)}: True is symmetric"
             )
 
+    def settings(self) -> dict[str, Any]:
+        """The equivalent `algorithm_args`."""
+        return {}
+
+    def symmetric(self) -> bool:
+        return self.sym
+
     def options(self, *, skip_algorithm: bool = False) -> dict[str, Any]:
         """The equivalent options of WeightOnlyQuantConfig, which checks them."""
         plain = {field.name: field.default for field in dataclasses.fields(LegacyConfig)}
+        settings = {} if skip_algorithm else self.settings()
         legacy = {
             name: getattr(self, name)
             for name in ("mse_range", "use_double_quant", "use_ggml", "use_quant")
             if getattr(self, name) != plain[name]
+            and not (name == "mse_range" and "use_mse_search" in self.settings())
         }
         config = WeightOnlyQuantConfig(
             weight_dtype=self.weight_dtype
@@ -86,8 +96,9 @@ class LegacyConfig:
             compute_dtype=self.compute_dtype,
             scale_dtype=self.scale_dtype,
             group_size=self.group_size,
-            scheme="sym" if self.sym else "asym",
+            scheme="sym" if self.symmetric() else "asym",
             algorithm="RTN" if skip_algorithm else self.algorithm,
+            algorithm_args=settings or None,
             modules_to_not_convert=self.llm_int8_skip_modules or None,
             overrides=self.overrides,
             **legacy,
@@ -95,7 +106,7 @@ class LegacyConfig:
         return config.to_dict()
 
     def to_weight_only(self) -> WeightOnlyQuantConfig:
-        """The equivalent configuration. Raises ConfigError if the algorithm is not implemented."""
+        """The equivalent configuration."""
         return WeightOnlyQuantConfig(**self.options())
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,7 +137,7 @@ class LegacyConfig:
 
 @dataclass
 class RtnConfig(LegacyConfig):
-    """Round to nearest, the one algorithm that is implemented."""
+    """Round to nearest."""
 
     algorithm: ClassVar[str] = "RTN"
 
@@ -135,8 +146,10 @@ class RtnConfig(LegacyConfig):
 class CalibratedConfig(LegacyConfig):
     """The options of algorithms that calibrate on texts.
 
-    None of these algorithms is implemented yet. Their configurations can be made, read and written;
-    loading a model with one raises ConfigError.
+    tokenizer: accepted; the model's own is used
+    dataset: a text or JSONL file, a list of texts, or the name of a data set on the hub
+    nsamples, seq_len: how many pieces of the texts are used, and the tokens of each
+    batch_size: accepted; blocks see as many tokens at once as suits the CPU
     """
 
     tokenizer: Any = None
@@ -145,9 +158,17 @@ class CalibratedConfig(LegacyConfig):
     seq_len: int = 2048
     batch_size: int = 8
 
+    def to_calibration(self) -> dict[str, Any]:
+        """The equivalent `calibration` of `neuralchat_lite.load`."""
+        kind = "file" if isinstance(self.dataset, str | os.PathLike) else "texts"
+        length = getattr(self, "max_input_length", None) or self.seq_len
+        return {kind: self.dataset, "samples": self.nsamples, "length": length}
+
 
 @dataclass
 class GPTQConfig(CalibratedConfig):
+    """GPTQ. With desc_act, groups are static: others cannot be stored without moving columns."""
+
     algorithm: ClassVar[str] = "GPTQ"
 
     desc_act: bool = False
@@ -157,17 +178,36 @@ class GPTQConfig(CalibratedConfig):
     static_groups: bool = False
     true_sequential: bool = False
 
+    def settings(self) -> dict[str, Any]:
+        return {
+            "act_order": self.desc_act,
+            "percdamp": self.damp_percent,
+            "block_size": self.blocksize,
+            "static_groups": self.static_groups,
+            "true_sequential": self.true_sequential,
+        }
+
 
 @dataclass
 class AwqConfig(CalibratedConfig):
+    """AWQ. zero_point decides the scheme, and `sym` has no effect, as in ITREX."""
+
     algorithm: ClassVar[str] = "AWQ"
     default_bits: ClassVar[int] = 8
 
     zero_point: bool = True
 
+    def settings(self) -> dict[str, Any]:
+        return {"use_mse_search": self.mse_range}
+
+    def symmetric(self) -> bool:
+        return not self.zero_point
+
 
 @dataclass
 class TeqConfig(CalibratedConfig):
+    """TEQ. absorb_to_layer is accepted: the model's own description says it."""
+
     algorithm: ClassVar[str] = "TEQ"
     default_bits: ClassVar[int] = 8
 
@@ -186,3 +226,13 @@ class AutoRoundConfig(CalibratedConfig):
     minmax_lr: float | None = None
     enable_quanted_input: bool = True
     disable_quanted_input: bool | None = None
+
+    def settings(self) -> dict[str, Any]:
+        quanted = self.enable_quanted_input and not self.disable_quanted_input
+        return {
+            "iters": self.iters,
+            "lr": self.lr,
+            "minmax_lr": self.minmax_lr,
+            "batch_size": self.batch_size,
+            "enable_quanted_input": quanted,
+        }

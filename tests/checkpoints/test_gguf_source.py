@@ -121,7 +121,7 @@ def test_the_settings_of_a_file_are_the_commonest_and_overrides(tmp_path: Path) 
     kinds = {"output.weight": "Q6_K", "blk.0.ffn_down.weight": "Q5_K", "blk.1.attn_v.weight": "F16"}
     write_gguf(tmp_path / "m.gguf", lambda name: kinds.get(name, "Q4_K"))
     int8 = {"weight_dtype": "int8", "scale_dtype": "fp32", "group_size": 32}
-    assert open_gguf(tmp_path / "m.gguf").stored_options() == {
+    assert open_gguf(tmp_path / "m.gguf").implied_options({}) == {
         "weight_dtype": "int4", "scheme": "affine", "scale_dtype": "fp32", "group_size": 32,
         "overrides": {
             "model.layers.0.mlp.down_proj": {**int8, "scheme": "affine"},
@@ -130,7 +130,7 @@ def test_the_settings_of_a_file_are_the_commonest_and_overrides(tmp_path: Path) 
         "modules_to_not_convert": ["model.layers.1.self_attn.v_proj"],
     }  # fmt: skip
     write_gguf(tmp_path / "n.gguf", lambda name: "BF16")
-    assert open_gguf(tmp_path / "n.gguf").stored_options() == {}
+    assert open_gguf(tmp_path / "n.gguf").implied_options({}) == {}
 
 
 def with_key(key: str, value: Any, add: str = "add_string"):

@@ -10,8 +10,8 @@ import torch
 
 from neuralchat_lite.errors import CheckpointError, UnsupportedModelError
 from neuralchat_lite.families.config_json import parse_architecture
+from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.families.table import FAMILIES
-from neuralchat_lite.models.rope import RotaryTable
 
 SMALL = {
     "vocab_size": 64,

@@ -15,7 +15,7 @@ import pytest
 import neuralchat_lite
 from neuralchat_lite.errors import CheckpointError, NeuralchatError
 from neuralchat_lite.families.config_json import parse_architecture
-from neuralchat_lite.models.rope import RotaryTable
+from neuralchat_lite.families.rope import RotaryTable
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 SMALL: dict[str, Any] = {

@@ -18,7 +18,7 @@ from neuralchat_lite.files import digests
 from neuralchat_lite.packed import cache
 from neuralchat_lite.packed.cache import cache_root, cached, entries, remove, verify
 from neuralchat_lite.packed.format import open_packed
-from neuralchat_lite.quantization import rtn
+from neuralchat_lite.quantization import open_quantizer, rtn
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.quantizer import QuantizerIdentity
 
@@ -119,14 +119,14 @@ def test_a_hub_model_is_its_revision_and_no_weights_are_hashed(checkpoint, root,
 
 def test_another_quantizer_or_format_version_has_another_key(checkpoint, monkeypatch):
     source = checkpoint.identity()
-    key = cache.cache_key(source, INT4)
+    key = cache.cache_key(source, INT4, open_quantizer(INT4))
     with monkeypatch.context() as patch:
         patch.setattr(rtn.RoundToNearest, "identity", QuantizerIdentity("rtn", 999))
-        assert cache.cache_key(source, INT4) != key
+        assert cache.cache_key(source, INT4, open_quantizer(INT4)) != key
     with monkeypatch.context() as patch:
         patch.setattr(cache, "format_version", lambda config: 999)
-        assert cache.cache_key(source, INT4) != key
-    assert cache.cache_key(source, INT4) == key
+        assert cache.cache_key(source, INT4, open_quantizer(INT4)) != key
+    assert cache.cache_key(source, INT4, open_quantizer(INT4)) == key
 
 
 def test_a_note_that_is_damaged_is_hashed_again(checkpoint, root):

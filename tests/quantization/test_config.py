@@ -70,10 +70,19 @@ def test_float_weights_are_refused_by_name_and_point_to_int4(option, name):
         WeightOnlyQuantConfig(**{option: name})
 
 
-@pytest.mark.parametrize("name", ["GPTQ", "AWQ", "TEQ", "AUTOROUND", "gptq"])
-def test_later_algorithms_are_refused_and_point_to_rtn(name):
-    with pytest.raises(ConfigError, match="algorithm='RTN'"):
-        WeightOnlyQuantConfig(algorithm=name)
+def test_settings_of_an_algorithm_are_kept_checked_and_written_only_when_given():
+    config = WeightOnlyQuantConfig(algorithm="gptq", algorithm_args={"act_order": True})
+    assert config.algorithm_args == {"act_order": True}
+    assert WeightOnlyQuantConfig.from_json(config.to_json()) == config
+    assert config.bytes_config()["algorithm_args"] == {"act_order": True}
+    assert hash(config)
+    assert "algorithm_args" not in WeightOnlyQuantConfig(algorithm="gptq").to_dict()
+    with pytest.raises(ConfigError, match="must be a dictionary of settings, got 5"):
+        WeightOnlyQuantConfig(algorithm="gptq", algorithm_args=5)
+    with pytest.raises(ConfigError, match="'iters' is not a setting of RTN: it has none"):
+        WeightOnlyQuantConfig(algorithm_args={"iters": 5})
+    with pytest.raises(ConfigError, match="batch_size of AUTOROUND must be an integer from 1 on"):
+        WeightOnlyQuantConfig(algorithm="autoround", algorithm_args={"batch_size": 0})
 
 
 @pytest.mark.parametrize(

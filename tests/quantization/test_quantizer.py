@@ -20,13 +20,13 @@ from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.quantization import QUANTIZERS
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
-from neuralchat_lite.quantization.quantizer import PackedSlab, QuantizerIdentity
+from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
 from neuralchat_lite.quantization.rtn import quantize_rtn
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 
 
-class Halved:
+class Halved(Quantizer):
     """Round to nearest, with every code of a positive weight one lower: a caricature of rounding
     that looks at more than one weight."""
 
@@ -102,5 +102,5 @@ def test_version_settings_and_calibration_are_part_of_the_cache_key(
 
 
 def test_an_algorithm_without_a_row_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"algorithm must be one of \['RTN'\], got 'TOY'"):
+    with pytest.raises(ConfigError, match=r"algorithm must be one of .*'RTN'.*, got 'TOY'"):
         WeightOnlyQuantConfig(algorithm="TOY")

@@ -12,7 +12,7 @@ from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.transformers.arguments import HONOURED, WITHOUT_EFFECT
 from neuralchat_lite.transformers.auto import AutoModelForCausalLM
-from neuralchat_lite.transformers.configs import AwqConfig, GPTQConfig, RtnConfig
+from neuralchat_lite.transformers.configs import GPTQConfig, RtnConfig
 
 from .conftest import NANO
 
@@ -83,8 +83,14 @@ def test_a_dtype_beside_a_quantization_is_said_to_have_no_effect() -> None:
             "load_in_4bit and quantization_config both say how to quantize: give one",
         ),
         ({"quantization_config": 4}, "got int: import one from"),
-        ({"quantization_config": GPTQConfig()}, "algorithm='GPTQ' is not implemented yet"),
-        ({"quantization_config": AwqConfig(bits=4)}, "algorithm='AWQ' is not implemented yet"),
+        (
+            {"quantization_config": GPTQConfig(dataset="nowhere.jsonl")},
+            "the calibration file nowhere.jsonl cannot be read",
+        ),
+        (
+            {"quantization_config": WeightOnlyQuantConfig(algorithm="GPTQ")},
+            "algorithm='GPTQ' needs texts to calibrate with",
+        ),
         ({"device_map": "cuda:0"}, "'cuda:0' names a device other than the CPU"),
         ({"device_map": {"": 0}}, "names a device other"),
         ({"subfolder": "x"}, "subfolder is not supported: give the folder itself"),

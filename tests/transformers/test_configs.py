@@ -98,10 +98,23 @@ def test_values_that_cannot_be_are_refused_at_once(options: dict[str, Any], rule
         RtnConfig(**options)
 
 
-@pytest.mark.parametrize("make", CLASSES[1:])
-def test_algorithms_that_are_not_here_are_refused_by_name(make: Any) -> None:
-    with pytest.raises(ConfigError, match=f"algorithm='{make.algorithm}' is not implemented yet"):
-        make().to_weight_only()
+def test_options_of_algorithms_become_their_settings_and_texts() -> None:
+    texts = ["calculate 1 + 2"]
+    config = GPTQConfig(desc_act=True, dataset=texts, nsamples=4, max_input_length=64)
+    options = config.to_weight_only().to_dict()
+    assert options["algorithm"] == "GPTQ"
+    assert options["algorithm_args"] == {
+        "act_order": True,
+        "block_size": 128,
+        "percdamp": 0.1,
+        "static_groups": False,
+        "true_sequential": False,
+    }
+    assert config.to_calibration() == {"texts": texts, "samples": 4, "length": 64}
+    rounding = AutoRoundConfig(dataset="texts.txt", disable_quanted_input=True)
+    assert rounding.to_weight_only().algorithm_args["enable_quanted_input"] is False
+    assert rounding.to_weight_only().scheme == "asym"
+    assert rounding.to_calibration() == {"file": "texts.txt", "samples": 512, "length": 2048}
 
 
 def test_unknown_options_are_refused_with_the_valid_ones() -> None:

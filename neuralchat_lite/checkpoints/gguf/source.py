@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class GGUFSource(Source):
             minima=minima,
         )
 
-    def stored_options(self) -> dict[str, Any]:
+    def implied_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a WeightOnlyQuantConfig that the file's codes have; empty where all
         matrices are floats. A matrix in floats beside codes stays as it is."""
         specs = {spec.module: spec for spec in self.architecture.tensors() if spec.is_matrix}

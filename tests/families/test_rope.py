@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from neuralchat_lite.families.rope import FREQUENCIES
 from neuralchat_lite.families.rope_parameters import ROPE_TYPES
-from neuralchat_lite.models.rope import FREQUENCIES
 
 
 def test_every_rope_type_that_is_read_has_frequencies():

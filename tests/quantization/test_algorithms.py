@@ -1,0 +1,154 @@
+"""What the calibrated algorithms must keep: the function of a block, and most of its accuracy."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import neuralchat_lite as ncl
+from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
+from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.families.rope import RotaryTable
+from neuralchat_lite.generation.prompt import encode_turns
+from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
+from neuralchat_lite.packed.format import open_packed
+from neuralchat_lite.packed.quantize import quantize_checkpoint
+from neuralchat_lite.quantization.calibration import Calibration
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.torch_block import TorchBlock
+
+ROOT = Path(__file__).parents[2]
+NANO = ROOT / "examples/nano/model"
+PACKAGES = {"GPTQ": "neural_compressor", "AUTOROUND": "auto_round"}
+QUICK = {"AUTOROUND": {"iters": 5}, "TEQ": {"iters": 5}}
+WriteCheckpoint = Callable[..., Path]
+IDS = torch.randint(0, 60, (4, 32), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def require(algorithm: str) -> None:
+    package = PACKAGES.get(algorithm, "neural_compressor")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install '.[calibration]'")
+
+
+def hidden_states(source: Any, ids: Tensor) -> Tensor:
+    """What comes out of the last block."""
+    cos, sin = (table[: ids.shape[1]] for table in RotaryTable(source.architecture).upto(32))
+    x: Tensor = source.weight(source.architecture.embedding_name)[ids].float()
+    for index in range(source.architecture.layers):
+        x = TorchBlock(source, index)(x, cos, sin)
+    return x
+
+
+def unpacked(folder: Path) -> Any:
+    """A quantized folder as a source of the weights that kernels see."""
+    packed = open_packed(folder)
+
+    def weight(name: str) -> Tensor:
+        found = packed.weight(name)
+        return dequantize(found) if isinstance(found, PackedMatrix) else found
+
+    return SimpleNamespace(architecture=packed.architecture, weight=weight)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 4], ids=["grouped", "equal"])
+@pytest.mark.parametrize("algorithm", ["GPTQ", "AUTOROUND", "AWQ", "TEQ"])
+def test_blocks_keep_their_function(
+    algorithm: str, kv_heads: int, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    """In 8 bits almost nothing is lost, so a scale or a bias in the wrong place is seen."""
+    require(algorithm)
+    sizes = {"num_key_value_heads": kv_heads, "intermediate_size": 192}
+    source = open_checkpoint(write_checkpoint(**sizes, dtype=torch.float32))
+    settings = QUICK.get(algorithm)
+    config = WeightOnlyQuantConfig("int8", algorithm=algorithm, algorithm_args=settings)
+    calibration = Calibration(IDS[:3])
+    made = quantize_checkpoint(source, config, tmp_path / "made", calibration=calibration)
+    want, found = hidden_states(source, IDS), hidden_states(unpacked(made), IDS)
+    assert (want - found).norm() < 0.02 * want.norm()
+
+
+@pytest.mark.parametrize("algorithm", ["GPTQ", "AUTOROUND"])
+def test_groups_that_are_not_full_are_filled(
+    algorithm: str, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    require(algorithm)
+    source = open_checkpoint(write_checkpoint(dtype=torch.float32))  # 172 columns
+    settings = QUICK.get(algorithm)
+    config = WeightOnlyQuantConfig("int8", algorithm=algorithm, algorithm_args=settings)
+    made = quantize_checkpoint(source, config, tmp_path / "made", calibration=Calibration(IDS))
+    want, found = hidden_states(source, IDS), hidden_states(unpacked(made), IDS)
+    assert (want - found).norm() < 0.02 * want.norm()
+
+
+@pytest.mark.parametrize("algorithm", ["AWQ", "TEQ"])
+def test_groups_that_are_not_full_are_refused_where_they_must_be(
+    algorithm: str, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    require(algorithm)
+    source = open_checkpoint(write_checkpoint())
+    config = WeightOnlyQuantConfig(algorithm=algorithm)
+    with pytest.raises(ConfigError, match=r"down_proj has 172 columns in groups of 32: use a smal"):
+        quantize_checkpoint(source, config, tmp_path / "made", calibration=Calibration(IDS))
+
+
+def problems(first: int, last: int) -> list[list[dict[str, str]]]:
+    """Solved problems of the kind that nano was trained on, of which none is in two such parts."""
+    sys.path.insert(0, str(ROOT / "examples/nano"))
+    try:
+        from problems import held_out_problems  # type: ignore[import-not-found]
+    finally:
+        sys.path.pop(0)
+    return [
+        [*problem.messages(), {"role": "assistant", "content": problem.answer}]
+        for problem in held_out_problems(last)[first:]
+    ]
+
+
+def divergence(model: ncl.Model, exact: ncl.Model, texts: list[list[int]]) -> float:
+    """Mean KL in nats of the next token, against the exact model."""
+    total, count = 0.0, 0
+    for ids in texts:
+        rows = [
+            each.decoder.forward(ids, each.decoder.new_cache(len(ids)), all_logits=True)
+            for each in (exact, model)
+        ]
+        want, found = (row.log_softmax(-1) for row in rows)
+        total += float((want.exp() * (want - found)).sum())
+        count += len(ids)
+    return total / count
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"act_order": True}, {"mse": True, "static_groups": True}], ids=str
+)
+def test_gptq_wins_back_half_of_what_round_to_nearest_loses(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    require("GPTQ")
+    tokenizer = load_tokenizer(NANO)
+    texts = [encode_turns(each, tokenizer, None, asks=False) for each in problems(60, 66)]
+    calibration = {"texts": problems(0, 60), "samples": 24, "length": 128}
+    exact = ncl.load(NANO, dtype="fp32")
+    layout = {"group_size": 128, "compute_dtype": "fp32"}
+    nearest = ncl.load(NANO, layout, cache_dir=tmp_path)
+    config = {**layout, "algorithm": "GPTQ", "algorithm_args": settings}
+    ours = ncl.load(NANO, config, cache_dir=tmp_path, calibration=calibration)
+    assert divergence(ours, exact, texts) < 0.5 * divergence(nearest, exact, texts)
