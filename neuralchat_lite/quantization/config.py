@@ -213,8 +213,8 @@ class WeightOnlyQuantConfig:
         schemes = {self.scheme, *(each.scheme for each in self.overrides)}
         if self.algorithm != "RTN" and "affine" in schemes:
             raise ConfigError(
-                f"algorithm={self.algorithm!r} gives integer zero points, which scheme='affine' does "
-                "not have: use scheme='asym', or algorithm='RTN'"
+                f"algorithm={self.algorithm!r} gives integer zero points, and scheme='affine' has "
+                "minima: use scheme='asym', or algorithm='RTN'"
             )
         settings = checked_args(self.algorithm, algorithm_args)
         object.__setattr__(self, "algorithm_args", MappingProxyType(settings))
