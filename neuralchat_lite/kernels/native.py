@@ -69,13 +69,18 @@ def round_to_nearest(
     group_size: int,
     scale_dtype: torch.dtype,
     asymmetric: bool,
+    search: bool = False,
+    eighths: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """Quantize [rows, cols] weights into packed codes, scales and zeros in one pass.
 
     stored: "int4" or "int8"; lowest, highest: codes, before the symmetric zero is added
     steps: a group's scale is its largest weight (asymmetric: its range) divided by `steps`
 
-    The result has the same bits as `quantization.rtn`. None when the weights hold NaN or infinity,
+    search: for better scales and zeros, as `quantization.search` does
+    eighths: zeros are the byte minima of scheme "affine8"
+
+    The result has the same bits as `quantization.rtn` or `search`. None when the weights hold NaN or infinity,
     or need a scale that overflows or is subnormal: the kernel does not handle these cases.
     """
     isa(), threads()
@@ -100,6 +105,8 @@ def round_to_nearest(
         codes.data_ptr(),
         scales.data_ptr(),
         0 if zeros is None else zeros.data_ptr(),
+        search,
+        eighths,
     )
     return (codes, scales, zeros) if done else None
 
@@ -323,7 +330,10 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
     zeros = matrix.zeros
     assert zeros is None or (zeros.shape == scales_shape and zeros.dtype == torch.int8)
     minima = matrix.minima
-    assert minima is None or (minima.shape == scales_shape and minima.dtype == matrix.scales.dtype)
+    byte_minima = matrix.scheme == "affine8"
+    minima_dtype = torch.int8 if byte_minima else matrix.scales.dtype
+    assert minima is None or (minima.shape == scales_shape and minima.dtype == minima_dtype)
+    assert not byte_minima or matrix.weight_dtype == "int4"
     assert zeros is None or minima is None
     tensors = (matrix.codes, matrix.scales, zeros, minima)
     assert all(t is None or t.is_contiguous() for t in tensors)
@@ -337,6 +347,7 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
         FLOAT_NAMES[matrix.scales.dtype],
         0 if zeros is None else zeros.data_ptr(),
         0 if minima is None else minima.data_ptr(),
+        byte_minima,
         blocks if matrix.group_size == -1 else matrix.group_size // COLUMN_BLOCK,
         bias,
     )
@@ -345,4 +356,6 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: 
 def add_dense(handle: _native.Projection, matrix: PackedMatrix | Tensor, bias: int) -> None:
     assert isinstance(matrix, Tensor) and matrix.is_contiguous()
     rows, cols = matrix.shape
-    handle.add(FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 0, 1, bias)
+    handle.add(
+        FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 0, False, 1, bias
+    )

@@ -10,15 +10,10 @@
 
 #include "kernels/kernels.h"
 #include "kernels/scalar.h"
+#include "kernels/search.h"
 
 namespace ncl {
 namespace {
-
-// Nearest integer, ties to even, of values far below 2^22.
-inline float round_even(float x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: no fraction bits are left
-  return (x + kMagic) - kMagic;
-}
 
 // Rounds a positive scale to its stored type. False when it overflows or is subnormal: the
 // caller leaves those to quantization/rtn.py.
@@ -43,6 +38,40 @@ inline bool store_scale(float wanted, FloatType type, void* scales, size_t index
   }
   static_cast<uint16_t*>(scales)[index] = half;
   return normal || wanted == 0;
+}
+
+// Takes what a search finds for a group that was rounded plainly, if the error is smaller.
+inline void improve_group(const Rounding& op, size_t at, const float* weights, int count, float low,
+                          float high, float scale, float zero, int8_t* codes, int8_t* others) {
+  float lanes[kLanes] = {};
+  in_lanes(count, [&](int i, int lane) { lanes[lane] += weights[i]; });
+  const Group group = {weights, count, sum_of(lanes)};
+  const Fit found = search_group(group, low, high,
+                                 !op.zeros    ? SearchedZero::kNone
+                                 : op.eighths ? SearchedZero::kEighths
+                                              : SearchedZero::kWhole);
+  float stored, bits;  // room for any type
+  if (found.scale == 0 || !store_scale(std::fabs(found.scale), op.scale_type, &bits, 0, &stored)) {
+    return;
+  }
+  stored = std::copysign(stored, found.scale);
+  const float inverse = 1 / stored;
+  for (int i = 0; i < count; ++i) {
+    others[i] =
+        static_cast<int8_t>(static_cast<int>(level_of(weights[i] * inverse + found.zero)) + 8);
+  }
+  if (!(group.squared_error(others, stored, found.zero) <
+        group.squared_error(codes, scale, zero - 8))) {
+    return;
+  }
+  std::memcpy(codes, others, count);
+  const int size = op.scale_type == FloatType::kFp32 ? 4 : 2;
+  char* target = static_cast<char*>(op.scales) + at * size;
+  std::memcpy(target, &bits, size);
+  if (std::signbit(found.scale)) target[size - 1] = static_cast<char>(target[size - 1] | 0x80);
+  if (op.zeros) {
+    op.zeros[at] = static_cast<int8_t>(op.eighths ? -8 * found.zero : found.zero + 8);
+  }
 }
 
 // Packs codes [16][columns] of one row tile.
@@ -71,7 +100,8 @@ inline size_t tile_codes(const Rounding& op) {
 
 // Bytes of scratch memory that `round_one_tile` needs.
 inline size_t rounding_scratch(const Rounding& op) {
-  return scratch_bytes<int8_t>(tile_codes(op)) + scratch_bytes<float>(op.group_size);
+  return scratch_bytes<int8_t>(tile_codes(op)) + scratch_bytes<float>(op.group_size) +
+         scratch_bytes<int8_t>(op.group_size);
 }
 
 // `read(data, type, index, count, out)` turns stored weights into floats.
@@ -83,13 +113,14 @@ bool round_one_tile(const Rounding& op, int tile, Scratch scratch, Read&& read) 
   int8_t* codes = take<int8_t>(scratch, tile_codes(op));
   std::fill_n(codes, tile_codes(op), static_cast<int8_t>(op.symmetric_zero));
   float* weights = take<float>(scratch, op.group_size);
+  int8_t* others = take<int8_t>(scratch, op.group_size);
   for (int row = 0; row < rows; ++row) {
     for (int group = 0; group < groups; ++group) {
       const int first = group * op.group_size, count = std::min(op.group_size, op.cols - first);
       const size_t at = (static_cast<size_t>(tile) * groups + group) * kRowTile + row;
       read(op.weights, op.weight_type, static_cast<size_t>(tile * kRowTile + row) * op.cols + first,
            count, weights);
-      float low = 0, high = 0, not_finite = 0;
+      float low = 0, high = 0, not_finite = 0;  // of a range with 0 in it
       for (int i = 0; i < count; ++i) {
         low = weights[i] < low ? weights[i] : low;
         high = weights[i] > high ? weights[i] : high;
@@ -104,7 +135,7 @@ bool round_one_tile(const Rounding& op, int tile, Scratch scratch, Read&& read) 
       float zero = static_cast<float>(op.symmetric_zero), least = op.lowest, most = op.highest;
       if (op.zeros) {
         if (scale > 0) zero = std::clamp(round_even(op.lowest - low / divisor), least, most);
-        op.zeros[at] = static_cast<int8_t>(zero);
+        op.zeros[at] = static_cast<int8_t>(op.eighths ? 8 * (8 - zero) : zero);
       } else {
         least += zero, most += zero;
       }
@@ -112,6 +143,18 @@ bool round_one_tile(const Rounding& op, int tile, Scratch scratch, Read&& read) 
       for (int i = 0; i < count; ++i) {
         const float code = round_even(weights[i] / divisor) + zero;
         target[i] = static_cast<int8_t>(static_cast<int>(std::min(std::max(code, least), most)));
+      }
+      if (op.search && scale > 0) {
+        float lows[kLanes], highs[kLanes];
+        std::fill_n(lows, kLanes, weights[0]);
+        std::fill_n(highs, kLanes, weights[0]);
+        in_lanes(count, [&](int i, int lane) {
+          lows[lane] = std::min(lows[lane], weights[i]);
+          highs[lane] = std::max(highs[lane], weights[i]);
+        });
+        low = *std::min_element(lows, lows + kLanes);
+        high = *std::max_element(highs, highs + kLanes);
+        improve_group(op, at, weights, count, low, high, scale, zero, target, others);
       }
     }
   }
