@@ -6,8 +6,8 @@ columns: 0..3 in the low nibbles and 4..7 in the high nibbles. Rows are padded t
 32, so that a kernel never meets a partial tile or a partial block of activations.
 
 A weight is `scale * (code - zero)`, or `scale * code + minimum` with a float minimum a group. int4
-codes are 0..15; the symmetric zero is 8. int8 codes are -128..127; the symmetric zero is 0. The minimum
-of scheme "affine8", for int4 alone, is a byte: `scale * (byte / 8 - 8)`, so that 0 is as symmetric.
+codes are 0..15; the symmetric zero is 8. int8 codes are -128..127; the symmetric zero is 0. The
+minimum of scheme "affine8", for int4 alone, is a byte: `scale * (byte / 8 - 8)`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class PackedMatrix:
     codes:  [rows/16, padded cols / columns per tile, 64] uint8
     scales: [rows/16, groups, 16] fp16, bf16 or fp32
     zeros:  [rows/16, groups, 16] int8, or None unless the scheme is "asym"
-    minima: [rows/16, groups, 16] in the scales' dtype, or int8 with scheme "affine8"; None with the others
+    minima: [rows/16, groups, 16] in the scales' dtype with scheme "affine", int8 with "affine8", or
+        None
     group_size: columns that share a scale: 32, 64, 128, or -1 for a whole row
     """
 

@@ -80,8 +80,9 @@ def round_to_nearest(
     search: for better scales and zeros, as `quantization.search` does
     eighths: zeros are the byte minima of scheme "affine8"
 
-    The result has the same bits as `quantization.rtn` or `search`. None when the weights hold NaN or infinity,
-    or need a scale that overflows or is subnormal: the kernel does not handle these cases.
+    The result has the same bits as `quantization.rtn` or `search`. None when the weights hold NaN
+    or infinity, or need a scale that overflows or is subnormal: the kernel does not handle these
+    cases.
     """
     isa(), threads()
     rows, cols = weight.shape

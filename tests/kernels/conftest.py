@@ -42,7 +42,7 @@ def random_packed(
         minima = -scales * zeros_between
     if scheme == "affine8":
         assert weight_dtype == "int4"
-        minima = torch.randint(-128, 128, (rows, groups), generator=generator)
+        minima = torch.randint(-56, 65, (rows, groups), generator=generator)
     return PackedMatrix(
         weight_dtype,
         rows,
