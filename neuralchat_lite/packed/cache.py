@@ -180,7 +180,7 @@ def cache_key(source_id: dict[str, Any], config: WeightOnlyQuantConfig) -> str:
         {
             "format": format_version(config),
             "quantizer": open_quantizer(config).identity.to_key(),
-            "quantization": config.bytes_config(),
+            "quantization": config.key_config(),
             "source": source_id,
         }
     )

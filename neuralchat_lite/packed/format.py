@@ -19,7 +19,7 @@ from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
-from neuralchat_lite.files.json_file import JSON_LIMIT
+from neuralchat_lite.files.json_file import JSON_LIMIT, parse_json
 from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.names import ADAPTER_WEIGHTS, QUANTIZATION, WEIGHTS
 from neuralchat_lite.files.regular import read_regular, remedy_of
@@ -41,6 +41,7 @@ from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.values import shown
 
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+MINIMA_NAMES = {"affine": None, "affine8": "I8"}  # by scheme; None: as the scales
 
 Verify = Literal["auto", "always", "never"]
 # Whether to compare digests, given whether the folder has a valid stamp.
@@ -71,8 +72,9 @@ def packed_tensors(
             tensors.append(StoredTensor(f"{module}.scales", scale_dtype, scales))
             if settings.scheme == "asym":
                 tensors.append(StoredTensor(f"{module}.zeros", "I8", scales))
-            elif settings.scheme == "affine":
-                tensors.append(StoredTensor(f"{module}.minima", scale_dtype, scales))
+            elif settings.scheme in MINIMA_NAMES:
+                dtype = MINIMA_NAMES[settings.scheme] or scale_dtype
+                tensors.append(StoredTensor(f"{module}.minima", dtype, scales))
         elif not (architecture.tied and spec.role == "lm_head"):
             tensors.append(StoredTensor(spec.name, dtype_of(spec.name), spec.shape))
     return aligned_order(tensors)
@@ -129,7 +131,9 @@ class PackedModel:
             codes=self._file.tensor(f"{module}.codes"),
             scales=self._file.tensor(f"{module}.scales"),
             zeros=self._file.tensor(f"{module}.zeros") if settings.scheme == "asym" else None,
-            minima=self._file.tensor(f"{module}.minima") if settings.scheme == "affine" else None,
+            minima=(
+                self._file.tensor(f"{module}.minima") if settings.scheme in MINIMA_NAMES else None
+            ),
         )
 
 
@@ -176,15 +180,17 @@ def without_remedy(error: CheckpointError) -> str:
 
 def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:
     path = folder / QUANTIZATION
+    first = manifest["format_version"] == 1
+    read = WeightOnlyQuantConfig.from_first_format if first else WeightOnlyQuantConfig.from_dict
     try:
         text = read_regular(path, JSON_LIMIT).decode("utf-8")
-        config = WeightOnlyQuantConfig.from_json(text)
-        noted = WeightOnlyQuantConfig.from_dict(manifest["quantization"])
+        config = read(parse_json(text))
+        noted = read(manifest["quantization"])
     except OSError as error:
         raise CacheError(
             f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"
         ) from None
-    except (ConfigError, UnicodeDecodeError) as error:
+    except (ConfigError, ValueError) as error:  # ValueError: text that is not JSON, or not UTF-8
         raise CacheError(f"{path} or the manifest is damaged ({error}): {remedy(folder)}") from None
     if config != noted:
         raise CacheError(

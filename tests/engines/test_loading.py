@@ -99,7 +99,8 @@ def test_the_report_says_which_engine_runs(stories: Path) -> None:
         ),
         (
             {"engine": "ipex", "quantization_config": {"weight_dtype": "int4_fullrange"}},
-            "'ipex' does not support weight_dtype='int4_fullrange', expected one of 'int4', 'int8'",
+            "'ipex' does not support weight_dtype='int4_fullrange', expected one of 'int4_clip', "
+            "'int8'",
         ),
         (
             {"engine": "ipex", "quantization_config": {"lm_head": "int4", "weight_dtype": "int8"}},
