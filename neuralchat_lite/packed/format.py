@@ -19,7 +19,7 @@ from neuralchat_lite.errors import CacheError, CheckpointError, ConfigError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
 from neuralchat_lite.files.digests import HashProgress
-from neuralchat_lite.files.json_file import JSON_LIMIT, parse_json
+from neuralchat_lite.files.json_file import JSON_LIMIT
 from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.names import ADAPTER_WEIGHTS, QUANTIZATION, WEIGHTS
 from neuralchat_lite.files.regular import read_regular, remedy_of
@@ -36,7 +36,7 @@ from neuralchat_lite.packed.manifest import (
     read_manifest,
     remedy,
 )
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, options_of_json
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.values import shown
 
@@ -184,13 +184,13 @@ def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig
     read = WeightOnlyQuantConfig.from_first_format if first else WeightOnlyQuantConfig.from_dict
     try:
         text = read_regular(path, JSON_LIMIT).decode("utf-8")
-        config = read(parse_json(text))
+        config = read(options_of_json(text))
         noted = read(manifest["quantization"])
     except OSError as error:
         raise CacheError(
             f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"
         ) from None
-    except (ConfigError, ValueError) as error:  # ValueError: text that is not JSON, or not UTF-8
+    except (ConfigError, UnicodeDecodeError) as error:
         raise CacheError(f"{path} or the manifest is damaged ({error}): {remedy(folder)}") from None
     if config != noted:
         raise CacheError(

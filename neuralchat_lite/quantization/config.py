@@ -348,13 +348,17 @@ class WeightOnlyQuantConfig:
     @classmethod
     def from_json(cls, text: str) -> WeightOnlyQuantConfig:
         """The inverse of `to_json`. Raises ConfigError for text that is not a JSON object."""
-        try:
-            options = parse_json(text)
-        except ValueError as error:
-            raise ConfigError(
-                f"the quantization config is not JSON ({error}): write it with to_json"
-            ) from None
-        return cls.from_dict(options)
+        return cls.from_dict(options_of_json(text))
+
+
+def options_of_json(text: str) -> dict[str, Any]:
+    """Options as `to_json` writes them. Raises ConfigError for text that is not a JSON object."""
+    try:
+        return dict(parse_json(text))
+    except ValueError as error:
+        raise ConfigError(
+            f"the quantization config is not JSON ({error}): write it with to_json"
+        ) from None
 
 
 def canonical(option: str, value: object) -> str:
