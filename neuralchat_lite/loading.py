@@ -346,12 +346,16 @@ def agreed_config(
 ) -> WeightOnlyQuantConfig:
     """The stored configuration, updated with the options that were asked for. Raises ConfigError
     when they ask for other weights than the stored ones."""
-    config = WeightOnlyQuantConfig(**{**stored.to_dict(), **(asked or {})})
+    options = {**stored.to_dict(), **(asked or {})}
+    implied = asked is not None and "scheme" not in asked
+    if implied and {"weight_dtype", "lm_head"} & asked.keys():
+        del options["scheme"]  # that of what is asked for, which differs too
+    config = WeightOnlyQuantConfig(**options)
     want, have = config.bytes_config(), stored.bytes_config()
     differing = [
         f"{key}={want.get(key)!r} (stored: {have.get(key)!r})"
         for key in {**want, **have}
-        if want.get(key) != have.get(key)
+        if want.get(key) != have.get(key) and not (implied and key == "scheme")
     ]
     if differing:
         raise ConfigError(

@@ -56,11 +56,11 @@ const std::map<std::string, ncl::Activation> kActivations = {
 
 void add_matrix(ncl::Projection& projection, const std::string& type, int rows, int cols,
                 Address data, Address scales, const std::string& scale_type, Address zeros,
-                Address minima, int blocks_per_group, Address bias) {
+                Address minima, bool byte_minima, int blocks_per_group, Address bias) {
   projection.parts.push_back({kWeightTypes.at(type), rows, cols, pointer<const uint8_t>(data),
                               pointer<const void>(scales), kFloatTypes.at(scale_type),
                               pointer<const int8_t>(zeros), pointer<const void>(minima),
-                              blocks_per_group, pointer<const float>(bias)});
+                              blocks_per_group, pointer<const float>(bias), byte_minima});
   projection.rows += rows;
   projection.cols = cols;
 }
@@ -150,11 +150,11 @@ void step(const ncl::Program& program, Address ids, int rows, const std::vector<
 bool round_to_nearest(Address weights, const std::string& weight_type, int rows, int cols,
                       int group_size, const std::string& type, float lowest, float highest,
                       float steps, int symmetric_zero, const std::string& scale_type, Address codes,
-                      Address scales, Address zeros) {
+                      Address scales, Address zeros, bool search, bool eighths) {
   return ncl::round_to_nearest({pointer<const void>(weights), kFloatTypes.at(weight_type), rows,
                                 cols, group_size, kWeightTypes.at(type), lowest, highest, steps,
                                 symmetric_zero, kFloatTypes.at(scale_type), pointer<uint8_t>(codes),
-                                pointer<void>(scales), pointer<int8_t>(zeros)});
+                                pointer<void>(scales), pointer<int8_t>(zeros), search, eighths});
 }
 
 // (name, why it cannot run here or ""), best first.

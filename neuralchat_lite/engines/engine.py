@@ -19,7 +19,7 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_nam
 from neuralchat_lite.values import shown
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}
-WEIGHT_BITS = {"int4": 4, "int4_fullrange": 4, "int8": 8}
+WEIGHT_BITS = {"int4": 4, "int4_clip": 4, "int4_fullrange": 4, "int8": 8}
 
 
 # What to check when logits are not finite, of an engine that cannot say it more closely.

@@ -19,10 +19,11 @@ def open_ipex(request: Request) -> RemoteEngine:
     else:
         config = WeightOnlyQuantConfig(**request.asked)
         honoured: dict[str, tuple[Any, ...]] = {
-            "weight_dtype": ("int4", "int8"),
+            "weight_dtype": ("int4_clip", "int8"),
+            "scheme": ("sym", "asym"),
             "compute_dtype": ("bf16", "fp32", "int8"),
             "scale_dtype": ("fp32",),
-            "lm_head": (config.weight_dtype,),
+            "lm_head": ("int8" if config.weight_dtype == "int8" else "int4_clip",),
             "modules_to_not_convert": ([],),
         }
         precision = quantized_precision(NAME, config, honoured)

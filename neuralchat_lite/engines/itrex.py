@@ -12,9 +12,10 @@ from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 NAME = "itrex"
 # ITREX's own default. QBits supports bf16 only on CPUs with AMX.
-DEFAULT = {"weight_dtype": "int4", "compute_dtype": "fp32"}
+DEFAULT = {"weight_dtype": "int4_clip", "compute_dtype": "fp32"}
 HONOURED: dict[str, tuple[Any, ...]] = {
-    "weight_dtype": ("int4", "int8"),  # its int4_fullrange gives the results of int4
+    "weight_dtype": ("int4_clip", "int8"),  # its int4_fullrange gives the results of int4_clip
+    "scheme": ("sym", "asym"),
     "compute_dtype": ("fp32", "bf16", "int8"),
     "scale_dtype": ("fp32", "bf16"),
     "lm_head": ("fp32",),
@@ -23,7 +24,8 @@ HONOURED: dict[str, tuple[Any, ...]] = {
 
 
 def open_itrex(request: Request) -> RemoteEngine:
-    """int4 with fp32 compute unless a quantization is given. Raises ConfigError or EngineError."""
+    """int4_clip with fp32 compute unless a quantization is given. Raises ConfigError or
+    EngineError."""
     if request.dtype is not None:
         raise ConfigError(
             f"engine {NAME!r} always quantizes, but dtype={str(request.dtype)!r} asks for "

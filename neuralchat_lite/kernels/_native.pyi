@@ -12,6 +12,7 @@ class Projection:
         scale_type: str,
         zeros: int,
         minima: int,
+        byte_minima: bool,
         blocks_per_group: int,
         bias: int,
         /,
@@ -108,6 +109,8 @@ def round_to_nearest(
     codes: int,
     scales: int,
     zeros: int,
+    search: bool,
+    eighths: bool,
     /,
 ) -> bool: ...
 def measure_bandwidth(bytes: int, passes: int, /) -> Sequence[float]: ...

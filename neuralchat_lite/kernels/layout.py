@@ -6,7 +6,8 @@ columns: 0..3 in the low nibbles and 4..7 in the high nibbles. Rows are padded t
 32, so that a kernel never meets a partial tile or a partial block of activations.
 
 A weight is `scale * (code - zero)`, or `scale * code + minimum` with a float minimum a group. int4
-codes are 0..15; the symmetric zero is 8. int8 codes are -128..127; the symmetric zero is 0.
+codes are 0..15; the symmetric zero is 8. int8 codes are -128..127; the symmetric zero is 0. The
+minimum of scheme "affine8", for int4 alone, is a byte: `scale * (byte / 8 - 8)`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ COLUMN_BLOCK = 32  # columns are padded to it; activations are scaled per block 
 TILE_BYTES = 64
 COLUMNS_PER_TILE = {"int4": 8, "int8": 4}
 SYMMETRIC_ZERO = {"int4": 8, "int8": 0}
+MINIMUM_STEPS = 8  # of a minimum in a byte, in a step of the codes
 # The code of padding. Its activation, or its scale and minimum are zero, so any fixed value gives
 # the same sum.
 PADDING_CODE = SYMMETRIC_ZERO
@@ -38,7 +40,8 @@ class PackedMatrix:
     codes:  [rows/16, padded cols / columns per tile, 64] uint8
     scales: [rows/16, groups, 16] fp16, bf16 or fp32
     zeros:  [rows/16, groups, 16] int8, or None unless the scheme is "asym"
-    minima: [rows/16, groups, 16] in the scales' dtype, or None unless the scheme is "affine"
+    minima: [rows/16, groups, 16] in the scales' dtype with scheme "affine", int8 with "affine8", or
+        None
     group_size: columns that share a scale: 32, 64, 128, or -1 for a whole row
     """
 
@@ -53,9 +56,9 @@ class PackedMatrix:
 
     @property
     def scheme(self) -> str:
-        """ "sym", "asym" or "affine"."""
+        """ "sym", "asym", "affine" or "affine8"."""
         if self.minima is not None:
-            return "affine"
+            return "affine8" if self.minima.dtype == torch.int8 else "affine"
         return "sym" if self.zeros is None else "asym"
 
     @property
@@ -123,7 +126,10 @@ def dequantize(matrix: PackedMatrix, dtype: torch.dtype = torch.float32) -> Tens
     group = torch.arange(matrix.cols) // size
     scales = unpack_groups(matrix.scales, matrix.rows).to(dtype)[:, group]
     if matrix.minima is not None:
-        return scales * codes + unpack_groups(matrix.minima, matrix.rows).to(dtype)[:, group]
+        minima = unpack_groups(matrix.minima, matrix.rows).to(dtype)[:, group]
+        if matrix.scheme == "affine8":
+            minima = scales * (minima / MINIMUM_STEPS - SYMMETRIC_ZERO[matrix.weight_dtype])
+        return scales * codes + minima
     if matrix.zeros is None:
         return scales * (codes - SYMMETRIC_ZERO[matrix.weight_dtype])
     return scales * (codes - unpack_groups(matrix.zeros, matrix.rows).to(dtype)[:, group])

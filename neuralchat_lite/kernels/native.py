@@ -69,14 +69,20 @@ def round_to_nearest(
     group_size: int,
     scale_dtype: torch.dtype,
     asymmetric: bool,
+    search: bool = False,
+    eighths: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """Quantize [rows, cols] weights into packed codes, scales and zeros in one pass.
 
     stored: "int4" or "int8"; lowest, highest: codes, before the symmetric zero is added
     steps: a group's scale is its largest weight (asymmetric: its range) divided by `steps`
 
-    The result has the same bits as `quantization.rtn`. None when the weights hold NaN or infinity,
-    or need a scale that overflows or is subnormal: the kernel does not handle these cases.
+    search: for better scales and zeros, as `quantization.search` does
+    eighths: zeros are the byte minima of scheme "affine8"
+
+    The result has the same bits as `quantization.rtn` or `search`. None when the weights hold NaN
+    or infinity, or need a scale that overflows or is subnormal: the kernel does not handle these
+    cases.
     """
     isa(), threads()
     rows, cols = weight.shape
@@ -100,6 +106,8 @@ def round_to_nearest(
         codes.data_ptr(),
         scales.data_ptr(),
         0 if zeros is None else zeros.data_ptr(),
+        search,
+        eighths,
     )
     return (codes, scales, zeros) if done else None
 
@@ -327,7 +335,10 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix, bias: int) -> N
     zeros = matrix.zeros
     assert zeros is None or (zeros.shape == scales_shape and zeros.dtype == torch.int8)
     minima = matrix.minima
-    assert minima is None or (minima.shape == scales_shape and minima.dtype == matrix.scales.dtype)
+    byte_minima = matrix.scheme == "affine8"
+    minima_dtype = torch.int8 if byte_minima else matrix.scales.dtype
+    assert minima is None or (minima.shape == scales_shape and minima.dtype == minima_dtype)
+    assert not byte_minima or matrix.weight_dtype == "int4"
     assert zeros is None or minima is None
     tensors = (matrix.codes, matrix.scales, zeros, minima)
     assert all(t is None or t.is_contiguous() for t in tensors)
@@ -341,6 +352,7 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix, bias: int) -> N
         FLOAT_NAMES[matrix.scales.dtype],
         0 if zeros is None else zeros.data_ptr(),
         0 if minima is None else minima.data_ptr(),
+        byte_minima,
         blocks if matrix.group_size == -1 else matrix.group_size // COLUMN_BLOCK,
         bias,
     )
@@ -349,4 +361,6 @@ def add_packed(handle: _native.Projection, matrix: PackedMatrix, bias: int) -> N
 def add_dense(handle: _native.Projection, matrix: Tensor, bias: int) -> None:
     assert matrix.is_contiguous()
     rows, cols = matrix.shape
-    handle.add(FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 0, 1, bias)
+    handle.add(
+        FLOAT_NAMES[matrix.dtype], rows, cols, matrix.data_ptr(), 0, "fp32", 0, 0, False, 1, bias
+    )

@@ -194,7 +194,7 @@ def cache_key(
         {
             "format": format_version(config),
             "quantizer": quantizer.identity.to_key(),
-            "quantization": config.bytes_config(),
+            "quantization": config.key_config(),
             "source": source_id,
         }
     )

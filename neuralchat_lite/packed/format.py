@@ -36,12 +36,13 @@ from neuralchat_lite.packed.manifest import (
     read_manifest,
     remedy,
 )
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, options_of_json
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.settings import MatrixSettings
 from neuralchat_lite.values import shown
 
 SCALE_NAMES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+MINIMA_NAMES = {"affine": None, "affine8": "I8"}  # by scheme; None: as the scales
 
 Verify = Literal["auto", "always", "never"]
 # Whether to compare digests, given whether the folder has a valid stamp.
@@ -92,8 +93,9 @@ def packed_tensors(
             tensors.append(StoredTensor(f"{module}.scales", scale_dtype, scales))
             if settings.scheme == "asym":
                 tensors.append(StoredTensor(f"{module}.zeros", "I8", scales))
-            elif settings.scheme == "affine":
-                tensors.append(StoredTensor(f"{module}.minima", scale_dtype, scales))
+            elif settings.scheme in MINIMA_NAMES:
+                dtype = MINIMA_NAMES[settings.scheme] or scale_dtype
+                tensors.append(StoredTensor(f"{module}.minima", dtype, scales))
         elif not (architecture.tied and spec.role == "lm_head"):
             tensors.append(StoredTensor(spec.name, dtype_of(spec.name), spec.shape))
     return aligned_order(tensors)
@@ -156,7 +158,9 @@ class PackedModel:
             codes=self._file.tensor(f"{module}.codes"),
             scales=self._file.tensor(f"{module}.scales"),
             zeros=self._file.tensor(f"{module}.zeros") if settings.scheme == "asym" else None,
-            minima=self._file.tensor(f"{module}.minima") if settings.scheme == "affine" else None,
+            minima=(
+                self._file.tensor(f"{module}.minima") if settings.scheme in MINIMA_NAMES else None
+            ),
         )
 
 
@@ -203,10 +207,12 @@ def without_remedy(error: CheckpointError) -> str:
 
 def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:
     path = folder / QUANTIZATION
+    first = manifest["format_version"] == 1
+    read = WeightOnlyQuantConfig.from_first_format if first else WeightOnlyQuantConfig.from_dict
     try:
         text = read_regular(path, JSON_LIMIT).decode("utf-8")
-        config = WeightOnlyQuantConfig.from_json(text)
-        noted = WeightOnlyQuantConfig.from_dict(manifest["quantization"])
+        config = read(options_of_json(text))
+        noted = read(manifest["quantization"])
     except OSError as error:
         raise CacheError(
             f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"

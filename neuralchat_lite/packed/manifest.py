@@ -49,7 +49,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 def format_version(config: WeightOnlyQuantConfig) -> int:
     """The format version of what a configuration makes: the first one that can hold it, so that
     earlier releases read whatever they can."""
-    return 2 if config.scheme == "affine" or config.overrides else 1
+    return 2 if config.searches() or config.scheme == "affine" or config.overrides else 1
 
 
 def creator() -> dict[str, str]:

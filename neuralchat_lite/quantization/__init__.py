@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Name in WeightOnlyQuantConfig -> the class that implements the `Quantizer` protocol. It is
 # made from a configuration.
 QUANTIZERS = {
-    "RTN": "neuralchat_lite.quantization.rtn:RoundToNearest",
+    "RTN": "neuralchat_lite.quantization.nearest:RoundToNearest",
     "GPTQ": "neuralchat_lite.quantization.gptq:GPTQuantizer",
     "AUTOROUND": "neuralchat_lite.quantization.autoround:AutoRound",
     "AWQ": "neuralchat_lite.quantization.awq:ActivationAware",

@@ -36,9 +36,10 @@ from neuralchat_lite.quantization.algorithm_args import all_settings
 from neuralchat_lite.quantization.calibration import Calibration
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.quantization.nearest import RoundToNearest
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
 from neuralchat_lite.quantization.quiet import quiet
-from neuralchat_lite.quantization.rtn import QuantizedMatrix, RoundToNearest
+from neuralchat_lite.quantization.rtn import QuantizedMatrix
 from neuralchat_lite.quantization.settings import MatrixSettings
 from neuralchat_lite.quantization.states import Samples, StateFiles
 from neuralchat_lite.quantization.torch_block import TorchBlock

@@ -12,7 +12,7 @@ import difflib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ class ByOwnName(Mapping[str, str]):
 # Spellings of a value -> its one name here. torch dtypes are looked up by their printed name.
 INTEGER_WEIGHTS = {
     "int4": "int4",
-    "int4_clip": "int4",
+    "int4_clip": "int4_clip",
     "int4_fullrange": "int4_fullrange",
     "int8": "int8",
     "torch.int8": "int8",
@@ -68,20 +68,24 @@ SPELLINGS: dict[str, Mapping[str, str]] = {
     "lm_head": INTEGER_WEIGHTS,
     "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8", "auto": "auto"},
     "scale_dtype": {**FLOATS, **HALF},
-    "scheme": {"sym": "sym", "asym": "asym", "affine": "affine"},
+    "scheme": {name: name for name in ("sym", "asym", "affine", "affine8")},
     "algorithm": ByOwnName(QUANTIZERS),
 }
 DEFAULTS: dict[str, str] = {
     "weight_dtype": "int4",
     "compute_dtype": "bf16",
-    "scheme": "sym",
     "scale_dtype": "fp16",
     "algorithm": "RTN",
     "lm_head": "int8",
 }
 # What compute_dtype="auto" takes: 8 bits cost int4 weights nothing beside their own rounding, and
 # int8 weights more than that (docs/explanation/quantization.md has figures).
-AUTO_COMPUTE = {"int4": "int8", "int4_fullrange": "int8", "int8": "bf16"}
+AUTO_COMPUTE = {"int4": "int8", "int4_clip": "int8", "int4_fullrange": "int8", "int8": "bf16"}
+SEARCHED = "int4"  # the weight type whose scales are searched for
+SEARCHED_SCHEME = "affine8"  # what it has unless another is asked for, and it alone
+WITH_MINIMA = ("affine", "affine8")
+# Names that weight types had in folders of format version 1.
+FIRST_NAMES = {"int4_clip": "int4"}
 WIDTHS = ("int8", "bf16", "fp32")  # precisions of activations, narrowest first
 GROUP_SIZES = (32, 64, 128, -1)
 
@@ -137,14 +141,17 @@ RENAMED = {"llm_int8_skip_modules": "modules_to_not_convert"}
 class WeightOnlyQuantConfig:
     """How the linear layers of a model are quantized, and how they are computed.
 
-    weight_dtype: "int4" (also "int4_clip": codes -7..7, scale absmax/7), "int4_fullrange"
-        (-8..7, absmax/8) or "int8" (-127..127, absmax/127). Asymmetric int4 has 16 levels
-        already, so both int4 names mean the same with scheme="asym" and "affine".
+    weight_dtype: "int4" (16 levels; the scale and the zero of a group have the least squared
+        error that a search found, see quantization/search.py), and by plain rounding "int4_clip"
+        (codes -7..7, scale absmax/7), "int4_fullrange" (-8..7, absmax/8) or "int8" (-127..127,
+        absmax/127). With scheme="asym" and "affine" both plain int4 names mean the same.
     compute_dtype: precision of the activations: "bf16", "fp32" or "int8"; "auto" is "int8" for
         int4 weights and "bf16" for int8 weights, the output head's by its own weight_dtype
     group_size: input columns that share a scale: 32, 64, 128, or -1 for a whole row
     scheme: "sym", "asym" (levels spread from min(w, 0) to max(w, 0), with an integer zero point a
-        group), or "affine" (from min(w) to max(w), with a float minimum a group)
+        group), "affine" (from min(w) to max(w), with a float minimum a group), or "affine8" (a
+        minimum of 8 bits, in eighths of a step). "affine8" is for "int4": matrices of other types
+        beside it are "sym". None: "affine8" where something is "int4", else "sym"
     scale_dtype: "fp16", "bf16" or "fp32"
     algorithm: "RTN" (round to nearest), or a name of docs/how-to/calibrate.md
     algorithm_args: settings of the algorithm, by name; those that are left out have their default
@@ -179,7 +186,7 @@ class WeightOnlyQuantConfig:
         weight_dtype: str | torch.dtype | None = None,
         compute_dtype: str | torch.dtype | None = None,
         group_size: int = 32,
-        scheme: str = "sym",
+        scheme: str | None = None,
         scale_dtype: str | torch.dtype | None = None,
         algorithm: str = "RTN",
         lm_head: str | torch.dtype | None = None,
@@ -191,7 +198,6 @@ class WeightOnlyQuantConfig:
         named = {
             "weight_dtype": weight_dtype,
             "compute_dtype": compute_dtype,
-            "scheme": scheme,
             "scale_dtype": scale_dtype,
             "algorithm": algorithm,
             "lm_head": lm_head,
@@ -210,14 +216,38 @@ class WeightOnlyQuantConfig:
         modules = checked_modules(modules_to_not_convert)
         object.__setattr__(self, "modules_to_not_convert", modules)
         object.__setattr__(self, "overrides", checked_overrides(overrides, OF_A_MATRIX))
-        schemes = {self.scheme, *(each.scheme for each in self.overrides)}
-        if self.algorithm != "RTN" and "affine" in schemes:
-            raise ConfigError(
-                f"algorithm={self.algorithm!r} gives integer zero points, and scheme='affine' has "
-                "minima: use scheme='asym', or algorithm='RTN'"
-            )
+        object.__setattr__(self, "scheme", self.checked_scheme(scheme))
         settings = checked_args(self.algorithm, algorithm_args)
         object.__setattr__(self, "algorithm_args", MappingProxyType(settings))
+
+    def checked_scheme(self, scheme: object) -> str:
+        """The scheme of the matrices without one of their own; None is the default of "int4" where
+        something has this type, but for algorithms that have no minima."""
+        nearest = self.algorithm == "RTN"
+        if scheme is None:
+            return SEARCHED_SCHEME if nearest and self.searches() else "sym"
+        found = canonical("scheme", scheme)
+        if not nearest:
+            for each in (found, *(override.scheme for override in self.overrides)):
+                if each in WITH_MINIMA:
+                    raise ConfigError(
+                        f"algorithm={self.algorithm!r} gives integer zero points, and "
+                        f"scheme={each!r} has minima: use scheme='asym', or algorithm='RTN'"
+                    )
+        if found == SEARCHED_SCHEME and not self.searches():
+            raise ConfigError(
+                f"scheme={found!r} is for weight_dtype={SEARCHED!r}, got "
+                f"weight_dtype={self.weight_dtype!r}: use scheme='asym' or 'affine'"
+            )
+        return found
+
+    def searches(self) -> bool:
+        """Whether some matrix may be "int4", whose scales are searched for."""
+        return SEARCHED in {
+            self.weight_dtype,
+            self.lm_head,
+            *(each.weight_dtype for each in self.overrides),
+        }
 
     def converts(self, module: str) -> bool:
         """Whether the linear layer of this name is to be quantized."""
@@ -230,7 +260,10 @@ class WeightOnlyQuantConfig:
         weight_dtype = self.lm_head if module == "lm_head" else self.weight_dtype
         common = MatrixSettings(weight_dtype, self.group_size, self.scheme, self.scale_dtype)
         override = self.override_of(module)
-        return common if override is None else override.over(common)
+        found = common if override is None else override.over(common)
+        if found.scheme == SEARCHED_SCHEME and found.weight_dtype != SEARCHED:
+            return replace(found, scheme="sym")
+        return found
 
     def quantizes_table(self, module: str) -> bool:
         """Whether an embedding of this name is quantized: if an override gives its full name. A
@@ -271,23 +304,33 @@ class WeightOnlyQuantConfig:
         """The options that decide the quantized bytes, in one spelling each.
 
         Two configurations with equal results share a cache entry: compute_dtype is chosen when
-        the model runs, and int4 that is not symmetric is the same by both of its names.
+        the model runs, and plain int4 that is not symmetric is the same by both of its
+        names.
         """
         decisive = self.to_dict()
         del decisive["compute_dtype"]
         decisive["modules_to_not_convert"] = sorted(set(self.modules_to_not_convert))
         if self.overrides:  # pairs, as their order counts and a digest sorts keys
             decisive["overrides"] = [[each.pattern, each.given()] for each in self.overrides]
-        elif self.scheme != "sym":
+        elif self.scheme in ("asym", "affine"):
             for option in ("weight_dtype", "lm_head"):
-                decisive[option] = decisive[option].removesuffix("_fullrange")
+                decisive[option] = decisive[option].replace("_fullrange", "_clip")
         return decisive
+
+    def key_config(self) -> dict[str, Any]:
+        """`bytes_config` as the cache key and the names of entries have it: in that of format
+        version 1, which has no search, "int4_clip" was called "int4"."""
+        found = self.bytes_config()
+        if not self.searches():
+            for option in ("weight_dtype", "lm_head"):
+                found[option] = FIRST_NAMES.get(found[option], found[option])
+        return found
 
     @property
     def short_name(self) -> str:
         """Weight type and group size: "int4-g32"."""
         group = "row" if self.group_size == -1 else f"g{self.group_size}"
-        return f"{self.bytes_config()['weight_dtype']}-{group}"
+        return f"{self.key_config()['weight_dtype']}-{group}"
 
     def to_dict(self) -> dict[str, Any]:
         """All options as JSON values; "overrides" and "algorithm_args" only when there are some, so
@@ -307,6 +350,17 @@ class WeightOnlyQuantConfig:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
+    def from_first_format(cls, options: Mapping[str, Any]) -> WeightOnlyQuantConfig:
+        """The inverse of what folders of format version 1 note: their "int4" is "int4_clip"."""
+        names = {old: new for new, old in FIRST_NAMES.items()}
+        renamed = {
+            option: names.get(options[option], options[option])
+            for option in ("weight_dtype", "lm_head")
+            if isinstance(options.get(option), str)
+        }
+        return cls.from_dict({**options, **renamed})
+
+    @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> WeightOnlyQuantConfig:
         """The inverse of `to_dict`. Raises ConfigError like the constructor."""
         return cls(**options)
@@ -314,13 +368,17 @@ class WeightOnlyQuantConfig:
     @classmethod
     def from_json(cls, text: str) -> WeightOnlyQuantConfig:
         """The inverse of `to_json`. Raises ConfigError for text that is not a JSON object."""
-        try:
-            options = parse_json(text)
-        except ValueError as error:
-            raise ConfigError(
-                f"the quantization config is not JSON ({error}): write it with to_json"
-            ) from None
-        return cls.from_dict(options)
+        return cls.from_dict(options_of_json(text))
+
+
+def options_of_json(text: str) -> dict[str, Any]:
+    """Options as `to_json` writes them. Raises ConfigError for text that is not a JSON object."""
+    try:
+        return dict(parse_json(text))
+    except ValueError as error:
+        raise ConfigError(
+            f"the quantization config is not JSON ({error}): write it with to_json"
+        ) from None
 
 
 def canonical(option: str, value: object) -> str:

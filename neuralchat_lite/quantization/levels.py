@@ -20,7 +20,8 @@ class Levels:
 
 
 LEVELS = {
-    "int4": Levels("int4", symmetric=(-7, 7, 7), asymmetric=(0, 15)),
+    "int4": Levels("int4", symmetric=(-8, 7, 8), asymmetric=(0, 15)),  # see search.py
+    "int4_clip": Levels("int4", symmetric=(-7, 7, 7), asymmetric=(0, 15)),
     "int4_fullrange": Levels("int4", symmetric=(-8, 7, 8), asymmetric=(0, 15)),
     "int8": Levels("int8", symmetric=(-127, 127, 127), asymmetric=(-128, 127)),
 }

@@ -11,16 +11,14 @@ oracle, and handles what it does not: weights that are not finite, extreme scale
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from neuralchat_lite.checkpoints.finite import not_finite
-from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.families.architecture import TensorSpec
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.layout import (
     ROW_TILE,
@@ -30,9 +28,8 @@ from neuralchat_lite.kernels.layout import (
     pack_codes,
     pack_groups,
 )
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
-from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
+from neuralchat_lite.quantization.quantizer import PackedSlab
 
 VERSION = 1  # increased whenever the same weights get other codes
 SLAB_WEIGHTS = 1 << 18  # 1 MB of fp32: larger slabs fall out of the second-level cache
@@ -57,19 +54,15 @@ class QuantizedMatrix:
     underflows: int = 0
     minima: Tensor | None = None
 
-
-class RoundToNearest(Quantizer):
-    """The quantizer of algorithm "RTN". See `quantizer.Quantizer`."""
-
-    identity = QuantizerIdentity("rtn", VERSION)
-
-    def __init__(self, config: WeightOnlyQuantConfig) -> None:
-        self.config = config
-
-    def slabs(self, source: Source, spec: TensorSpec) -> Iterator[PackedSlab]:
-        settings = self.config.settings_of(spec.module)
-        assert settings is not None, f"{spec.module} stays as it is"
-        return packed_rtn(source.weight(spec.name), **asdict(settings), name=spec.name)
+    def packed(self, stored: str) -> PackedSlab:
+        """In the order of kernels; stored: "int4" or "int8"."""
+        return PackedSlab(
+            pack_codes(self.codes, stored),
+            pack_groups(self.scales),
+            None if self.zeros is None else pack_groups(self.zeros),
+            self.underflows,
+            None if self.minima is None else pack_groups(self.minima),
+        )
 
 
 def quantize_rtn(
@@ -98,6 +91,11 @@ def quantize_rtn(
             slab_weights=slab_weights,
         )
     )
+    return joined(slabs)
+
+
+def joined(slabs: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
+    """Pieces of a matrix, from its first row to its last, as one."""
     zeros = [slab.zeros for slab in slabs if slab.zeros is not None]
     minima = [slab.minima for slab in slabs if slab.minima is not None]
     return QuantizedMatrix(
@@ -234,13 +232,7 @@ def packed_rtn(
             first=first,
             last=min(first + step, rows),
         ):
-            yield PackedSlab(
-                pack_codes(slab.codes, levels.stored),
-                pack_groups(slab.scales),
-                None if slab.zeros is None else pack_groups(slab.zeros),
-                slab.underflows,
-                None if slab.minima is None else pack_groups(slab.minima),
-            )
+            yield slab.packed(levels.stored)
 
 
 def slab_rows(weights: int, cols: int) -> int:

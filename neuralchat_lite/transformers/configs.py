@@ -17,7 +17,9 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, suggestion
 from neuralchat_lite.values import shown
 
-WEIGHT_DTYPES = {4: "int4", 8: "int8"}
+# ITREX's own formats, for scripts that give bits alone.
+WEIGHT_DTYPES = {4: "int4_clip", 8: "int8"}
+BITS = {"int4": 4, "int4_clip": 4, "int4_fullrange": 4, "int8": 8}
 
 
 @dataclass
@@ -26,7 +28,9 @@ class LegacyConfig:
 
     bits: 4 or 8; None to follow weight_dtype
     group_size: 32, 64, 128, or -1 for a whole row
-    weight_dtype, compute_dtype, scale_dtype: as in WeightOnlyQuantConfig, "auto" included
+    weight_dtype, compute_dtype, scale_dtype: as in WeightOnlyQuantConfig, "auto" included. Without
+        one, 4 bits are ITREX's "int4_clip", with its numbers; "int4" is this library's own, whose
+        scales are searched for
     llm_int8_skip_modules: modules_to_not_convert of WeightOnlyQuantConfig
     sym: symmetric codes around zero
     overrides: of WeightOnlyQuantConfig: other settings of single matrices
@@ -54,9 +58,8 @@ class LegacyConfig:
     default_bits: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        of_dtype = {name: bits for bits, name in WEIGHT_DTYPES.items()}
         asked = self.options(skip_algorithm=True)["weight_dtype"]
-        named = None if self.weight_dtype is None else of_dtype[asked.removesuffix("_fullrange")]
+        named = None if self.weight_dtype is None else BITS[asked]
         if self.bits is None:
             self.bits = named or self.default_bits
         if self.bits not in WEIGHT_DTYPES:
@@ -92,7 +95,7 @@ class LegacyConfig:
         }
         config = WeightOnlyQuantConfig(
             weight_dtype=self.weight_dtype
-            or WEIGHT_DTYPES.get(self.bits or self.default_bits, "int4"),
+            or WEIGHT_DTYPES.get(self.bits or self.default_bits, "int4_clip"),
             compute_dtype=self.compute_dtype,
             scale_dtype=self.scale_dtype,
             group_size=self.group_size,

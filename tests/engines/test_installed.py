@@ -104,11 +104,13 @@ def test_a_conversation_with_a_worker_keeps_its_cache(load: Loader) -> None:
 
 
 @pytest.mark.parametrize("compute_dtype", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("weight_dtype", ["int8", "int4"])
+@pytest.mark.parametrize("weight_dtype", ["int8", "int4_clip"])
 def test_ipex_runs_its_own_weight_only_quantization(
     load: Loader, stories: Path, weight_dtype: str, compute_dtype: str
 ) -> None:
-    scheme = "asym" if weight_dtype == "int4" else "sym"  # int8 by int8 must be symmetric there
+    scheme = (
+        "asym" if weight_dtype == "int4_clip" else "sym"
+    )  # int8 by int8 must be symmetric there
     config = {"weight_dtype": weight_dtype, "compute_dtype": compute_dtype, "scheme": scheme}
     model = load("ipex", quantization_config=config)
     agreed = 10 if weight_dtype == "int8" else 2
@@ -131,7 +133,8 @@ def test_itrex_in_int8_computes_what_round_to_nearest_computes_here(
 
 @pytest.mark.parametrize("threads", [None, 1])
 @pytest.mark.parametrize(
-    ("weight_dtype", "compute_dtype"), [("int4", "fp32"), ("int4", "int8"), ("int8", "int8")]
+    ("weight_dtype", "compute_dtype"),
+    [("int4_clip", "fp32"), ("int4_clip", "int8"), ("int8", "int8")],
 )
 def test_itrex_calculates(weight_dtype: str, compute_dtype: str, threads: int | None) -> None:
     """With fewer threads than cores QBits once left half of its work undone."""

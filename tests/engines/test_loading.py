@@ -99,7 +99,8 @@ def test_the_report_says_which_engine_runs(stories: Path) -> None:
         ),
         (
             {"engine": "ipex", "quantization_config": {"weight_dtype": "int4_fullrange"}},
-            "'ipex' does not support weight_dtype='int4_fullrange', expected one of 'int4', 'int8'",
+            "'ipex' does not support weight_dtype='int4_fullrange', expected one of 'int4_clip', "
+            "'int8'",
         ),
         (
             {"engine": "ipex", "quantization_config": {"lm_head": "int4", "weight_dtype": "int8"}},
@@ -139,7 +140,7 @@ def test_a_default_that_an_engine_lacks_becomes_its_own_with_a_note() -> None:
         precision.notes["scale_dtype"]
         == "fp32: engine 'itrex' does not support 'fp16', the default"
     )
-    assert set(precision.notes) == {"scale_dtype", "lm_head"}
+    assert set(precision.notes) == {"scale_dtype", "lm_head", "scheme", "weight_dtype"}
 
 
 def test_bytes_of_quantized_weights_are_counted_one_by_one(stories: Path) -> None:
@@ -163,7 +164,7 @@ def test_itrex_is_refused_a_context_beyond_a_sliding_window(windowed_model: Path
         open_itrex(request_for(windowed_model, asked=asked, context_length=9))
 
 
-@pytest.mark.parametrize("kind", [("int4", "fp32"), ("int8", "int8")])
+@pytest.mark.parametrize("kind", [("int4_clip", "fp32"), ("int8", "int8")])
 def test_itrex_is_refused_groups_that_are_not_full(stories: Path, kind: tuple[str, str]) -> None:
     config = dict(zip(("weight_dtype", "compute_dtype"), kind, strict=True))
     with pytest.raises(ConfigError, match=r"not a multiple of 32, and .*down_proj.weight has 172"):

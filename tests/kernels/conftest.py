@@ -40,6 +40,9 @@ def random_packed(
     if scheme == "affine":
         zeros_between = low + (high - low) * torch.rand((rows, groups), generator=generator)
         minima = -scales * zeros_between
+    if scheme == "affine8":
+        assert weight_dtype == "int4"
+        minima = torch.randint(-56, 65, (rows, groups), generator=generator)
     return PackedMatrix(
         weight_dtype,
         rows,
@@ -48,7 +51,11 @@ def random_packed(
         pack_codes(codes, weight_dtype),
         pack_groups(scales.to(SCALE_DTYPES[scale_dtype])),
         None if zeros is None else pack_groups(zeros),
-        None if minima is None else pack_groups(minima.to(SCALE_DTYPES[scale_dtype])),
+        None
+        if minima is None
+        else pack_groups(
+            minima.to(torch.int8 if scheme == "affine8" else SCALE_DTYPES[scale_dtype])
+        ),
     )
 
 

@@ -30,7 +30,8 @@ STORAGE = [
     (weight_dtype, group_size, scheme)
     for weight_dtype in ("int4", "int8")
     for group_size in (32, 64, 128, -1)
-    for scheme in ("sym", "asym", "affine")
+    for scheme in ("sym", "asym", "affine", "affine8")
+    if not (scheme == "affine8" and weight_dtype == "int8")
 ]
 
 

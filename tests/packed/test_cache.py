@@ -18,7 +18,7 @@ from neuralchat_lite.files import digests
 from neuralchat_lite.packed import cache
 from neuralchat_lite.packed.cache import cache_root, cached, entries, remove, verify
 from neuralchat_lite.packed.format import open_packed
-from neuralchat_lite.quantization import open_quantizer, rtn
+from neuralchat_lite.quantization import nearest, open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.quantizer import QuantizerIdentity
 
@@ -121,7 +121,7 @@ def test_another_quantizer_or_format_version_has_another_key(checkpoint, monkeyp
     source = checkpoint.identity()
     key = cache.cache_key(source, INT4, open_quantizer(INT4))
     with monkeypatch.context() as patch:
-        patch.setattr(rtn.RoundToNearest, "identity", QuantizerIdentity("rtn", 999))
+        patch.setattr(nearest.RoundToNearest, "identity", QuantizerIdentity("rtn", 999))
         assert cache.cache_key(source, INT4, open_quantizer(INT4)) != key
     with monkeypatch.context() as patch:
         patch.setattr(cache, "format_version", lambda config: 999)
@@ -300,7 +300,7 @@ def test_the_name_of_an_entry_is_readable_and_one_folder(checkpoint, root):
 
 
 def test_one_key_has_one_entry(checkpoint, root):
-    options = [{"weight_dtype": name, "scheme": "asym"} for name in ("int4", "int4_fullrange")]
+    options = [{"weight_dtype": name, "scheme": "asym"} for name in ("int4_clip", "int4_fullrange")]
     options += [{"modules_to_not_convert": ["lm_head", "q_proj"]}]
     options += [{"modules_to_not_convert": ["q_proj", "lm_head", "q_proj"]}]
     found = [cached(checkpoint, WeightOnlyQuantConfig(**o), root=root) for o in options]
@@ -325,7 +325,7 @@ def test_killing_at_twenty_random_moments_leaves_no_entry_or_a_whole_one(tiny_co
 TOGETHER = """
 import json, sys, time
 from pathlib import Path
-from neuralchat_lite.quantization import rtn
+from neuralchat_lite.quantization import nearest
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.quantizer import QuantizerIdentity
 from neuralchat_lite.packed.cache import cached

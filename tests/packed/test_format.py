@@ -15,7 +15,9 @@ from neuralchat_lite.packed import manifest as manifest_module
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.rtn import quantize_rtn
+from neuralchat_lite.quantization.search import quantize_search
 
 UP = "model.layers.1.mlp.up_proj"
 
@@ -55,6 +57,7 @@ def sealed(folder):
             }
         },
         {"weight_dtype": "int8", "scheme": "affine", "scale_dtype": "bf16"},
+        {"weight_dtype": "int4_clip", "group_size": 64},
     ],
 )
 def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, tied, options):
@@ -74,8 +77,12 @@ def test_weights_come_back_as_they_were_quantized(write_checkpoint, tmp_path, ti
         assert isinstance(got, PackedMatrix)
         assert (got.rows, got.cols) == tuple(want.shape)
         settings = config.settings_of(module)
-        matrix = quantize_rtn(want, **asdict(settings))
-        assert got.weight_dtype == settings.weight_dtype.removesuffix("_fullrange")
+        chosen = asdict(settings)
+        if settings.weight_dtype == "int4":
+            del chosen["weight_dtype"]
+        quantize = quantize_rtn if "weight_dtype" in chosen else quantize_search
+        matrix = quantize(want, **chosen)
+        assert got.weight_dtype == LEVELS[settings.weight_dtype].stored
         assert got.group_size == settings.group_size
         assert torch.equal(got.codes, pack_codes(matrix.codes, got.weight_dtype))
         assert torch.equal(got.scales, pack_groups(matrix.scales))
@@ -137,7 +144,12 @@ def test_a_tied_head_that_stays_as_it_is_keeps_the_embedding_as_it_is(write_chec
 
 @pytest.mark.parametrize(
     ("options", "version"),
-    [({"scheme": "asym"}, 1), ({"scheme": "affine"}, 2), ({"overrides": {"lm_head": "int4"}}, 2)],
+    [
+        ({"weight_dtype": "int4_clip", "scheme": "asym"}, 1),
+        ({"scheme": "asym"}, 2),
+        ({"scheme": "affine"}, 2),
+        ({"overrides": {"lm_head": "int4"}}, 2),
+    ],
 )
 def test_a_folder_has_the_first_format_version_that_can_hold_it(
     write_checkpoint, tmp_path, options, version
@@ -145,6 +157,17 @@ def test_a_folder_has_the_first_format_version_that_can_hold_it(
     checkpoint, config = open_checkpoint(write_checkpoint()), WeightOnlyQuantConfig(**options)
     folder = quantize_checkpoint(checkpoint, config, tmp_path / "out")
     assert manifest_module.read_manifest(folder)["format_version"] == version
+
+
+def test_int4_of_the_first_format_version_is_read_as_int4_clip(write_checkpoint, tmp_path):
+    config = WeightOnlyQuantConfig("int4_clip", lm_head="int4_clip")
+    folder = quantize_checkpoint(open_checkpoint(write_checkpoint()), config, tmp_path / "out")
+    for name in ("quantization_config.json", "manifest.json"):
+        text = (folder / name).read_text()
+        assert "int4_clip" in text
+        (folder / name).write_text(text.replace("int4_clip", "int4"))  # as release 0.1 wrote it
+    sealed(folder)
+    assert open_packed(folder).config == config
 
 
 def test_every_whole_line_tensor_starts_on_a_line_of_the_mapped_file(packed, mapped_file):

@@ -19,15 +19,20 @@ from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
-# Options -> sha256 of model.safetensors, as release 0.1 wrote it.
+# Options -> sha256 of model.safetensors, as release 0.1 wrote it; "int4" as the first release
+# that searches.
 OF_NANO: dict[str, tuple[dict[str, Any], str]] = {
-    "int4": ({}, "c27b0cf41920bf8bc06d617408938e90b1de8f2371d9c450f9ac71565ab00169"),
+    "int4": ({}, "719452ab071e5ea81dfe0355ff196184d9509013e76ca73f68b3c3ae3a639e5e"),
+    "int4_clip": (
+        {"weight_dtype": "int4_clip"},
+        "c27b0cf41920bf8bc06d617408938e90b1de8f2371d9c450f9ac71565ab00169",
+    ),
     "int8": (
         {"weight_dtype": "int8"},
         "fd04cac29a918f5cc801557332158f65dcdd153773bc21e15080a8ec5f9c25ce",
     ),
-    "int4 asym": (
-        {"weight_dtype": "int4", "scheme": "asym"},
+    "int4_clip asym": (
+        {"weight_dtype": "int4_clip", "scheme": "asym"},
         "18f0a6ff0487e634cd658aa12e23c563eb96f603e7eb5745d986f34fc80d141a",
     ),
     "int4_fullrange g128": (
@@ -62,9 +67,9 @@ OF_VERSION_2: dict[str, tuple[dict[str, Any], str]] = {
 ENTRY = "model-int4-g32-3473085be362"
 # Layers of the 1B shape, weight type -> the same.
 OF_1B = {
-    (1, "int4"): "0ab892c577120af7e3a0a2c6c9a1515d117b646d92997d0b5d2a02bb1a87bea0",
+    (1, "int4_clip"): "0ab892c577120af7e3a0a2c6c9a1515d117b646d92997d0b5d2a02bb1a87bea0",
     (1, "int8"): "6a027b0e07c3b8c010579256e3df14f265ffccfc0443dcf4f4c286c2407fd366",
-    (22, "int4"): "53abd24eda55834b533438030ec6d5ea5df3f6df3d2d21ba698e77c23a79096d",
+    (22, "int4_clip"): "53abd24eda55834b533438030ec6d5ea5df3f6df3d2d21ba698e77c23a79096d",
 }
 KEYS = "model.layers.0.self_attn.k_proj.weight"
 KEYS_DIGEST = "6ec24b36c2de0bd438b06ecfc831ec2999d4271fdff41d19b3e6a60cad8e6153"
@@ -76,7 +81,7 @@ def digest_of(source: Source, out: Path, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("name", OF_NANO)
-def test_the_packed_bytes_of_nano_are_those_of_release_0_1(name: str, tmp_path: Path) -> None:
+def test_the_packed_bytes_of_nano_do_not_change(name: str, tmp_path: Path) -> None:
     options, want = OF_NANO[name]
     assert digest_of(open_checkpoint(NANO), tmp_path / "out", **options) == want
 
@@ -88,7 +93,7 @@ def test_the_packed_bytes_of_version_2_stay_what_they_are(name: str, tmp_path: P
 
 
 def test_entries_that_release_0_1_made_are_still_found(tmp_path: Path) -> None:
-    folder = ncl.quantize(NANO, cache_dir=tmp_path)
+    folder = ncl.quantize(NANO, "int4_clip", cache_dir=tmp_path)
     assert folder.name == ENTRY
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["quantizer"] == {"name": "rtn", "version": 1}

@@ -10,7 +10,7 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 OPTIONS = {
-    "weight_dtype": ["int4", "int4_fullrange", "int8"],
+    "weight_dtype": ["int4", "int4_clip", "int4_fullrange", "int8"],
     "compute_dtype": ["bf16", "fp32", "auto", "int8"],
     "group_size": [32, 64, 128, -1],
     "scheme": ["sym", "asym", "affine"],
@@ -34,7 +34,7 @@ def test_defaults_are_those_of_the_documentation():
         "weight_dtype": "int4",
         "compute_dtype": "bf16",
         "group_size": 32,
-        "scheme": "sym",
+        "scheme": "affine8",
         "scale_dtype": "fp16",
         "algorithm": "RTN",
         "lm_head": "int8",
@@ -47,9 +47,9 @@ def test_defaults_are_those_of_the_documentation():
 @pytest.mark.parametrize(
     ("option", "spelling", "name"),
     [
-        ("weight_dtype", "int4_clip", "int4"),
+        ("weight_dtype", "int4_clip", "int4_clip"),
         ("weight_dtype", torch.int8, "int8"),
-        ("lm_head", "int4_clip", "int4"),
+        ("lm_head", "int4_clip", "int4_clip"),
         ("compute_dtype", torch.bfloat16, "bf16"),
         ("compute_dtype", torch.float32, "fp32"),
         ("compute_dtype", torch.int8, "int8"),
@@ -180,8 +180,7 @@ def test_a_head_that_is_not_quantized_takes_nothing():
 def test_only_options_that_decide_bytes_are_in_bytes_config():
     base = WeightOnlyQuantConfig()
     different = {
-        option: dataclasses.replace(base, **{option: values[-1]}).bytes_config()
-        != base.bytes_config()
+        option: WeightOnlyQuantConfig(**{option: values[-1]}).bytes_config() != base.bytes_config()
         for option, values in OPTIONS.items()
         if getattr(base, option) != values[-1]
     } | {"lm_head": WeightOnlyQuantConfig(lm_head="int4").bytes_config() != base.bytes_config()}
@@ -190,9 +189,29 @@ def test_only_options_that_decide_bytes_are_in_bytes_config():
 
 @pytest.mark.parametrize("scheme", ["asym", "affine"])
 def test_int4_that_is_not_symmetric_is_the_same_by_both_names(scheme):
-    one = WeightOnlyQuantConfig(weight_dtype="int4", scheme=scheme)
+    one = WeightOnlyQuantConfig(weight_dtype="int4_clip", scheme=scheme)
     other = WeightOnlyQuantConfig(weight_dtype="int4_fullrange", scheme=scheme)
     assert one.bytes_config() == other.bytes_config()
+
+
+def test_the_default_scheme_is_that_of_the_weight_types():
+    assert WeightOnlyQuantConfig("int4_clip").scheme == "sym"
+    assert WeightOnlyQuantConfig("int8").scheme == "sym"
+    assert WeightOnlyQuantConfig("int4", scheme="sym").scheme == "sym"
+    mixed = WeightOnlyQuantConfig("int8", lm_head="int4")
+    assert mixed.settings_of("lm_head").scheme == "affine8"
+    assert mixed.settings_of("model.layers.0.mlp.up_proj").scheme == "sym"
+    assert WeightOnlyQuantConfig().settings_of("lm_head").scheme == "sym"  # int8
+    with pytest.raises(ConfigError, match="'affine8' is for weight_dtype='int4'"):
+        WeightOnlyQuantConfig("int4_clip", scheme="affine8")
+
+
+def test_what_the_first_format_called_int4_is_int4_clip():
+    noted = WeightOnlyQuantConfig("int4_clip", lm_head="int4_clip").to_dict()
+    old = {**noted, "weight_dtype": "int4", "lm_head": "int4"}
+    assert WeightOnlyQuantConfig.from_first_format(old).to_dict() == noted
+    assert WeightOnlyQuantConfig("int4_clip").key_config()["weight_dtype"] == "int4"
+    assert WeightOnlyQuantConfig("int4_clip").short_name == "int4-g32"
 
 
 def test_a_config_cannot_be_changed():

@@ -62,7 +62,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_a_row_is_all_that_a_quantizer_needs(tmp_path: Path) -> None:
-    config = WeightOnlyQuantConfig(algorithm="TOY")
+    config = WeightOnlyQuantConfig("int4_clip", algorithm="TOY")
     folder = ncl.quantize(NANO, config, cache_dir=tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["quantizer"] == {
@@ -72,7 +72,7 @@ def test_a_row_is_all_that_a_quantizer_needs(tmp_path: Path) -> None:
         "calibration": "c" * 64,
     }
     assert manifest["quantization"]["algorithm"] == "TOY"
-    plain = open_packed(ncl.quantize(NANO, cache_dir=tmp_path))
+    plain = open_packed(ncl.quantize(NANO, "int4_clip", cache_dir=tmp_path))
     ours = open_packed(folder)
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.equal(ours.weight(name).codes, plain.weight(name).codes)  # type: ignore[union-attr]
@@ -95,7 +95,7 @@ def test_a_row_is_all_that_a_quantizer_needs(tmp_path: Path) -> None:
 def test_version_settings_and_calibration_are_part_of_the_cache_key(
     other: QuantizerIdentity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = WeightOnlyQuantConfig(algorithm="TOY")
+    config = WeightOnlyQuantConfig("int4_clip", algorithm="TOY")
     folder = ncl.quantize(NANO, config, cache_dir=tmp_path)
     monkeypatch.setattr(Halved, "identity", other)
     assert ncl.quantize(NANO, config, cache_dir=tmp_path) != folder

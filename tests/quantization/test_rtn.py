@@ -8,16 +8,18 @@ from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.layout import SCALE_DTYPES, pack_codes, pack_groups
 from neuralchat_lite.quantization import rtn
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.nearest import RoundToNearest
 from neuralchat_lite.quantization.rtn import packed_rtn, quantize_rtn, rtn_slabs
 
-DTYPES = ["int4", "int4_fullrange", "int8"]
+DTYPES = ["int4_clip", "int4_fullrange", "int8"]
 # Per dtype: lowest and highest symmetric level, divisor; lowest and highest asymmetric code.
 RANGES = {
-    "int4": (-7, 7, 7, 0, 15),
+    "int4_clip": (-7, 7, 7, 0, 15),
     "int4_fullrange": (-8, 7, 8, 0, 15),
     "int8": (-127, 127, 127, -128, 127),
 }
-NORMAL = {"weight_dtype": "int4", "group_size": 32, "scheme": "sym", "scale_dtype": "fp16"}
+NORMAL = {"weight_dtype": "int4_clip", "group_size": 32, "scheme": "sym", "scale_dtype": "fp16"}
 
 
 def slow_rtn(weight, weight_dtype, group_size, scheme, scale_dtype):
@@ -125,7 +127,7 @@ def test_affine_codes_scales_and_minima_equal_the_slow_ones(weight_dtype, group_
     np.testing.assert_array_equal(got.codes.numpy(), codes)
     assert got.underflows == 0
     [slab] = packed_rtn(weight, **settings, scheme="affine")
-    assert torch.equal(slab.codes, pack_codes(got.codes, weight_dtype.removesuffix("_fullrange")))
+    assert torch.equal(slab.codes, pack_codes(got.codes, rtn.LEVELS[weight_dtype].stored))
     assert torch.equal(slab.scales, pack_groups(got.scales))
     assert torch.equal(slab.minima, pack_groups(got.minima))
 
@@ -240,7 +242,8 @@ def test_slabs_are_row_tiles_in_order_and_bounded():
 
 def test_the_codes_of_version_1_do_not_change():
     # Who changes them on purpose raises the version, so that no cache entry passes for new.
-    assert rtn.RoundToNearest.identity.to_key() == ["rtn", 1]
+    config = WeightOnlyQuantConfig("int4_clip")
+    assert RoundToNearest(config).identity.to_key() == ["rtn", 1]
     weight = ((torch.arange(48 * 172) * 7919 % 1009 - 504) / 512).view(48, 172)
     digest = hashlib.sha256()
     for weight_dtype in DTYPES:

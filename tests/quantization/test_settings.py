@@ -23,12 +23,12 @@ OVERRIDES = {
 
 def test_the_first_pattern_that_matches_the_full_name_counts() -> None:
     config = WeightOnlyQuantConfig(overrides=OVERRIDES)
-    common = MatrixSettings("int4", 32, "sym", "fp16")
+    common = MatrixSettings("int4", 32, "affine8", "fp16")
     assert config.settings_of("model.layers.1.mlp.up_proj") == common
     assert config.settings_of("model.layers.10.mlp.up_proj") == common
     assert config.settings_of(UP) == MatrixSettings("int8", 128, "affine", "fp16")
     keys = config.settings_of("model.layers.0.self_attn.k_proj")
-    assert keys == MatrixSettings("int4", 64, "sym", "fp16")
+    assert keys == MatrixSettings("int4", 64, "affine8", "fp16")
     assert config.dtype_of("lm_head") == "int4_fullrange"
     turned = WeightOnlyQuantConfig(overrides=dict(reversed(OVERRIDES.items())))
     assert turned.dtype_of("model.layers.0.self_attn.k_proj") == "int8"

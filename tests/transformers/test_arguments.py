@@ -37,7 +37,7 @@ def load(**options: Any) -> Any:
         ({"quantization_config": WeightOnlyQuantConfig(weight_dtype="int8")}, "int8", "bf16"),
         ({"quantization_config": {"weight_dtype": "int4_fullrange"}}, "int4_fullrange", "bf16"),
         ({"quantization_config": RtnConfig(bits=8, compute_dtype="int8")}, "int8", "int8"),
-        ({"quantization_config": RtnConfig(bits=4, compute_dtype="auto")}, "int4", "int8"),
+        ({"quantization_config": RtnConfig(bits=4, compute_dtype="auto")}, "int4_clip", "int8"),
         ({"device_map": "auto"}, None, "fp32"),
         ({"device_map": {"": "cpu:0"}}, None, "fp32"),
         ({"adapters": None, "subfolder": "", "force_download": False}, None, "fp32"),

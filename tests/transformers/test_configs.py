@@ -59,10 +59,11 @@ def test_overrides_keep_their_order_in_json() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, {"weight_dtype": "int4", "scheme": "sym"}),
+        ({}, {"weight_dtype": "int4_clip", "scheme": "sym"}),
         ({"bits": 8}, {"weight_dtype": "int8"}),
         ({"weight_dtype": "int8"}, {"weight_dtype": "int8"}),
-        ({"weight_dtype": "int4_clip"}, {"weight_dtype": "int4"}),
+        ({"weight_dtype": "int4_clip"}, {"weight_dtype": "int4_clip"}),
+        ({"weight_dtype": "int4"}, {"weight_dtype": "int4", "scheme": "sym"}),
         ({"weight_dtype": "int4_fullrange"}, {"weight_dtype": "int4_fullrange"}),
         ({"sym": False}, {"scheme": "asym"}),
         ({"scale_dtype": "bf16", "compute_dtype": "int8"}, {"scale_dtype": "bf16"}),

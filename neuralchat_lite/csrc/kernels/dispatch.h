@@ -38,6 +38,8 @@ void with_scheme(const Matrix& m, F&& f) {
       return f(Constant<Scheme::kAsym>{});
     case Scheme::kAffine:
       return f(Constant<Scheme::kAffine>{});
+    case Scheme::kAffine8:
+      return f(Constant<Scheme::kAffine8>{});
   }
 }
 

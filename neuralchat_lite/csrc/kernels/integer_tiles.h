@@ -65,7 +65,7 @@ template <class Set, class Product, Stored stored, FloatType scale_type, Scheme 
   constexpr int kVectorBytes = Set::kLanes * 4;
 
   const uint8_t* data = weights.data;
-  constexpr bool kMinima = scheme == Scheme::kAffine;
+  constexpr bool kMinima = has_minima(scheme);
   // Float sums stay in registers if there are enough.
   constexpr bool kKept = rows * kAll * (planes + 1) + kAll + 2 <= Set::kRegisters;
   const auto place = [&](int r, int v) { return sums + (r * kAll + v) * Set::kLanes; };
@@ -88,7 +88,8 @@ template <class Set, class Product, Stored stored, FloatType scale_type, Scheme 
                         v % kVectors * Set::kLanes;
       weight_scale[v] = Set::template load_scales<scale_type>(weights.scales, at);
       if constexpr (kMinima) {
-        minimum[v] = Set::template load_scales<scale_type>(weights.minima, at);
+        minimum[v] =
+            Set::template load_minima<scheme, scale_type>(weights.minima, at, weight_scale[v]);
       }
       if constexpr (stored != Stored::kPanel) {
         // Those of the next tiles: nothing else asks for the lines of a tile's scales in time.
@@ -96,7 +97,8 @@ template <class Set, class Product, Stored stored, FloatType scale_type, Scheme 
         const size_t next = at + static_cast<size_t>(tiles) * weights.groups * kRowTile;
         _mm_prefetch(static_cast<const char*>(weights.scales) + next * kSize, _MM_HINT_T0);
         if constexpr (kMinima) {
-          _mm_prefetch(static_cast<const char*>(weights.minima) + next * kSize, _MM_HINT_T0);
+          constexpr size_t kMinimumSize = scheme == Scheme::kAffine8 ? 1 : kSize;
+          _mm_prefetch(static_cast<const char*>(weights.minima) + next * kMinimumSize, _MM_HINT_T0);
         }
       }
       if constexpr (scheme == Scheme::kAsym) {
@@ -249,11 +251,12 @@ inline void store_tiles(const Matrix& m, int tile, int row, int rows, const floa
 inline Tiles tiles_of(const Matrix& m, int tile) {
   const size_t group = static_cast<size_t>(tile) * m.groups() * kRowTile;
   const size_t scale_bytes = m.scale_type == FloatType::kFp32 ? 4 : 2;
+  const size_t minimum_bytes = m.byte_minima ? 1 : scale_bytes;
   return {block_codes(m, tile, 0),
           static_cast<size_t>(m.blocks()) * block_bytes(m.type),
           static_cast<const uint8_t*>(m.scales) + group * scale_bytes,
           m.zeros ? m.zeros + group : nullptr,
-          m.minima ? static_cast<const uint8_t*>(m.minima) + group * scale_bytes : nullptr,
+          m.minima ? static_cast<const uint8_t*>(m.minima) + group * minimum_bytes : nullptr,
           m.groups(),
           m.blocks_per_group,
           kPrefetchBytes,
@@ -329,11 +332,12 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
     const size_t stride = weights.data_stride;
     with_float_type(m.scale_type, [&](auto type_of_scale) {
       for (int at = 0; at < tiles.value * m.groups() * kRowTile; at += Set::kLanes) {
-        Set::store_floats(scales + at,
-                          Set::template load_scales<type_of_scale.value>(weights.scales, at));
-        if constexpr (scheme.value == Scheme::kAffine) {
+        const auto scale = Set::template load_scales<type_of_scale.value>(weights.scales, at);
+        Set::store_floats(scales + at, scale);
+        if constexpr (has_minima(scheme.value)) {
           Set::store_floats(minima + at,
-                            Set::template load_scales<type_of_scale.value>(weights.minima, at));
+                            Set::template load_minima<scheme.value, type_of_scale.value>(
+                                weights.minima, at, scale));
         }
       }
     });
@@ -358,9 +362,11 @@ void multiply_many(const Matrix& m, int begin, int end, const ByteRows<planes>& 
                          _MM_HINT_T0);
           }
         }
-        multiply_tiles<Set, Product, Stored::kPanel, FloatType::kFp32, scheme.value, planes,
-                       tiles.value, count.value>(weights, x, row + from, first, last,
-                                                 sums + panel_sums(from) * tiles.value);
+        // Minima are floats in the panel's company.
+        constexpr Scheme kScheme = has_minima(scheme.value) ? Scheme::kAffine : scheme.value;
+        multiply_tiles<Set, Product, Stored::kPanel, FloatType::kFp32, kScheme, planes, tiles.value,
+                       count.value>(weights, x, row + from, first, last,
+                                    sums + panel_sums(from) * tiles.value);
       });
     }
     store_tiles<tiles.value>(m, tile, row, rows, sums, out);

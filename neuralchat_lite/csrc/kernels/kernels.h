@@ -69,6 +69,9 @@ struct AttentionTask {
   float* total;        // [count] sum of weights e^(score - largest)
 };
 
+// The zero of a group that is searched together with its scale: none, whole, or in eighths.
+enum class SearchedZero { kNone, kWhole, kEighths };
+
 // Float weights to quantize by rounding to nearest. The limits are those of quantization/rtn.py.
 struct Rounding {
   const void* weights;  // [rows][cols]
@@ -84,6 +87,8 @@ struct Rounding {
   uint8_t* codes;  // packed, all three
   void* scales;
   int8_t* zeros;  // null: symmetric
+  bool search;    // for better scales and zeros, as quantization/search.py does
+  bool eighths;   // zeros are stored as layout.h has byte minima
 };
 
 // Bytes of scratch memory that one thread needs for a call of a kernel.

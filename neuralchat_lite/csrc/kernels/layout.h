@@ -14,8 +14,13 @@ enum class WeightType { kInt4, kInt8, kFp32, kBf16, kFp16 };
 enum class FloatType { kFp32, kBf16, kFp16 };
 
 // What a packed weight is, beside its scale: scale * (code - zero) with the zero of its type, 8 for
-// int4 and 0 for int8; the same with a zero of its group; or scale * code + a minimum of its group.
-enum class Scheme { kSym, kAsym, kAffine };
+// int4 and 0 for int8; the same with a zero of its group; or scale * code + a minimum of its group,
+// which is a float or, for int4 alone, a byte: scale * (byte / 8 - 8).
+enum class Scheme { kSym, kAsym, kAffine, kAffine8 };
+
+constexpr bool has_minima(Scheme scheme) {
+  return scheme == Scheme::kAffine || scheme == Scheme::kAffine8;
+}
 
 inline bool is_packed(WeightType type) {
   return type == WeightType::kInt4 || type == WeightType::kInt8;
@@ -34,11 +39,15 @@ struct Matrix {
   const void* scales = nullptr;
   FloatType scale_type = FloatType::kFp32;
   const int8_t* zeros = nullptr;
-  const void* minima = nullptr;  // of scale_type
+  const void* minima = nullptr;  // of scale_type, or bytes
   int blocks_per_group = 1;      // of 32 columns
   const float* bias = nullptr;   // [rows] or null
+  bool byte_minima = false;
 
-  Scheme scheme() const { return minima ? Scheme::kAffine : zeros ? Scheme::kAsym : Scheme::kSym; }
+  Scheme scheme() const {
+    if (minima) return byte_minima ? Scheme::kAffine8 : Scheme::kAffine;
+    return zeros ? Scheme::kAsym : Scheme::kSym;
+  }
 
   int row_tiles() const { return (rows + kRowTile - 1) / kRowTile; }
   int blocks() const { return (cols + kColumnBlock - 1) / kColumnBlock; }

@@ -73,6 +73,13 @@ template <KVType type>
   return (static_cast<size_t>(tile) * m.groups() + block / m.blocks_per_group) * kRowTile;
 }
 
+// The minimum of a group, given its scale; 0 without minima.
+[[maybe_unused]] inline float group_minimum(const Matrix& m, size_t at, float scale) {
+  if (!m.minima) return 0;
+  if (!m.byte_minima) return load_float(m.minima, m.scale_type, at);
+  return scale * (0.125f * static_cast<const int8_t*>(m.minima)[at] - 8.0f);
+}
+
 // code - zero of every weight in a block of 32 columns of one row tile, as out[column][row]. With
 // minima, the code.
 [[maybe_unused]] inline void unpack_block(const Matrix& m, int tile, int block,

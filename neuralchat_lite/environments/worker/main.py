@@ -17,8 +17,8 @@ from serving import serve  # beside this script
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 # Names in WeightOnlyQuantConfig -> names in the engine.
-QBITS_WEIGHTS = {"int4": "int4_clip", "int8": "int8"}
-IPEX_WEIGHTS = {"int4": "INT4", "int8": "INT8"}
+QBITS_WEIGHTS = {"int4_clip": "int4_clip", "int8": "int8"}
+IPEX_WEIGHTS = {"int4_clip": "INT4", "int8": "INT8"}
 IPEX_COMPUTE = {"fp32": "NONE", "bf16": "BF16", "int8": "INT8"}
 IPEX_SCHEMES = {"sym": "SYMMETRIC", "asym": "ASYMMETRIC"}
 PACKAGES = (

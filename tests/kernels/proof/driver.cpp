@@ -80,7 +80,7 @@ struct Case {
 
   std::string name() const {
     static const char* const kFloats[] = {"fp32", "bf16", "fp16"};
-    static const char* const kSchemes[] = {"sym", "asym", "affine"};
+    static const char* const kSchemes[] = {"sym", "asym", "affine", "affine8"};
     char text[200];
     std::snprintf(text, sizeof text,
                   "%d x %d %s, groups of %d, %s, scales in %s, compute %s, %d rows%s", rows, cols,
@@ -147,7 +147,7 @@ std::unique_ptr<Weights> random_weights(const Case& c, std::mt19937& random) {
   made->minima.resize(static_cast<size_t>(c.rows) * groups);
   made->packed_minima.resize(static_cast<size_t>(tiles) * groups * 16 * 4);
   for (int r = 0; r < c.rows; ++r) {
-    std::vector<int> zeros(groups, int4 && c.scheme != Scheme::kAffine ? 8 : 0);
+    std::vector<int> zeros(groups, int4 && !has_minima(c.scheme) ? 8 : 0);
     for (int g = 0; g < groups; ++g) {
       const size_t at = (static_cast<size_t>(r / 16) * groups + g) * 16 + r % 16;
       const float scale = random_scale(random);
@@ -157,6 +157,12 @@ std::unique_ptr<Weights> random_weights(const Case& c, std::mt19937& random) {
         const float minimum = -8 * random_scale(random);
         made->minima[static_cast<size_t>(r) * groups + g] = minimum;
         put_scale(made->packed_minima, c.scale_type, at, minimum);
+      }
+      if (c.scheme == Scheme::kAffine8) {
+        const auto byte = static_cast<int8_t>(random() % 256);
+        made->packed_minima[at] = static_cast<uint8_t>(byte);
+        made->minima[static_cast<size_t>(r) * groups + g] =
+            made->scales[static_cast<size_t>(r) * groups + g] * (byte / 8.0f - 8);
       }
       if (c.scheme == Scheme::kAsym) {
         // The format allows every signed byte, also beside codes of 4 bits.
@@ -193,9 +199,10 @@ std::unique_ptr<Weights> random_weights(const Case& c, std::mt19937& random) {
                   .scales = made->packed_scales.data(),
                   .scale_type = c.scale_type,
                   .zeros = c.scheme == Scheme::kAsym ? made->packed_zeros.data() : nullptr,
-                  .minima = c.scheme == Scheme::kAffine ? made->packed_minima.data() : nullptr,
+                  .minima = has_minima(c.scheme) ? made->packed_minima.data() : nullptr,
                   .blocks_per_group = group_size / 32,
-                  .bias = c.bias ? made->bias.data() : nullptr};
+                  .bias = c.bias ? made->bias.data() : nullptr,
+                  .byte_minima = c.scheme == Scheme::kAffine8};
   return made;
 }
 
@@ -267,7 +274,7 @@ float contract(const Case& c, const Weights& w, const Integers& x, int output) {
     const float product = static_cast<float>(dot) * x.scales[block];
     const size_t at = static_cast<size_t>(output) * groups + block / per_group;
     sum = unfused ? sum + product * w.scales[at] : std::fma(product, w.scales[at], sum);
-    if (c.scheme == Scheme::kAffine) {
+    if (has_minima(c.scheme)) {
       sum = std::fma(static_cast<float>(of_integers) * x.scales[block], w.minima[at], sum);
     }
   }
@@ -337,9 +344,10 @@ int main(int count, char** words) {
   Case c{};
   c.compute = given[1] == "int8" ? ComputeType::kInt8 : ComputeType::kBf16;
   c.type = given[2] == "int8" ? WeightType::kInt8 : WeightType::kInt4;
-  c.scheme = given[3] == "asym"     ? Scheme::kAsym
-             : given[3] == "affine" ? Scheme::kAffine
-                                    : Scheme::kSym;
+  c.scheme = given[3] == "asym"      ? Scheme::kAsym
+             : given[3] == "affine"  ? Scheme::kAffine
+             : given[3] == "affine8" ? Scheme::kAffine8
+                                     : Scheme::kSym;
   unsigned seed = 0;
   const auto next = [&] {
     // Each choice meets all the others somewhere.

@@ -47,6 +47,16 @@ def simde_headers() -> Path | None:
     return next((path for path in SIMDE if (path / "simde/x86/avx512.h").exists()), None)
 
 
+STORAGE = [
+    *(
+        (weight_dtype, scheme)
+        for weight_dtype in ("int4", "int8")
+        for scheme in ("sym", "asym", "affine")
+    ),
+    ("int4", "affine8"),
+]
+
+
 @pytest.fixture(scope="session")
 def simde() -> Path:
     """The folder of SIMDe's headers; skips where a proof cannot be run."""
@@ -124,8 +134,7 @@ def prove(builder: Builder) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
-@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
-@pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
+@pytest.mark.parametrize(("weight_dtype", "scheme"), STORAGE)
 @pytest.mark.parametrize("compute_dtype", ["bf16", "int8"])
 @pytest.mark.parametrize("name", EMULATED)
 def test_emulated_products_have_the_bits_of_the_contract(
@@ -164,10 +173,9 @@ def test_the_machine_code_of_amx_has_the_bits_of_the_contract(builder, prove, tm
     traps = builder.compile(HERE / "tile_traps.cpp", "generic")
     program = builder.link([*objects, traps], tmp_path / "driver")
     for compute_dtype in ("bf16", "int8"):
-        for weight_dtype in ("int4", "int8"):
-            for scheme in ("sym", "asym", "affine"):
-                proved = prove("amx", compute_dtype, weight_dtype, scheme, program=program)
-                assert proved.returncode == 0, proved.stdout + proved.stderr
+        for weight_dtype, scheme in STORAGE:
+            proved = prove("amx", compute_dtype, weight_dtype, scheme, program=program)
+            assert proved.returncode == 0, proved.stdout + proved.stderr
 
 
 # Faults in a source: its name, the text and what takes its place, and what the driver says.

@@ -114,8 +114,8 @@ void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const Tile
     const size_t at = (static_cast<size_t>(tile) * m.groups() + group) * kRowTile;
     const __m512 weight_scale = Registers512::load_scales<scale_type>(m.scales, at);
     __m512 minimum = _mm512_setzero_ps();
-    if constexpr (scheme == Scheme::kAffine) {
-      minimum = Registers512::load_scales<scale_type>(m.minima, at);
+    if constexpr (has_minima(scheme)) {
+      minimum = Registers512::load_minima<scheme, scale_type>(m.minima, at, weight_scale);
     }
     __m512i minus_zero = _mm512_setzero_si512();
     if constexpr (scheme == Scheme::kAsym) {
@@ -138,7 +138,7 @@ void multiply_tile(const Matrix& m, int tile, const uint8_t* weights, const Tile
         }
         const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(scales[row]));
         sums[row] = _mm512_fmadd_ps(product, weight_scale, sums[row]);
-        if constexpr (scheme == Scheme::kAffine) {
+        if constexpr (has_minima(scheme)) {
           const int32_t sum = sum_of_row<two_planes>(block_sums, row);
           sums[row] =
               _mm512_fmadd_ps(Registers512::scaled_sum(sum, scales[row]), minimum, sums[row]);

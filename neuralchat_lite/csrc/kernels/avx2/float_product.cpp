@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/avx2/avx2.h"
+#include "kernels/avx2/registers.h"
 #include "kernels/avx2/vectors.h"
 #include "kernels/dispatch.h"
 
@@ -22,14 +23,14 @@ void unpack_floats(const Matrix& m, int tile, int first, int count, float* panel
     for (int half = 0; half < 2; ++half) {
       const __m256 scale = load8<scale_type>(m.scales, at + 8 * half);
       __m256 minimum = _mm256_setzero_ps();
-      if constexpr (scheme == Scheme::kAffine) {
-        minimum = load8<scale_type>(m.minima, at + 8 * half);
+      if constexpr (has_minima(scheme)) {
+        minimum = Registers256::load_minima<scheme, scale_type>(m.minima, at + 8 * half, scale);
       }
       __m256i zero = _mm256_set1_epi32(kNibbles ? 8 : 0);
       if constexpr (scheme == Scheme::kAsym) zero = load_zeros(m.zeros + at + 8 * half);
       float* target = panel + 8 * half;
       const auto put = [&](__m256i code) {
-        if constexpr (scheme == Scheme::kAffine) {
+        if constexpr (has_minima(scheme)) {
           const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(code), scale);
           _mm256_store_ps(target, _mm256_add_ps(product, minimum));
         } else {

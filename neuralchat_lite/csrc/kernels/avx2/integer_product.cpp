@@ -49,8 +49,9 @@ template <FloatType scale_type, Scheme scheme, int rows>
       if constexpr (scheme == Scheme::kAsym) {
         zero[half] = Set::zero_pairs(m.zeros + at + 8 * half, 0);
       }
-      if constexpr (scheme == Scheme::kAffine) {
-        minimum[half] = load8<scale_type>(m.minima, at + 8 * half);
+      if constexpr (has_minima(scheme)) {
+        minimum[half] =
+            Set::load_minima<scheme, scale_type>(m.minima, at + 8 * half, weight_scale[half]);
       }
     }
     const int last = std::min(bytes.blocks, (group + 1) * m.blocks_per_group);
@@ -85,7 +86,7 @@ template <FloatType scale_type, Scheme scheme, int rows>
             dot = Set::sub(dot, Set::times_sum(zero[half], of_row));
           }
           total[r][half] = Set::fma(Set::scaled(dot, scale), weight_scale[half], total[r][half]);
-          if constexpr (scheme == Scheme::kAffine) {
+          if constexpr (has_minima(scheme)) {
             total[r][half] =
                 Set::fma(Set::scaled_sum(of_row, scale), minimum[half], total[r][half]);
           }

@@ -53,6 +53,14 @@ struct Registers256 {
   static Floats load_scales(const void* scales, size_t at) {
     return load8<type>(scales, at);
   }
+  // Minima as floats, given the scales of the same groups.
+  template <Scheme scheme, FloatType type>
+  static Floats load_minima(const void* minima, size_t at, Floats scales) {
+    if constexpr (scheme == Scheme::kAffine) return load_scales<type>(minima, at);
+    const Ints bytes = load_zeros(static_cast<const int8_t*>(minima) + at);
+    const Floats eighths = _mm256_mul_ps(_mm256_cvtepi32_ps(bytes), _mm256_set1_ps(0.125f));
+    return _mm256_mul_ps(scales, _mm256_sub_ps(eighths, _mm256_set1_ps(8.0f)));
+  }
   static Floats scaled(Ints dot, float scale) {
     return _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(scale));
   }

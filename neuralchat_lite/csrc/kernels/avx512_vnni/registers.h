@@ -61,6 +61,15 @@ struct Registers512 {
                  : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
     }
   }
+  // Minima as floats, given the scales of the same groups.
+  template <Scheme scheme, FloatType type>
+  static Floats load_minima(const void* minima, size_t at, Floats scales) {
+    if constexpr (scheme == Scheme::kAffine) return load_scales<type>(minima, at);
+    const Ints bytes = _mm512_cvtepi8_epi32(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const int8_t*>(minima) + at)));
+    const Floats eighths = _mm512_mul_ps(_mm512_cvtepi32_ps(bytes), _mm512_set1_ps(0.125f));
+    return _mm512_mul_ps(scales, _mm512_sub_ps(eighths, _mm512_set1_ps(8.0f)));
+  }
   static Floats scaled(Ints dot, float scale) {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(scale));
   }

@@ -17,7 +17,7 @@ void float_product(const Matrix& m, int begin, int end, const float* x, int rows
     const int first = block * kColumnBlock, count = std::min(kColumnBlock, m.cols - first);
     for (int lane = 0; lane < kRowTile; ++lane) {
       const float scale = load_float(m.scales, m.scale_type, group + lane);
-      const float minimum = m.minima ? load_float(m.minima, m.scale_type, group + lane) : 0.0f;
+      const float minimum = group_minimum(m, group + lane, scale);
       for (int row = 0; row < rows; ++row) {
         const float* values = x + static_cast<size_t>(row) * m.cols + first;
         float dot = 0;

@@ -26,11 +26,11 @@ void multiply(const Matrix& m, int begin, int end, const Rows& x, Output out, Sc
           dot += weights[column][lane] * values[column];
         }
         float& sum = sums[row * kRowTile + lane];
-        sum = std::fma(static_cast<float>(dot) * scale,
-                       load_float(m.scales, m.scale_type, group + lane), sum);
+        const float weight_scale = load_float(m.scales, m.scale_type, group + lane);
+        sum = std::fma(static_cast<float>(dot) * scale, weight_scale, sum);
         if (m.minima) {
           sum = std::fma(static_cast<float>(x.row_sums(row)[block]) * scale,
-                         load_float(m.minima, m.scale_type, group + lane), sum);
+                         group_minimum(m, group + lane, weight_scale), sum);
         }
       }
     }
