@@ -346,8 +346,9 @@ def agreed_config(
 ) -> WeightOnlyQuantConfig:
     """The stored configuration, updated with the options that were asked for. Raises ConfigError
     when they ask for other weights than the stored ones."""
-    options = {**stored.to_dict(), **(asked or {})}
-    implied = asked is not None and "scheme" not in asked
+    asked = asked or {}
+    options = {**stored.to_dict(), **asked}
+    implied = "scheme" not in asked
     if implied and {"weight_dtype", "lm_head"} & asked.keys():
         del options["scheme"]  # that of what is asked for, which differs too
     config = WeightOnlyQuantConfig(**options)
