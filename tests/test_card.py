@@ -97,7 +97,7 @@ def assert_same_until_a_tie(ours: Any, theirs: Any, plain: Path) -> None:
     best, chosen = float(logits[expected[first]]), float(logits[ids[first]])
     step = 2.0 ** (math.floor(math.log2(abs(best))) - 7)  # bf16 has 8 significant bits
     assert best - chosen <= step, f"token {first}: {best} and {chosen} are no tie in bf16"
-    assert first > 100 and text[:100] == expected_text[:100]
+    assert first > 50 and text[:100] == expected_text[:100]
 
 
 @pytest.mark.parametrize("weight_dtype", ["int4", "int8"])

@@ -30,6 +30,7 @@ from neuralchat_lite.files.work import unfinished_work
 from neuralchat_lite.packed.manifest import check_sizes, format_version, read_manifest, remedy
 from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.values import shown
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -228,7 +229,9 @@ def manifest_of(entry: Path, key: str) -> dict[str, Any]:
     """The manifest of an entry, if it has this key: the name holds only 12 digits of it."""
     manifest = read_manifest(entry)
     if manifest["key"] != key:
-        raise CacheError(f"{entry} has the key {manifest['key']}, expected {key}: {remedy(entry)}")
+        raise CacheError(
+            f"{entry} has the key {shown(manifest['key'])}, expected {key}: {remedy(entry)}"
+        )
     return manifest
 
 

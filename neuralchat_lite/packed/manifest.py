@@ -28,6 +28,7 @@ from neuralchat_lite.files.names import (
 )
 from neuralchat_lite.files.regular import read_regular, remedy_of
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.values import shown
 
 FORMAT_VERSIONS = (1, 2)
 
@@ -192,7 +193,7 @@ def check_digests(
             kept = remove_stamp(folder)
             raise CacheError(
                 f"{folder / name} is damaged: its sha256 is {found[:12]}…, the manifest says "
-                f"{entry['sha256'][:12]}…{kept}: {remedy(folder)}"
+                f"{shown(entry['sha256'][:12])}…{kept}: {remedy(folder)}"
             )
     if stamp_of(folder, manifest) == before:
         write_stamp(folder, before)

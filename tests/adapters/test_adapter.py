@@ -419,9 +419,12 @@ def test_the_tokenizer_comes_whole_from_the_last_folder_that_has_one(
     }
 
 
+CLIP = WeightOnlyQuantConfig(weight_dtype="int4_clip")
+
+
 def entry(base: Path, adapters: list[Path], root: Path) -> Path:
     source = merged(base, adapters) if adapters else open_checkpoint(base)
-    return cached(source, WeightOnlyQuantConfig(), root=root)
+    return cached(source, CLIP, root=root)
 
 
 def test_the_key_follows_the_contents_and_the_order_of_adapters(
@@ -451,7 +454,7 @@ def test_without_adapters_the_key_says_nothing_of_them(write_checkpoint, tmp_pat
     parts = {
         "format": 1,
         "quantizer": ["rtn", 1],
-        "quantization": WeightOnlyQuantConfig().bytes_config(),
+        "quantization": CLIP.key_config(),
         "source": {"files": {path.name: sha256(path) for path in base.iterdir()}},
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

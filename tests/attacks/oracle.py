@@ -21,11 +21,11 @@ from torch import Tensor
 from neuralchat_lite.kernels.layout import (
     PackedMatrix,
     dequantize,
-    pack_codes,
-    pack_groups,
 )
+from neuralchat_lite.quantization.config import SEARCHED, SEARCHED_SCHEME
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.rtn import quantize_rtn
+from neuralchat_lite.quantization.search import quantize_search
 
 TOLERANCE = 1e-3  # of the norm of a token's logits; right ones differ by 1e-5
 
@@ -104,7 +104,8 @@ def load_witness(folder: Path) -> Any:
 
 
 def round_weights(model: Any, weight_dtype: str, head_dtype: str = "int8") -> Any:
-    """Every matrix as the quantizer's slow path rounds it: groups of 32, symmetric, fp16 scales."""
+    """Every matrix as the quantizer's slow path rounds it: groups of 32, the type's own scheme,
+    fp16 scales."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             kind = head_dtype if name == "lm_head" else weight_dtype
@@ -113,13 +114,18 @@ def round_weights(model: Any, weight_dtype: str, head_dtype: str = "int8") -> An
 
 
 def rounded(weight: Tensor, weight_dtype: str) -> Tensor:
-    found = quantize_rtn(
-        weight, weight_dtype=weight_dtype, group_size=32, scheme="sym", scale_dtype="fp16"
-    )
+    if weight_dtype == SEARCHED:
+        found = quantize_search(weight, group_size=32, scheme=SEARCHED_SCHEME, scale_dtype="fp16")
+    else:
+        found = quantize_rtn(
+            weight, weight_dtype=weight_dtype, group_size=32, scheme="sym", scale_dtype="fp16"
+        )
     rows, cols = weight.shape
     stored = LEVELS[weight_dtype].stored
-    codes, scales = pack_codes(found.codes, stored), pack_groups(found.scales)
-    return dequantize(PackedMatrix(stored, rows, cols, 32, codes, scales, None))
+    slab = found.packed(stored)
+    return dequantize(
+        PackedMatrix(stored, rows, cols, 32, slab.codes, slab.scales, slab.zeros, slab.minima)
+    )
 
 
 @torch.no_grad()

@@ -104,12 +104,12 @@ def test_context_counts_what_is_said_after_undo_and_load_too(talk: Talk, tmp_pat
     )  # fmt: skip
     assert before == 0 < one == undone == loaded < two
     assert kind > loaded
-    assert used("/context", "Hello", "/undo", "/context", options=("--system", "Be kind."))[0] > 0
+    assert used("/context", "Hello", "/undo", "/context", options=("--system", "No!"))[0] > 0
 
 
 def test_the_system_message_can_be_changed_in_between(talk: Talk) -> None:
-    kind = talk("Hello", options=("--system", "Be kind."))[0]
-    assert talk("/system Be kind.", "Hello")[0] == kind != talk("Hello")[0]
+    kind = talk("Hello", options=("--system", "No!"))[0]
+    assert talk("/system No!", "Hello")[0] == kind != talk("Hello")[0]
     out, err = talk("/system", "Hello", "/system none", "/reset", "Hello")
     assert out == talk("Hello", "/reset", "Hello")[0]
     assert "There is no system message" in err
@@ -128,8 +128,8 @@ def test_options_can_be_set_in_between(talk: Talk) -> None:
 
 def test_a_saved_chat_goes_on_where_it_was(talk: Talk, tmp_path: Path) -> None:
     file = tmp_path / "a chat.json"
-    both = talk("Hello", "More", options=("--system", "Be kind."))[0]
-    first, err = talk("Hello", f"/save {file}", options=("--system", "Be kind."))
+    both = talk("Hello", "More", options=("--system", "No!"))[0]
+    first, err = talk("Hello", f"/save {file}", options=("--system", "No!"))
     assert "Saved to" in err and [each.name for each in tmp_path.glob("*chat*")] == [file.name]
     out, err = talk(f"/load {file}", "More", f"/save {file}")
     assert first + out == both and "3 messages" in err

@@ -157,7 +157,7 @@ def test_an_answer_that_a_limit_has_cut_says_so(run: Run, stories: str) -> None:
 
 def test_chat_message_prints_the_answer_alone(run: Run, stories: str) -> None:
     command = ("generate", stories, "-p", "Hello", "--chat", "--max-new-tokens", "5")
-    code, out, _ = run(*command, "--system", "Be kind.")
+    code, out, _ = run(*command, "--system", "No!")
     assert code == 0
     assert "Hello" not in out
     assert out != run(*command)[1]

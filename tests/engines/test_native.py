@@ -54,14 +54,18 @@ def test_the_report_has_what_was_asked_what_was_taken_and_what_runs_it(tmp_path)
 
 def test_overrides_decide_matrix_by_matrix_what_runs(tmp_path):
     config = {
-        "weight_dtype": "int4",
+        "weight_dtype": "int4_clip",
         "compute_dtype": "auto",
-        "overrides": {"*.k_proj": "int8", "*.down_proj": {"scheme": "affine"}, "lm_head": "int4"},
+        "overrides": {
+            "*.k_proj": "int8",
+            "*.down_proj": {"scheme": "affine"},
+            "lm_head": "int4_clip",
+        },
     }
     model = neuralchat_lite.load(NANO, config, cache_dir=tmp_path)
     # Queries and values share their input with the keys, so they take their precision.
     assert set(model.report()["products"]) == {"int4 x bf16", "int8 x bf16", "int4 x int8"}
-    assert model.report()["weights"]["overrides"]["lm_head"] == {"weight_dtype": "int4"}
+    assert model.report()["weights"]["overrides"]["lm_head"] == {"weight_dtype": "int4_clip"}
     plain = neuralchat_lite.load(NANO, {**config, "overrides": None}, cache_dir=tmp_path)
     arch = model.decoder.architecture
     more = arch.layers * (arch.kv_size * arch.hidden_size // 2)  # 4 bits each

@@ -22,6 +22,7 @@ from neuralchat_lite.kernels.layout import PackedMatrix, dequantize, pack_codes,
 from neuralchat_lite.kernels.reference import ReferenceKernels
 from neuralchat_lite.models import decoder as decoder_module
 from neuralchat_lite.models.build import load_decoder
+from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.rtn import quantize_rtn
 
 
@@ -44,11 +45,12 @@ def quantize(tensor: Tensor, weight_dtype: str, group_size: int, scheme: str) ->
         scheme=scheme,
         scale_dtype="fp16",
     )
+    stored = LEVELS[weight_dtype].stored
     return PackedMatrix(
-        weight_dtype,
+        stored,
         *tensor.shape,
         group_size,
-        pack_codes(result.codes, weight_dtype),
+        pack_codes(result.codes, stored),
         pack_groups(result.scales),
         None if result.zeros is None else pack_groups(result.zeros),
         None if result.minima is None else pack_groups(result.minima),
@@ -302,7 +304,7 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize(("weight_dtype", "row"), [("int8", "int8 g32"), ("int4", "int4 g32")])
+@pytest.mark.parametrize(("weight_dtype", "row"), [("int8", "int8 g32"), ("int4_clip", "int4 g32")])
 @pytest.mark.parametrize("kind", TEXTS)
 def test_bf16_compute_reaches_the_reference_perplexity(trained_model, weight_dtype, row, kind):
     from tokenizers import Tokenizer

@@ -365,6 +365,16 @@ def test_a_manifest_of_another_form_is_refused(packed, change, message):
         open_packed(packed)
 
 
+def test_a_digest_of_the_manifest_is_quoted_in_one_line(packed):
+    path = packed / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["model.safetensors"]["sha256"] = "a\nb"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CacheError, match=r"the manifest says 'a\\nb'") as error:
+        open_packed(packed, verify="always")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "quantization_config.json", "config.json"])
 @pytest.mark.parametrize(
     "text", ["[]", '{"a": NaN}', '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}"]

@@ -32,8 +32,8 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     "options",
     [
         {"weight_dtype": "int8"},
-        {"weight_dtype": "int4"},
-        {"weight_dtype": "int4", "group_size": 128},
+        {"weight_dtype": "int4_clip"},
+        {"weight_dtype": "int4", "scheme": "sym", "group_size": 128},
         {"weight_dtype": "int4", "scheme": "affine", "lm_head": "int4"},
     ],
     ids=str,

@@ -44,7 +44,7 @@ def test_the_folder_has_the_files_that_the_manifest_lists_and_no_path(checkpoint
         "tokenizer.json",
         "model.safetensors",
     }
-    assert manifest["quantizer"] == {"name": "rtn", "version": 1}
+    assert manifest["quantizer"] == {"name": "rtn", "version": 1, "settings": {"search": 1}}
     assert str(tmp_path) not in json.dumps(manifest)
     assert list(tmp_path.glob("**/.tmp-*")) == []
 

@@ -46,8 +46,8 @@ OF_NANO: dict[str, tuple[dict[str, Any], str]] = {
 }
 # The same as format version 2 has it.
 OF_VERSION_2: dict[str, tuple[dict[str, Any], str]] = {
-    "int4 affine": (
-        {"scheme": "affine"},
+    "int4_clip affine": (
+        {"weight_dtype": "int4_clip", "scheme": "affine"},
         "860c65d5b084104c06952f4cf1546d5a625bb6ba2dfc27fa0c18b8423719e79a",
     ),
     "int8 affine, a row, bf16": (
@@ -56,10 +56,11 @@ OF_VERSION_2: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "overrides": (
         {
+            "weight_dtype": "int4_clip",
             "overrides": {
                 "model.embed_tokens": "int8",
                 "*.down_proj": {"scheme": "affine", "group_size": 64},
-            }
+            },
         },
         "4580ba0267532cacd79ff6c3b4ed1c218d6cfa1d0a51f134b528bb7ddb855179",
     ),
