@@ -51,6 +51,11 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What compiles kernels for minutes begins first, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in ("test_wheel", "/proof/")))
+
+
 @pytest.fixture(scope="session")
 def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like the published one, with one model, its reference and its texts. The workers of
