@@ -105,7 +105,7 @@ def exit_code(script: str, cache: Path, code: int) -> tuple[int, str]:
 
 
 def not_of_torchao(line: str) -> bool:
-    """transformers imports torchao where it is installed, as Neural Compressor asks for, and it tells
+    """transformers imports torchao where it is installed, as for Neural Compressor, and it tells
     what libraries for GPUs it has not loaded."""
     return "torchao" not in line and "torch/utils/_pytree.py" not in line
 
