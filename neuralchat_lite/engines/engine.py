@@ -16,10 +16,10 @@ from neuralchat_lite.kernels.interruption import between_blocks, may_be_interrup
 from neuralchat_lite.kernels.kv_format import KV_FORMATS
 from neuralchat_lite.models.decoder import PREFILL_BLOCK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.values import shown
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}
-WEIGHT_BITS = {"int4": 4, "int4_clip": 4, "int4_fullrange": 4, "int8": 8}
 
 
 # What to check when logits are not finite, of an engine that cannot say it more closely.
@@ -260,7 +260,7 @@ def weight_bytes(architecture: Architecture, precision: Precision) -> int:
             continue
         group = cols if options["group_size"] == -1 else options["group_size"]
         scale = FLOAT_BITS[options["scale_dtype"]] / 8
-        total += rows * (cols * WEIGHT_BITS[name] / 8 + -(-cols // group) * scale)
+        total += rows * (cols * LEVELS[name].bits / 8 + -(-cols // group) * scale)
     return round(total)
 
 

@@ -194,7 +194,12 @@ def given_folder(given: object, name: str) -> Path:
 
 def copy_flushed(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
-    with target.open("rb") as file:
+    flush_file(target)
+
+
+def flush_file(path: Path) -> None:
+    """Make the contents of a file survive a power cut."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +26,15 @@ from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import TensorSpec
 from neuralchat_lite.families.rope import RotaryTable
-from neuralchat_lite.files.folder import flush_folder
+from neuralchat_lite.files.folder import flush_file, flush_folder
 from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.progress import Progress, ProgressCallback
 from neuralchat_lite.files.work import at_work_in
-from neuralchat_lite.kernels.layout import SCALE_DTYPES, SYMMETRIC_ZERO, pack_codes, pack_groups
+from neuralchat_lite.kernels.layout import SCALE_DTYPES, SYMMETRIC_ZERO
 from neuralchat_lite.quantization.algorithm_args import all_settings
 from neuralchat_lite.quantization.calibration import Calibration
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.quantization.levels import BITS, LEVELS
 from neuralchat_lite.quantization.nearest import RoundToNearest
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
 from neuralchat_lite.quantization.quiet import quiet
@@ -46,7 +45,6 @@ from neuralchat_lite.quantization.torch_block import TorchBlock
 
 log = logging.getLogger(__name__)
 
-BITS = {"int4": 4, "int8": 8}
 EXTRA = "pip install 'neuralchat_lite[calibration]'"
 
 
@@ -322,15 +320,14 @@ def write_block(
     """Write what a block became, packed, under its name only when it is whole."""
     tensors = {name: tensor.contiguous() for name, tensor in changed.items()}
     for target in targets:
-        matrix = matrices[target.name]
-        tensors[f"{target.module}.codes"] = pack_codes(matrix.codes, target.stored)
-        tensors[f"{target.module}.scales"] = pack_groups(matrix.scales)
-        if matrix.zeros is not None:
-            tensors[f"{target.module}.zeros"] = pack_groups(matrix.zeros)
+        slab = matrices[target.name].packed(target.stored)
+        tensors[f"{target.module}.codes"] = slab.codes
+        tensors[f"{target.module}.scales"] = slab.scales
+        if slab.zeros is not None:
+            tensors[f"{target.module}.zeros"] = slab.zeros
     unfinished = path.with_suffix(".writing")
     save_file(tensors, unfinished)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
+    flush_file(unfinished)
     unfinished.rename(path)
     flush_folder(path.parent)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from neuralchat_lite.checkpoints.finite import not_finite
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.families.architecture import TensorSpec
-from neuralchat_lite.kernels.layout import ROW_TILE, pack_codes, pack_groups
+from neuralchat_lite.kernels.layout import ROW_TILE
 from neuralchat_lite.quantization.algorithm_args import all_settings
 from neuralchat_lite.quantization.blockwise import Target, require_packages
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -62,10 +62,7 @@ class HalfQuadratic(Quantizer):
                 raise not_finite(spec.name, slab, first)
             with quiet(), quick_collections():
                 matrix = solved(slab, target, self.settings)
-            zeros = None if matrix.zeros is None else pack_groups(matrix.zeros)
-            yield PackedSlab(
-                pack_codes(matrix.codes, target.stored), pack_groups(matrix.scales), zeros
-            )
+            yield matrix.packed(target.stored)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BITS = {"int4": 4, "int8": 8}  # of a code, by its name in kernels/layout.py
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -17,6 +19,18 @@ class Levels:
     stored: str
     symmetric: tuple[int, int, int]
     asymmetric: tuple[int, int]
+
+    @property
+    def bits(self) -> int:
+        return BITS[self.stored]
+
+    def limits(self, scheme: str) -> tuple[int, int, int]:
+        """The lowest and the highest code, and the steps from 0 to the largest weight ("sym") or of
+        the whole range."""
+        if scheme == "sym":
+            return self.symmetric
+        lowest, highest = self.asymmetric
+        return lowest, highest, highest - lowest
 
 
 LEVELS = {

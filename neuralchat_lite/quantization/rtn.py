@@ -11,7 +11,7 @@ oracle, and handles what it does not: weights that are not finite, extreme scale
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -198,41 +198,51 @@ def packed_rtn(
     slab_weights: int = NATIVE_SLAB_WEIGHTS,
 ) -> Iterator[PackedSlab]:
     """`quantize_rtn` with packed results, piece by piece in row order. Raises the same errors."""
-    rows, cols = weight.shape
     levels = LEVELS[weight_dtype]
-    if scheme == "sym":
-        lowest, highest, steps = levels.symmetric
-    else:
-        lowest, highest = levels.asymmetric
-        steps = highest - lowest
-    step = slab_rows(slab_weights, cols)
-    for first in range(0, rows, step):
+
+    def in_one_pass(rows: Tensor) -> PackedSlab | None:
         packed = None
         if scheme != "affine":
             packed = native.round_to_nearest(
-                weight[first : first + step].contiguous(),
+                rows,
                 levels.stored,
-                lowest,
-                highest,
-                steps,
+                *levels.limits(scheme),
                 group_size,
                 SCALE_DTYPES[scale_dtype],
                 scheme == "asym",
             )
+        return None if packed is None else PackedSlab(*packed)
+
+    slabs = functools.partial(
+        rtn_slabs,
+        weight,
+        weight_dtype=weight_dtype,
+        group_size=group_size,
+        scheme=scheme,
+        scale_dtype=scale_dtype,
+        name=name,
+    )
+    return packed_slabs(weight, slab_weights, levels.stored, in_one_pass, slabs)
+
+
+def packed_slabs(
+    weight: Tensor,
+    slab_weights: int,
+    stored: str,
+    in_one_pass: Callable[[Tensor], PackedSlab | None],
+    slabs: Callable[..., Iterator[QuantizedMatrix]],
+) -> Iterator[PackedSlab]:
+    """A matrix piece by piece in row order: as the native pass gives it, or, where that gives
+    nothing, from `slabs(first=row, last=row)`."""
+    rows, cols = weight.shape
+    step = slab_rows(slab_weights, cols)
+    for first in range(0, rows, step):
+        packed = in_one_pass(weight[first : first + step].contiguous())
         if packed is not None:
-            yield PackedSlab(*packed)
+            yield packed
             continue
-        for slab in rtn_slabs(
-            weight,
-            weight_dtype=weight_dtype,
-            group_size=group_size,
-            scheme=scheme,
-            scale_dtype=scale_dtype,
-            name=name,
-            first=first,
-            last=min(first + step, rows),
-        ):
-            yield slab.packed(levels.stored)
+        for slab in slabs(first=first, last=min(first + step, rows)):
+            yield slab.packed(stored)
 
 
 def slab_rows(weights: int, cols: int) -> int:

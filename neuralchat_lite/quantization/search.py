@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from neuralchat_lite.quantization.rtn import (
     SLAB_WEIGHTS,
     QuantizedMatrix,
     joined,
+    packed_slabs,
     rtn_slabs,
     slab_rows,
 )
@@ -263,40 +265,35 @@ def packed_search(
 ) -> Iterator[PackedSlab]:
     """`quantize_search` with packed results, piece by piece in row order, without importance.
     Raises the same errors."""
-    rows, cols = weight.shape
     levels = LEVELS[PLAIN]
-    lowest, highest = levels.symmetric[:2] if scheme == "sym" else levels.asymmetric
-    steps = levels.symmetric[2] if scheme == "sym" else highest - lowest
-    step = slab_rows(slab_weights, cols)
-    for first in range(0, rows, step):
+    in_bytes = scheme == "affine8"
+
+    def in_one_pass(rows: Tensor) -> PackedSlab | None:
         packed = None
         if scheme != "affine":
             packed = native.round_to_nearest(
-                weight[first : first + step].contiguous(),
+                rows,
                 levels.stored,
-                lowest,
-                highest,
-                steps,
+                *levels.limits(scheme),
                 group_size,
                 SCALE_DTYPES[scale_dtype],
                 scheme != "sym",
                 search=True,
-                eighths=scheme == "affine8",
+                eighths=in_bytes,
             )
-        if packed is not None:
-            codes, scales, zeros = packed
-            in_bytes = scheme == "affine8"
-            yield PackedSlab(
-                codes, scales, None if in_bytes else zeros, minima=zeros if in_bytes else None
-            )
-            continue
-        for slab in search_slabs(
-            weight,
-            group_size=group_size,
-            scheme=scheme,
-            scale_dtype=scale_dtype,
-            name=name,
-            first=first,
-            last=min(first + step, rows),
-        ):
-            yield slab.packed(levels.stored)
+        if packed is None:
+            return None
+        codes, scales, zeros = packed
+        return PackedSlab(
+            codes, scales, None if in_bytes else zeros, minima=zeros if in_bytes else None
+        )
+
+    slabs = partial(
+        search_slabs,
+        weight,
+        group_size=group_size,
+        scheme=scheme,
+        scale_dtype=scale_dtype,
+        name=name,
+    )
+    return packed_slabs(weight, slab_weights, levels.stored, in_one_pass, slabs)

@@ -7,7 +7,6 @@ a killed run finds either all of it or nothing.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from neuralchat_lite.files.folder import flush_file
 from neuralchat_lite.quantization.torch_block import TorchBlock
 
 BATCH_TOKENS = 4096  # processed together: large enough for matrix products, small in memory
@@ -75,8 +75,7 @@ class StateFiles:
         tensor = self.mapped(unfinished, writable=True)
         fill(tensor)
         del tensor
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        flush_file(unfinished)
         unfinished.rename(self.path(name))
 
     def remove(self, name: str) -> None:

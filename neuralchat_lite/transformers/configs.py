@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, suggestion
+from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.values import shown
 
 # ITREX's own formats, for scripts that give bits alone.
 WEIGHT_DTYPES = {4: "int4_clip", 8: "int8"}
-BITS = {"int4": 4, "int4_clip": 4, "int4_fullrange": 4, "int8": 8}
 
 
 @dataclass
@@ -59,7 +59,7 @@ class LegacyConfig:
 
     def __post_init__(self) -> None:
         asked = self.options(skip_algorithm=True)["weight_dtype"]
-        named = None if self.weight_dtype is None else BITS[asked]
+        named = None if self.weight_dtype is None else LEVELS[asked].bits
         if self.bits is None:
             self.bits = named or self.default_bits
         if self.bits not in WEIGHT_DTYPES:
