@@ -89,7 +89,10 @@ class WeightsGroup:
         int | None,
         option(WEIGHTS, "Columns that share a scale: 32 (default), 64, 128, -1 (a row)."),
     ] = None
-    scheme: Annotated[str | None, option(WEIGHTS, "sym (default), asym or affine.")] = None
+    scheme: Annotated[
+        str | None,
+        option(WEIGHTS, "sym, asym, affine or affine8. Default: affine8 for int4, else sym."),
+    ] = None
     scale_dtype: Annotated[str | None, option(WEIGHTS, "fp16 (default), bf16 or fp32.")] = None
     override: Annotated[
         list[str] | None,

@@ -67,12 +67,9 @@ def quantize(
     """Quantize a checkpoint, into the cache or into a folder of its own, and print the folder."""
     config = weights.config()
     if algorithm is not None or algorithm_arg:
-        from neuralchat_lite import WeightOnlyQuantConfig
-
         config = {**(config or {}), "algorithm": algorithm or "RTN"}
         if algorithm_arg:
             config["algorithm_args"] = dict(map(setting, algorithm_arg))
-        WeightOnlyQuantConfig(**config)
     texts = calibration_option(
         calibration, calibration_samples, calibration_length, calibration_seed
     )
