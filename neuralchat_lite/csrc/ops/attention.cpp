@@ -157,12 +157,14 @@ class Queries {
   void whole(const Steps& steps, int kv_head, const Place* next, Scratch scratch) const {
     const int count = (steps.end - steps.begin) * group_, dim = shape_.dim;
     const Parts all = take_parts(scratch, count, dim), one = take_parts(scratch, count, dim);
-    for (int i = 0; i < steps.segments; ++i) {
+    const auto read = [&](int i, const Parts& part) {
       const Place here{&steps, kv_head, i}, after{&steps, kv_head, i + 1};
-      segment(here, i + 1 < steps.segments ? &after : next, i ? one : all, scratch);
-      for (int q = 0; i && q < count; ++q) {
-        add_part(all.of_query(q, dim), one.of_query(q, dim), dim);
-      }
+      segment(here, i + 1 < steps.segments ? &after : next, part, scratch);
+    };
+    read(0, all);
+    for (int i = 1; i < steps.segments; ++i) {
+      read(i, one);
+      for (int q = 0; q < count; ++q) add_part(all.of_query(q, dim), one.of_query(q, dim), dim);
     }
     for (int q = 0; q < count; ++q) {
       store(all.of_query(q, dim), dim, op_.out + at(steps, kv_head, q));
