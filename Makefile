@@ -25,11 +25,12 @@ endif
 APT = apt-get -qq -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD/cache -o APT::Sandbox::User= -o Acquire::http::Timeout=10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove test-engines test-gguf fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
+.PHONY: help demo test test-long prove test-engines test-gguf fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
 
 help:
 	@echo "make demo          make an environment, install, and let the little model calculate"
 	@echo "make test          make an environment, install, build, check style and types, run the tests"
+	@echo "make test-long     run the proofs that take minutes"
 	@echo "make prove         prove the kernels of instructions that this CPU lacks, on SIMDe's emulation"
 	@echo "make test-engines  run the tests that need \`neuralchat-lite engines setup ipex\` and itrex"
 	@echo "make test-gguf     compare tokenizers with llama.cpp's vocabulary files (docs/how-to/gguf.md)"
@@ -92,6 +93,9 @@ $(VENV)/simde/usr/include/simde/x86/avx512.h: | $(VENV)/torch.stamp
 
 prove: $(VENV)/test.stamp $(SIMDE)
 	$(BIN)/pytest -rs tests/kernels/proof
+
+test-long: $(VENV)/test.stamp
+	$(BIN)/pytest -m long
 
 test-engines: $(VENV)/test.stamp
 	$(BIN)/pytest -m engines

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuralchat_lite.api import Model, export, generate, load, merge, quantize, stream
+    from neuralchat_lite.api import export, generate, load, merge, quantize, stream
     from neuralchat_lite.errors import (
         CacheError,
         CheckpointError,
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from neuralchat_lite.generation.conversation import Conversation
+    from neuralchat_lite.generation.handle import Handle
     from neuralchat_lite.generation.options import GenerationOptions
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
     from neuralchat_lite.generation.stream import Stream
+    from neuralchat_lite.model import Model
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Conversation",
     "EngineError",
     "GenerationOptions",
+    "Handle",
     "HubError",
     "Model",
     "NeuralchatError",
@@ -55,7 +58,8 @@ __all__ = [
 HOMES = {
     "Conversation": "generation.conversation",
     "GenerationOptions": "generation.options",
-    "Model": "api",
+    "Handle": "generation.handle",
+    "Model": "model",
     "Piece": "generation.sequence",
     "Reply": "generation.sequence",
     "Stream": "generation.stream",

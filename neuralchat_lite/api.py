@@ -5,36 +5,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, overload
 
 import torch
 from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.hub import Resolved
-from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.sidecars import open_sidecars
 from neuralchat_lite.checkpoints.source import read_files
-from neuralchat_lite.checkpoints.tokenizer import Tokenizer, load_tokenizer
+from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.checkpoints.write import write_checkpoint
 from neuralchat_lite.engines import NATIVE
-from neuralchat_lite.engines.engine import Decoder, Engine
-from neuralchat_lite.errors import ConfigError, visible
-from neuralchat_lite.families.architecture import Architecture
+from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.folder import given_folder, require_empty
 from neuralchat_lite.files.names import SIDECARS
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
+from neuralchat_lite.generation.batch import limits_of
 from neuralchat_lite.generation.calibration_texts import CalibrationOption, texts_of, tokenized
-from neuralchat_lite.generation.conversation import Conversation
-from neuralchat_lite.generation.defaults import recommended
-from neuralchat_lite.generation.loop import fold
-from neuralchat_lite.generation.loop import stream as stream_sequence
-from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
-from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
-from neuralchat_lite.generation.sequence import Reply, Sequence
+from neuralchat_lite.generation.options import GenerationKeywords
+from neuralchat_lite.generation.prompt import PromptInput
+from neuralchat_lite.generation.sequence import Piece, Reply
+from neuralchat_lite.generation.several import Prompts
 from neuralchat_lite.generation.stream import Stream
-from neuralchat_lite.generation.turn_ends import turn_ends
 from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.loading import (
     Adapters,
@@ -47,156 +40,15 @@ from neuralchat_lite.loading import (
     options_of,
     plan_loading,
 )
+from neuralchat_lite.model import Model
 from neuralchat_lite.packed.cache import cached
 from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.gguf import export_gguf
-from neuralchat_lite.packed.manifest import import_losses
 from neuralchat_lite.packed.quantize import quantize_checkpoint
-from neuralchat_lite.packed.save import save_copy
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.shortages import shortages
 
 QuantizationOptions = WeightOnlyQuantConfig | Mapping[str, Any] | str | None
-
-
-@dataclass(frozen=True, repr=False)
-class Model:
-    """A model that is ready to generate text. Made by `load`.
-
-    Its weights are shared and never written. Each generation has a key/value cache and a random
-    generator of its own, so that calls from several threads do not mix; their operations take
-    turns on the CPU.
-
-    engine: what runs it
-    folder: where its files lie; for a quantized model the quantized folder
-    config: how it is quantized; None when it is not
-    load_s: what loading took, in seconds (quantizing included, when it was needed)
-    adapters: what was merged into it, in order: hub names, folder names, or in a quantized model
-        the digests of local adapters
-    """
-
-    engine: Engine
-    tokenizer: Tokenizer
-    folder: Path
-    config: WeightOnlyQuantConfig | None
-    load_s: float
-    adapters: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        runs = self.engine.describe()
-        weights = "unquantized" if self.config is None else self.config.short_name
-        return (
-            f"<Model {visible(self.folder.name)}: {weights} weights, "
-            f"{runs['compute_dtype']} compute, engine {runs['engine']}>"
-        )
-
-    def __copy__(self) -> Model:
-        return replace(self)  # the weights are shared anyway
-
-    def __getstate__(self) -> NoReturn:
-        """Asked for by pickle, such as for an argument of another process, and by deepcopy."""
-        raise ConfigError(
-            f"the model cannot be pickled or deeply copied: pass its folder {self.folder} to the "
-            "other process, and call load(folder) there, which maps the same weights; threads can "
-            "share one model"
-        )
-
-    @property
-    def decoder(self) -> Decoder:
-        return self.engine.decoder
-
-    @property
-    def architecture(self) -> Architecture:
-        return self.decoder.architecture
-
-    def generate(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:
-        """Answer a prompt: `stream`, joined."""
-        return fold(self.stream(prompt, **options))
-
-    @shortages()
-    @at_work()
-    def stream(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
-        """Answer a prompt token by token; `cancel` of the stream ends it, from any thread.
-
-        prompt: a text, a list of {"role", "content"} messages, or token ids (see
-            `generation.prompt.encode_prompt`)
-        options: those of `GenerationOptions`
-        Raises PromptError or ConfigError at once, before the first piece is asked for.
-        """
-        settings = GenerationOptions.of(options)
-        encoded = encode_prompt(
-            prompt, self.tokenizer, self.architecture.vocab_size, self.decoder.context_length
-        )
-        return stream_sequence(
-            Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
-        )
-
-    def conversation(
-        self, system: str | None = None, **options: Unpack[GenerationKeywords]
-    ) -> Conversation:
-        """A conversation of several turns, which keeps what was said in its key/value cache."""
-        return Conversation(self.decoder, self.tokenizer, system, **options)
-
-    def report(self) -> dict[str, Any]:
-        """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds).
-
-        import_losses: what putting codes of another format into ours has lost: for each matrix the
-            squared error, as a part of the sum of squares; those that are not named are exact
-        generation_config_not_used: what the model's generation_config.json recommends about
-            choosing tokens. `generate` and `stream` do not use it; pass it as options.
-        """
-        return {
-            "folder": str(self.folder),
-            "model_type": self.architecture.model_type,
-            "weights": self.config.to_dict() if self.config else "as in the checkpoint",
-            "adapters": list(self.adapters),
-            "chat_template": "the model's own" if self.tokenizer.chat_template else "neural-chat's",
-            "turn_ends": self.turn_ends(),
-            "import_losses": import_losses(self.folder),
-            "context_length": self.decoder.context_length,
-            "generation_config_not_used": recommended(self.folder),
-            "load_s": self.load_s,
-            **self.engine.describe(),
-        }
-
-    def turn_ends(self) -> list[dict[str, Any]]:
-        """The tokens that end an answer to messages, and which files name each."""
-        size = self.architecture.vocab_size
-        return [
-            {
-                "id": index,
-                "token": self.tokenizer.convert_ids_to_tokens(index) if index < size else None,
-                "from": sources,
-            }
-            for index, sources in sorted(turn_ends(self.tokenizer, self.architecture).items())
-        ]
-
-    def close(self) -> None:
-        """End the process of an engine that has one of its own; the model answers no more.
-
-        Models that nobody holds are closed too.
-        """
-        self.engine.close()
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Copy the quantized model to a folder that stands alone; `load` maps it.
-
-        An earlier copy there, also the model's own folder, is replaced; other files stay. A
-        tokenizer may be saved there too, before or after. Raises ConfigError when the model is
-        not quantized, CacheError when the folder holds another model or cannot be written.
-        """
-        if self.config is None:
-            raise ConfigError(
-                f"this model has the weights of its checkpoint: copy {self.folder} (if adapters "
-                "are merged into it, write it with neuralchat_lite.merge), or load it with a "
-                "WeightOnlyQuantConfig first"
-            )
-        if not is_packed(self.folder):
-            raise ConfigError(
-                f"engine {self.report()['engine']!r} has quantized this model in its own memory: "
-                "load it with engine='native' to save it"
-            )
-        return save_copy(self.folder, self.config, given_folder(folder, "the folder to save to"))
 
 
 @shortages()
@@ -216,6 +68,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     context_length: int | None = None,
     kv_cache_dtype: str | torch.dtype | None = None,
+    kv_memory: int | None = None,
     threads: int | None = None,
     progress: ProgressOption = None,
 ) -> Model:
@@ -243,6 +96,8 @@ def load(
     context_length: positions to allow; the model's own default when None
     kv_cache_dtype: of keys and values: "bf16", "fp32", or "int8" with a scale for each head and
         position, which halves the memory; fp32 when None and the activations are fp32, else bf16
+    kv_memory: bytes that keys and values may take, of all answers at once and of earlier prompts
+        that are remembered; half of the memory that is free when None
     threads: of the operations, in the whole process; physical cores when None
     progress: by default a bar while quantizing, on a terminal or in a notebook, and elsewhere a
         line of the log (INFO) for each stage; False for neither, or a function that is called with
@@ -252,6 +107,7 @@ def load(
     or ResourceError.
     """
     start = time.perf_counter()
+    limits = limits_of(kv_memory, engine)
     planned = plan_loading(
         model,
         quantization_config,
@@ -272,7 +128,13 @@ def load(
         opened = open_plan(planned, step)
     load_s = time.perf_counter() - start
     return Model(
-        opened.engine, opened.tokenizer, opened.folder, opened.config, load_s, opened.adapters
+        opened.engine,
+        opened.tokenizer,
+        opened.folder,
+        opened.config,
+        load_s,
+        opened.adapters,
+        limits,
     )
 
 
@@ -381,11 +243,49 @@ def export(
         return export_gguf(source, tokenizer, source.sidecars(), out, type, progress=step)
 
 
-def generate(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:
+@overload
+def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
+    model: Model,
+    prompt: PromptInput,
+    *,
+    progress: ProgressOption = None,
+    **options: Unpack[GenerationKeywords],
+) -> Reply: ...
+
+
+@overload
+def generate(
+    model: Model,
+    prompt: Prompts,
+    *,
+    progress: ProgressOption = None,
+    **options: Unpack[GenerationKeywords],
+) -> list[Reply]: ...
+
+
+def generate(
+    model: Model,
+    prompt: Any,
+    *,
+    progress: ProgressOption = None,
+    **options: Unpack[GenerationKeywords],
+) -> Any:
     """`model.generate(prompt, **options)`."""
-    return model.generate(prompt, **options)
+    return model.generate(prompt, progress=progress, **options)
 
 
-def stream(model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Stream:
+@overload
+def stream(  # type: ignore[overload-overlap]
+    model: Model, prompt: PromptInput, **options: Unpack[GenerationKeywords]
+) -> Stream: ...
+
+
+@overload
+def stream(
+    model: Model, prompt: Prompts, **options: Unpack[GenerationKeywords]
+) -> Stream[tuple[int, Piece]]: ...
+
+
+def stream(model: Model, prompt: Any, **options: Unpack[GenerationKeywords]) -> Any:
     """`model.stream(prompt, **options)`."""
     return model.stream(prompt, **options)

@@ -82,7 +82,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Opened:
-    """An opened model. `api.Model` has the same fields."""
+    """An opened model. `model.Model` has the same fields."""
 
     engine: Engine
     tokenizer: Tokenizer

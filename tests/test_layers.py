@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ipex", "__main__"),
     ("cli", "transformers"),
     ("api",),
+    ("model",),
     ("loading",),
     ("generation",),
     ("engines",),

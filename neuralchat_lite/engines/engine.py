@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.kernels.interruption import between_blocks, may_be_interrupted
 from neuralchat_lite.kernels.kv_format import KV_FORMATS
-from neuralchat_lite.models.decoder import PREFILL_BLOCK
+from neuralchat_lite.models.decoder import PREFILL_BLOCK, Keep, kept_of
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.values import shown
@@ -68,11 +66,12 @@ class Decoder(Protocol):
         batch: Sequence[Sequence[int] | Tensor],
         caches: Sequence[Any],
         *,
-        keep: int | None = 1,
+        keep: Keep = 1,
     ) -> list[Tensor]:
         """Feed several sequences, each with a cache of its own.
 
-        Returns for each the fp32 logits of its last `keep` tokens, or of all when None:
+        Returns for each the fp32 logits of its last `keep` tokens (a number for all, or one for
+        each), or of all when None:
         [min(keep, len(ids)), vocab]. Raises PromptError as `forward` does; all caches are
         then unchanged.
         """
@@ -83,6 +82,11 @@ class Decoder(Protocol):
         ...
 
 
+def block_of(decoder: Decoder) -> int:
+    """Tokens that a decoder is fed at a time, so that it can be called off in between."""
+    return getattr(decoder, "prefill_block", PREFILL_BLOCK)
+
+
 class OneByOne:
     """`Decoder.forward_batch` of an engine that computes one sequence after the other."""
 
@@ -91,15 +95,16 @@ class OneByOne:
         batch: Sequence[Sequence[int] | Tensor],
         caches: Sequence[Any],
         *,
-        keep: int | None = 1,
+        keep: Keep = 1,
     ) -> list[Tensor]:
         """See `Decoder.forward_batch`."""
         assert len(batch) == len(caches) == len(set(map(id, caches)))
         before = [cache.length for cache in caches]
+        kept = kept_of(keep, batch)
         try:
             return [
-                last_logits(self, ids, cache, keep)
-                for ids, cache in zip(batch, caches, strict=True)
+                last_logits(self, ids, cache, count)
+                for ids, cache, count in zip(batch, caches, kept, strict=True)
             ]
         except BaseException:
             for cache, length in zip(caches, before, strict=True):
@@ -107,25 +112,14 @@ class OneByOne:
             raise
 
 
-def last_logits(
-    decoder: Decoder, ids: Sequence[int] | Tensor, cache: Any, keep: int | None
-) -> Tensor:
-    if keep == 1:
-        return decoder.forward(ids, cache)[None]
+def last_logits(decoder: Decoder, ids: Sequence[int] | Tensor, cache: Any, keep: int) -> Tensor:
+    if keep <= 1:
+        return decoder.forward(ids, cache)[None][:keep]
     # Logits that are not returned are not computed: each row is as long as the vocabulary.
-    begin = 0 if keep is None else max(0, len(ids) - keep)
+    begin = max(0, len(ids) - keep)
     if begin:
         decoder.forward(ids[:begin], cache)
     return decoder.forward(ids[begin:], cache, all_logits=True)
-
-
-def parts(ids: Tensor, all_logits: bool) -> Iterator[Tensor]:
-    """What an engine is to feed at a time: blocks of a prompt that may be interrupted between
-    them, otherwise all. With `all_logits` all, since the logits of each are wanted."""
-    size = PREFILL_BLOCK if may_be_interrupted() and not all_logits else len(ids)
-    for part in torch.split(ids, size):
-        between_blocks()
-        yield part
 
 
 class Engine(Protocol):

@@ -20,7 +20,6 @@ from neuralchat_lite.engines.engine import (
     Request,
     cache_bytes,
     float_precision,
-    parts,
     weight_bytes,
 )
 from neuralchat_lite.environments.worker.stepping import Positions, Stepper
@@ -63,9 +62,8 @@ class ReferenceDecoder(OneByOne):
         [vocab], or of each, [len(ids), vocab], with `all_logits`."""
         ids = torch.as_tensor(ids)
         check_ids(ids, cache.length, self.context_length, self.architecture)
-        for part in parts(ids, all_logits):
-            logits = self.step(part.tolist(), cache.positions, cache.length, all_logits)
-            cache.length += len(part)
+        logits = self.step(ids.tolist(), cache.positions, cache.length, all_logits)
+        cache.length += len(ids)
         return logits
 
     def bytes_per_token(self, context: int) -> int:

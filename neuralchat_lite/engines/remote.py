@@ -27,7 +27,6 @@ from neuralchat_lite.engines.engine import (
     Precision,
     Request,
     cache_bytes,
-    parts,
     weight_bytes,
 )
 from neuralchat_lite.environments import worker
@@ -94,18 +93,17 @@ class RemoteDecoder(OneByOne):
         """
         ids = torch.as_tensor(ids)
         check_ids(ids, cache.length, self.context_length, self.architecture)
-        for part in parts(ids, all_logits):
-            drop = [self.dropped.popleft() for _ in range(len(self.dropped))]
-            reply = self.worker.call(
-                "forward",
-                timeout=CALL_SECONDS + SECONDS_PER_TOKEN * len(part),
-                cache=cache.number,
-                length=cache.length,
-                ids=part.tolist(),
-                drop=drop,
-                all_logits=all_logits,
-            )
-            cache.length += len(part)
+        drop = [self.dropped.popleft() for _ in range(len(self.dropped))]
+        reply = self.worker.call(
+            "forward",
+            timeout=CALL_SECONDS + SECONDS_PER_TOKEN * len(ids),
+            cache=cache.number,
+            length=cache.length,
+            ids=ids.tolist(),
+            drop=drop,
+            all_logits=all_logits,
+        )
+        cache.length += len(ids)
         logits = np.frombuffer(base64.b64decode(reply["logits"]), dtype=np.float32)
         found = torch.from_numpy(logits.copy())
         return found.view(len(ids), -1) if all_logits else found

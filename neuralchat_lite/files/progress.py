@@ -13,9 +13,9 @@ class Progress:
     """How far a long operation is.
 
     stage: "hash" (the source's files), "wait" (for another process), "calibrate", "quantize",
-        "merge", "export" or "verify"
+        "merge", "export", "verify", or "generate" (answers to several prompts)
     name: the tensor or file being worked on
-    done, total: bytes
+    done, total: bytes; of "generate", answers
     """
 
     stage: str

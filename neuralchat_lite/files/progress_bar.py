@@ -21,7 +21,9 @@ STAGES = {
     "export": "Writing",
     "merge": "Merging",
     "verify": "Verifying",
+    "generate": "Answering",
 }
+ANSWERS = ("generate",)  # stages that count answers, not bytes
 # Only these stages know their total size at the start; the others count file by file.
 WHOLE = ("calibrate", "quantize", "merge", "export")
 
@@ -70,8 +72,8 @@ class ProgressBar:
         self.bar = tqdm(
             desc=title,
             total=step.total or None,
-            unit="B",
-            unit_scale=True,
+            unit=" answers" if step.stage in ANSWERS else "B",
+            unit_scale=step.stage not in ANSWERS,
             leave=False,
             dynamic_ncols=True,
         )

@@ -11,10 +11,11 @@ from typing_extensions import Unpack
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import PromptError
-from neuralchat_lite.generation.loop import fold, pieces_of
+from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prefix_cache import PrefixCache
 from neuralchat_lite.generation.prompt import Prompt, check_messages, encode_messages, encode_turns
+from neuralchat_lite.generation.scheduler import Scheduler
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
 from neuralchat_lite.kernels.leaving import at_work
@@ -33,10 +34,15 @@ class Conversation:
         decoder: Decoder,
         tokenizer: Tokenizer,
         system: str | None = None,
+        scheduler: Scheduler | None = None,
         **options: Unpack[GenerationKeywords],
     ) -> None:
-        """system: the system message; options: of GenerationOptions, for all turns."""
+        """system: the system message; options: of GenerationOptions, for all turns
+
+        scheduler: of the model, where others may be computed at the same time
+        """
         self.decoder = decoder
+        self.scheduler = scheduler or Scheduler(decoder)
         self.tokenizer = tokenizer
         self.system = system
         self.options = GenerationOptions.of(options)
@@ -149,7 +155,7 @@ class Conversation:
         sequence = Sequence(self.decoder, self.tokenizer, prompt, options, cache)
         said = ""
         try:
-            for piece in pieces_of(sequence, cancelled):
+            for piece in self.scheduler.pieces(sequence, cancelled):
                 said += piece.text
                 yield piece
         finally:

@@ -1,41 +1,34 @@
-"""The one decode loop: feed a sequence, let it choose, until it ends. `generate` folds it."""
+"""A sequence to its end: piece by piece, or joined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable
 
+from neuralchat_lite.generation.job import Job
+from neuralchat_lite.generation.scheduler import Scheduler
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
-from neuralchat_lite.kernels.interruption import Interrupted, interrupted_by
-from neuralchat_lite.kernels.leaving import at_work
 
 
-def stream(sequence: Sequence) -> Stream:
+def stream(sequence: Sequence, scheduler: Scheduler | None = None) -> Stream:
     """Generate token by token; nothing is computed until the first piece is asked for.
 
+    scheduler: of its model, where it may have company; None: it is alone
     When it is cancelled, the cache holds exactly the tokens that were fed.
     """
-    return Stream(lambda cancelled: pieces_of(sequence, cancelled))
+    shared = scheduler or Scheduler(sequence.decoder)
+    return Stream(lambda cancelled: shared.pieces(sequence, cancelled))
 
 
-def pieces_of(sequence: Sequence, cancelled: Callable[[], bool]) -> Generator[Piece, None, None]:
-    """`stream` as a generator.
-
-    cancelled: asked before each token, and before each block of the prompt
-    """
-    while not sequence.finished and not cancelled():
-        try:
-            with at_work(), interrupted_by(cancelled):
-                logits = sequence.decoder.forward(sequence.next_ids(), sequence.cache)
-                piece = sequence.accept(logits)
-        except Interrupted:
-            return
-        yield piece
-
-
-def generate(sequence: Sequence) -> Reply:
-    """`stream`, joined."""
-    return fold(stream(sequence))
+def generate(sequence: Sequence, scheduler: Scheduler | None = None) -> Reply:
+    """The whole answer at once. See `stream`."""
+    shared = scheduler or Scheduler(sequence.decoder)
+    job = Job(sequence)
+    shared.add(job)
+    try:
+        return fold(shared.finish(job))
+    finally:
+        shared.release(job)
 
 
 def fold(pieces: Iterable[Piece]) -> Reply:

@@ -72,6 +72,7 @@ class Sequence:
 
     ids: all tokens so far, those of the prompt first
     cache: keys and values of the first `cache.length` of them
+    own_cache: whether nobody else goes on with it
     finish_reason: how the text ended; None until then
     error: what `accept` raised, if it did; nothing comes after it
     timings: what the reply has cost, once the text has ended
@@ -98,6 +99,7 @@ class Sequence:
         self.options = options
         self.ids = list(prompt.ids)
         self.prompt_tokens = len(self.ids)
+        self.own_cache = cache is None
         self.cache = self.new_cache() if cache is None else cache
         assert self.cache.length < self.prompt_tokens, "the last token of the prompt is always fed"
         self.clock = Clock(self.prompt_tokens, self.cache.length, load_s)
@@ -120,6 +122,13 @@ class Sequence:
         # It grows when needed: most answers end long before max_new_tokens.
         expected = self.prompt_tokens + min(self.options.max_new_tokens, 256)
         return self.decoder.new_cache(min(expected, self.decoder.context_length))
+
+    def start_with(self, shared: list[Any]) -> int:
+        """Begin with pages of others that began alike (`KVCache.start_with`). Returns how many
+        tokens need not be fed."""
+        held: int = self.cache.start_with(shared)
+        self.clock.cached_tokens = min(held, self.prompt_tokens)
+        return held
 
     @property
     def finished(self) -> bool:
@@ -193,13 +202,18 @@ class Clock:
         self.prompt_tokens, self.cached_tokens, self.load_s = prompt_tokens, cached_tokens, load_s
         self.steps = 0
         self.first = self.others = 0.0
+        self.started: float | None = None
         self.resume()
 
     def resume(self) -> None:
-        self.started = time.perf_counter()
+        if self.started is None:
+            self.started = time.perf_counter()
 
     def pause(self) -> None:
+        if self.started is None:
+            return
         spent = time.perf_counter() - self.started
+        self.started = None
         if self.steps == 0:
             self.first += spent
         else:

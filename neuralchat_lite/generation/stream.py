@@ -6,11 +6,16 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
+from typing import Generic
+
+from typing_extensions import TypeVar
 
 from neuralchat_lite.generation.sequence import Piece
 
+T = TypeVar("T", default=Piece)
 
-class Stream(Iterator[Piece]):
+
+class Stream(Iterator[T], Generic[T]):
     """The pieces of an answer. Nothing is computed until the first is asked for.
 
         with model.stream(prompt) as pieces:
@@ -22,7 +27,7 @@ class Stream(Iterator[Piece]):
     token. `close`, and leaving the `with`, cancel too.
     """
 
-    def __init__(self, make: Callable[[Callable[[], bool]], Generator[Piece, None, None]]) -> None:
+    def __init__(self, make: Callable[[Callable[[], bool]], Generator[T, None, None]]) -> None:
         """make: given whether it is cancelled, yields the pieces"""
         self._cancelled = threading.Event()
         # Held by the thread that computes. A signal handler of that thread may come in again.
@@ -47,7 +52,7 @@ class Stream(Iterator[Piece]):
             finally:
                 self._turn.release()
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> T:
         try:
             with self._turn:
                 return next(self._pieces)
@@ -55,7 +60,7 @@ class Stream(Iterator[Piece]):
             if self._cancelled.is_set():
                 self.close()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[T]:
         return self
 
     def __exit__(

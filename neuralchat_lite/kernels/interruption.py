@@ -34,7 +34,3 @@ def between_blocks() -> None:
     check = _check.get()
     if check is not None and check():
         raise Interrupted
-
-
-def may_be_interrupted() -> bool:
-    return _check.get() is not None

@@ -1,12 +1,14 @@
 """Pages of keys and values, and the table that leads a sequence from a position to its page.
 
-Pages come when positions are written and go when no table holds them. Tables that begin alike share
+Pages come when positions are written and go when nobody holds them. Tables that begin alike share
 their pages; who writes into a shared one gets a copy of it first.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 import torch
@@ -20,11 +22,33 @@ class Page:
 
     data: [layers, kv_heads, head_bytes] uint8, in the order of `KVFormat`; what was never written
         is undefined
+    holders: who reads it, such as tables; only a single one may write into it
     """
 
     def __init__(self, data: Tensor) -> None:
         self.data = data
-        self.tables: WeakSet[PageTable] = WeakSet()  # those that hold it
+        self.holders: WeakSet[Any] = WeakSet()
+
+
+class PagePool:
+    """Counts the pages of several tables, as long as they live."""
+
+    def __init__(self) -> None:
+        self.living: dict[int, WeakSet[Page]] = {}  # bytes of a page -> pages
+
+    def add(self, data: Tensor) -> Page:
+        page = Page(data)
+        self.living.setdefault(data.nbytes, WeakSet()).add(page)
+        return page
+
+    @property
+    def count(self) -> int:
+        """Pages of all tables and of others that hold some, each once."""
+        return sum(map(len, self.living.values()))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(size * len(pages) for size, pages in self.living.items())
 
 
 class PageTable:
@@ -33,8 +57,16 @@ class PageTable:
     addresses: [pages] int64, where each page begins; 0 where there is none
     """
 
-    def __init__(self, kv_format: KVFormat, layers: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        kv_format: KVFormat,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        pool: PagePool | None = None,
+    ) -> None:
         self.format = kv_format
+        self.pool = PagePool() if pool is None else pool
         self.shape = layers, kv_heads, kv_format.head_bytes(head_dim)
         self.pages: list[Page | None] = []
         self.addresses = torch.zeros(16, dtype=torch.int64)
@@ -52,11 +84,21 @@ class PageTable:
         for index in range(begin // PAGE, -(-end // PAGE)):
             page = self.pages[index] if index < len(self.pages) else None
             if page is None:
-                self.put(index, Page(torch.empty(self.shape, dtype=torch.uint8)))
-            elif len(page.tables) > 1:
-                self.put(index, Page(page.data.clone()))
-                page.tables.discard(self)
+                self.put(index, self.pool.add(torch.empty(self.shape, dtype=torch.uint8)))
+            elif len(page.holders) > 1:
+                self.put(index, self.pool.add(page.data.clone()))
+                page.holders.discard(self)
         self.own = -(-end // PAGE) * PAGE
+
+    def bytes_for(self, begin: int, end: int) -> int:
+        """Bytes of the pages that `reserve` would make."""
+        if end <= self.own:
+            return 0
+        new = 0
+        for index in range(begin // PAGE, -(-end // PAGE)):
+            page = self.pages[index] if index < len(self.pages) else None
+            new += page is None or len(page.holders) > 1
+        return new * math.prod(self.shape)
 
     def put(self, index: int, page: Page | None) -> None:
         if index == len(self.addresses):
@@ -64,18 +106,18 @@ class PageTable:
         if index == len(self.pages):
             self.pages.append(None)
         if page is not None:
-            page.tables.add(self)
+            page.holders.add(self)
         self.pages[index] = page
         self.addresses[index] = 0 if page is None else page.data.data_ptr()
 
     def share(self) -> PageTable:
         """A table of the same pages, for another sequence that begins with the same tokens."""
         twin = PageTable.__new__(PageTable)
-        twin.format, twin.shape = self.format, self.shape
+        twin.format, twin.shape, twin.pool = self.format, self.shape, self.pool
         twin.pages, twin.addresses = list(self.pages), self.addresses.clone()
         for page in twin.pages:
             if page is not None:
-                page.tables.add(twin)
+                page.holders.add(twin)
         self.own = twin.own = 0
         return twin
 
@@ -96,12 +138,20 @@ class PageTable:
         del self.pages[kept:]
         self.own = 0  # the last page may be shared
 
+    def start_with(self, pages: Sequence[Page | None]) -> None:
+        """Share the pages of another sequence that began with the same tokens. Its own must be
+        none yet."""
+        assert not self.pages
+        for index, page in enumerate(pages):
+            self.put(index, page)
+        self.own = 0
+
     def drop(self, indices: range) -> None:
         for index in reversed(indices):
             page = self.pages[index]
             if page is None:  # nor are there any before: pages go from the front
                 return
-            page.tables.discard(self)
+            page.holders.discard(self)
             self.put(index, None)
 
     def holds(self, begin: int, end: int) -> bool:

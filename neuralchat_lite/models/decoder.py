@@ -7,7 +7,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from neuralchat_lite.kernels.kv_format import KV_FORMATS, KVFormat
 from neuralchat_lite.kernels.layout import PackedMatrix
 from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.kernels.operations import ComputeDtype, Kernels, Plan, Rotary, Span
+from neuralchat_lite.kernels.pages import PagePool
 from neuralchat_lite.models.kv_cache import KVCache
 from neuralchat_lite.shortages import shortages
 
@@ -29,6 +30,8 @@ KV_FORMAT_OF: dict[ComputeDtype, KVFormat] = {
     "int8": KV_FORMATS["bf16"],
     "fp32": KV_FORMATS["fp32"],
 }
+# Of how many last tokens logits are wanted: for all texts alike, for each, or of all tokens.
+Keep = int | Sequence[int] | None
 PREFILL_BLOCK = 256  # positions that go through the layers together, by default
 
 
@@ -54,6 +57,7 @@ class Decoder:
         self.prefill_block = prefill_block
         self.kv_format = kv_format
         self.rotary = RotaryTable(architecture)
+        self.pool = PagePool()  # counts the pages of all its caches
         # What to do when logits are not finite; whoever opens the weights knows better.
         self.when_not_finite = "use weights that are finite, or compute_dtype='fp32'"
 
@@ -62,7 +66,11 @@ class Decoder:
     def new_cache(self, capacity: int = 256) -> KVCache:
         """An empty conversation. Memory comes when it is needed, whatever `capacity` says."""
         return KVCache(
-            self.architecture, self.kv_format, self.context_length, slack=self.prefill_block
+            self.architecture,
+            self.kv_format,
+            self.context_length,
+            slack=self.prefill_block,
+            pool=self.pool,
         )
 
     def forward(
@@ -84,27 +92,26 @@ class Decoder:
         batch: Sequence[Sequence[int] | Tensor],
         caches: Sequence[KVCache],
         *,
-        keep: int | None = 1,
+        keep: Keep = 1,
     ) -> list[Tensor]:
         """Feed several conversations at once, so that the weights are read once for all of them.
 
         batch: token ids of each conversation, of any lengths; caches: one for each
-        keep: number of last tokens whose logits are returned; None: all
+        keep: number of last tokens whose logits are returned, for all or for each; None: all
 
         Returns for each conversation [min(keep, len(ids)), vocab] fp32 logits. Raises PromptError
         as `forward` does; all caches are then unchanged. Raises ResourceError when the system
         refuses memory or threads; the caches then hold the blocks that went before.
         """
         assert len(batch) == len(caches) == len(set(map(id, caches)))
-        assert keep is None or keep >= 1
         fed = [torch.as_tensor(ids) for ids in batch]
         for ids, cache in zip(fed, caches, strict=True):
             check_ids(ids, cache.length, self.context_length, self.architecture)
         fed = [ids.long() for ids in fed]  # uint8 would index as a mask
-        return self.feed(fed, caches, keep)
+        return self.feed(fed, caches, kept_of(keep, fed))
 
     def feed(
-        self, fed: Sequence[Tensor], caches: Sequence[KVCache], keep: int | None
+        self, fed: Sequence[Tensor], caches: Sequence[KVCache], keep: Sequence[int]
     ) -> list[Tensor]:
         """`forward_batch` of ids that fit."""
         logits: list[list[Tensor]] = [[] for _ in fed]
@@ -113,8 +120,7 @@ class Decoder:
             counts = [last - first for _, first, last in block]
             # Of each text the last `keep` tokens, as far as they are in this block.
             skipped = [
-                0 if keep is None else min(last, max(first, len(fed[i]) - keep)) - first
-                for i, first, last in block
+                min(last, max(first, len(fed[i]) - keep[i])) - first for i, first, last in block
             ]
             wanted: list[int] = []
             begin = 0
@@ -127,7 +133,8 @@ class Decoder:
             for (i, _, _), part in zip(block, torch.split(found, kept), strict=True):
                 if len(part):
                     logits[i].append(part)
-        return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in logits]
+        none = torch.empty(0, self.architecture.vocab_size)
+        return [parts[0] if len(parts) == 1 else torch.cat(parts or [none]) for parts in logits]
 
     def run_block(
         self,
@@ -171,6 +178,13 @@ class Decoder:
         seen = sum(min(context, window or context) for window in arch.windows)
         position = self.kv_format.bytes_per_position(arch.kv_heads, arch.head_dim)
         return self.weight_bytes + seen * position
+
+
+def kept_of(keep: Keep, fed: Sequence[Sized]) -> Sequence[int]:
+    """For each text, of how many of its last tokens the logits are wanted."""
+    if keep is None:
+        return [len(ids) for ids in fed]
+    return [keep] * len(fed) if isinstance(keep, int) else keep
 
 
 def address(matrix: PackedMatrix | Tensor) -> int:

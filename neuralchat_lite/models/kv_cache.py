@@ -11,8 +11,10 @@ from copy import copy
 
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.families.architecture import Architecture
-from neuralchat_lite.kernels.kv_format import KVFormat
-from neuralchat_lite.kernels.pages import PageTable
+from neuralchat_lite.kernels.kv_format import PAGE, KVFormat
+from neuralchat_lite.kernels.pages import Page, PagePool, PageTable
+
+Pages = tuple[Page | None, ...]  # of the same positions, one of each table
 
 
 def kinds_of(windows: Sequence[int | None]) -> list[int | None]:
@@ -37,15 +39,21 @@ class KVCache:
     """
 
     def __init__(
-        self, architecture: Architecture, kv_format: KVFormat, limit: int, slack: int
+        self,
+        architecture: Architecture,
+        kv_format: KVFormat,
+        limit: int,
+        slack: int,
+        pool: PagePool | None = None,
     ) -> None:
+        """pool: counts its pages"""
         self.length = 0
         self.limit = limit
         self.slack = slack
         windows, heads = architecture.windows, (architecture.kv_heads, architecture.head_dim)
         self.windows = kinds_of(windows)
         self.tables = [
-            PageTable(kv_format, windows.count(window), *heads) for window in self.windows
+            PageTable(kv_format, windows.count(window), *heads, pool) for window in self.windows
         ]
 
     @property
@@ -61,6 +69,41 @@ class KVCache:
             if window is not None:
                 table.drop_before(first_seen(self.length, window) - self.slack)
             table.reserve(self.length, end)
+
+    def bytes_for(self, count: int) -> int:
+        """Bytes of the pages that `reserve` would make, at most."""
+        end = self.length + count
+        return sum(table.bytes_for(self.length, end) for table in self.tables)
+
+    def pages_at(self, index: int) -> Pages:
+        """The pages of positions [index * PAGE, (index + 1) * PAGE), which are all filled."""
+        assert (index + 1) * PAGE <= self.length
+        return tuple(table.pages[index] for table in self.tables)
+
+    def start_with(self, shared: Sequence[Pages]) -> int:
+        """Begin this conversation, which is empty, with pages of others that began alike.
+
+        shared: what `pages_at` gave for pages 0, 1, ... of others
+        Returns how many positions it holds now: fewer where those of a window are gone.
+        """
+        assert self.length == 0
+        count = len(shared)
+        while count and not all(
+            all(pages[table] is not None for pages in shared[first:count])
+            for table, first in enumerate(self.first_pages(count * PAGE))
+        ):
+            count -= 1
+        firsts = self.first_pages(count * PAGE)
+        for i, (first, table) in enumerate(zip(firsts, self.tables, strict=True)):
+            table.start_with([None] * first + [pages[i] for pages in shared[first:count]])
+        self.length = count * PAGE
+        return self.length
+
+    def first_pages(self, length: int) -> list[int]:
+        """For each table the first page that a query at position `length` reads."""
+        return [
+            0 if window is None else first_seen(length, window) // PAGE for window in self.windows
+        ]
 
     def copy(self) -> KVCache:
         """A copy, for another conversation that starts with the same tokens. It shares their pages

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import Parameter
 
-from neuralchat_lite.api import Model
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.model import Model
 from neuralchat_lite.models.decoder import Decoder
 
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.bfloat16, "fp32": torch.float32}

@@ -22,11 +22,11 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from neuralchat_lite.api import Model
 from neuralchat_lite.checkpoints.their_config import their_config
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.kernels.interruption import Interrupted, interrupted_by
 from neuralchat_lite.kernels.leaving import at_work
+from neuralchat_lite.model import Model
 from neuralchat_lite.models.decoder import Decoder
 from neuralchat_lite.packed.foreign import KEY as MARK
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig

@@ -51,6 +51,9 @@ class TokenList:
     def length(self) -> int:
         return len(self.tokens)
 
+    def truncate(self, length: int) -> None:
+        del self.tokens[length:]
+
 
 class ScriptedDecoder(OneByOne):
     """Finds the letters of its script likeliest, one after the other, after any prompt."""
@@ -112,6 +115,11 @@ class Counting:
     def forward(self, ids: Sequence[int], cache: Any) -> torch.Tensor:
         self.fed.append(len(ids))
         logits: torch.Tensor = self.decoder.forward(ids, cache)
+        return logits
+
+    def forward_batch(self, batch: Any, caches: Any, *, keep: Any = 1) -> list[torch.Tensor]:
+        self.fed += map(len, batch)
+        logits: list[torch.Tensor] = self.decoder.forward_batch(batch, caches, keep=keep)
         return logits
 
 

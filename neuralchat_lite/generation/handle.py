@@ -1,0 +1,113 @@
+"""The handle of an answer that is computed whether anybody waits for it or not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+
+from neuralchat_lite.generation.job import Job
+from neuralchat_lite.generation.loop import fold
+from neuralchat_lite.generation.scheduler import Scheduler
+from neuralchat_lite.generation.sequence import Piece, Reply
+from neuralchat_lite.generation.sequence import Sequence as One
+
+
+class Handle:
+    """An answer on its way, for threads and for asyncio. Made by `Model.submit`.
+
+        handle = model.submit(prompt)
+        reply = handle.result()               # wait for all of it
+        for piece in handle: ...              # or for each piece
+        reply = await handle                  # the same in asyncio
+        async for piece in handle: ...
+
+    Each of them may be used as often as you like, and begins with the first piece. What has ended
+    the answer early is raised by all of them, when its pieces are through. The pieces of one that
+    was cancelled just end, and it has no result.
+    """
+
+    def __init__(self, scheduler: Scheduler, sequence: One) -> None:
+        self._scheduler = scheduler
+        self._job: Job = scheduler.submit(sequence)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more comes."""
+        return self._job.left
+
+    @property
+    def cancelled(self) -> bool:
+        return self._job.unwanted and not self._job.sequence.finished
+
+    def cancel(self) -> None:
+        """End the answer at the next step; returns at once, from any thread. Does nothing when it
+        has ended."""
+        if not self._job.left:
+            self._job.unwanted = True
+
+    def result(self) -> Reply:
+        """Wait for the whole answer. Raises what has ended it, CancelledError (that of
+        concurrent.futures) when it was cancelled."""
+        pieces = list(self)
+        if not self._job.sequence.finished:
+            raise CancelledError("this answer was cancelled, so it has no result")
+        return fold(pieces)
+
+    def __iter__(self) -> Iterator[Piece]:
+        job, taken = self._job, 0
+        while True:
+            self._scheduler.drive([job], lambda: len(job.pieces) > taken or job.left)  # noqa: B023
+            if taken == len(job.pieces):
+                if job.error is not None:
+                    raise job.error
+                return
+            yield job.pieces[taken]
+            taken += 1
+
+    def __await__(self) -> Generator[None, None, Reply]:
+        return self._whole().__await__()
+
+    async def _whole(self) -> Reply:
+        async for _ in self:
+            pass
+        return self.result()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        async with contextlib.aclosing(pieces_of([self])) as pieces:
+            async for _, piece in pieces:
+                yield piece
+
+
+async def pieces_of(handles: Sequence[Handle]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """(which handle, a piece of its answer), as they come, in asyncio. Raises the first error."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(told.set)
+
+    jobs = [handle._job for handle in handles]
+    for job in jobs:
+        job.listeners.append(tell)
+    try:
+        taken = dict.fromkeys(range(len(jobs)), 0)
+        while taken:
+            told.clear()
+            for index, job in enumerate(jobs):
+                if index not in taken:
+                    continue
+                ended = job.left  # asked first: no piece comes after it
+                while taken[index] < len(job.pieces):
+                    yield index, job.pieces[taken[index]]
+                    taken[index] += 1
+                if ended:
+                    del taken[index]
+                    if job.error is not None:
+                        raise job.error
+            if taken:
+                await told.wait()
+    finally:
+        for job in jobs:
+            job.listeners.remove(tell)

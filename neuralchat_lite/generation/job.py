@@ -1,0 +1,82 @@
+"""A sequence in the scheduler: what it is fed, and its pieces that nobody has taken yet."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from neuralchat_lite.generation.prefix_store import page_digests
+from neuralchat_lite.generation.sequence import Piece, Sequence
+
+_numbers = itertools.count()
+
+
+class Job:
+    """One sequence, from its arrival until it has ended or nobody wants it.
+
+    number: in the order of arrival
+    cancelled: asked before each step; the sequence then leaves
+    ahead: pieces to compute at most before somebody takes them; None: all
+    pieces: those that nobody has taken
+    error: why it ended early
+    left: whether it takes part in no step any more
+    stored: full pages of it that are remembered
+    process: in which it was added
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        cancelled: Callable[[], bool] | None = None,
+        ahead: int | None = None,
+    ) -> None:
+        self.number = next(_numbers)
+        self.sequence = sequence
+        self.cancelled = cancelled or (lambda: False)
+        self.ahead = ahead
+        self.pieces: deque[Piece] = deque()
+        self.error: BaseException | None = None
+        self.unwanted = False
+        self.left = False
+        # Set and called when there is something to take.
+        self.wakes: list[threading.Event] = []
+        self.listeners: list[Callable[[], None]] = []
+        self.digests: list[bytes] = []
+        self.stored = 0
+        self.process = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether whoever takes its pieces need not wait."""
+        return bool(self.pieces) or self.left
+
+    @property
+    def wants(self) -> bool:
+        """Whether it takes part in the next step."""
+        return self.ahead is None or len(self.pieces) < self.ahead
+
+    def is_cancelled(self) -> bool:
+        return self.unwanted or self.cancelled()
+
+    def full_pages(self) -> list[bytes]:
+        """The digests of all full pages of its tokens."""
+        self.digests = page_digests(self.sequence.ids, self.digests)
+        return self.digests
+
+    def deliver(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.tell()
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """It takes part in no step any more."""
+        self.error = error
+        self.left = True
+        self.tell()
+
+    def tell(self) -> None:
+        for wake in list(self.wakes):
+            wake.set()
+        for listener in list(self.listeners):
+            listener()
