@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,8 @@ def test_threads_that_ask_at_once_are_computed_together(
     alone = [model.generate(prompt, max_new_tokens=40) for prompt in PROMPTS]
     hold.clear()
     before = steps(model)
-    when(lambda: len(model.scheduler.batch.arrivals) == len(PROMPTS), hold.set)
+    batch = model.scheduler.batch
+    when(lambda: len(batch.arrivals) + len(batch.waiting) == len(PROMPTS), hold.set)
     works = [lambda p=prompt: model.generate(p, max_new_tokens=40) for prompt in PROMPTS]
     replies = in_threads(*works)
     assert [one.token_ids for one in replies] == [one.token_ids for one in alone]
@@ -203,8 +206,6 @@ def test_ctrl_c_of_a_waiting_thread_leaves_the_others_alone(
     model: ncl.Model, hold: threading.Event
 ) -> None:
     """The main thread waits for another one's steps, and is interrupted."""
-    import _thread
-
     results: list[Any] = []
     other = threading.Thread(
         target=lambda: results.append(model.generate(PROMPTS[0], max_new_tokens=10))
@@ -212,7 +213,9 @@ def test_ctrl_c_of_a_waiting_thread_leaves_the_others_alone(
     other.start()
     while model.scheduler.driver is None:
         time.sleep(0.001)
-    when(lambda: bool(model.scheduler.blocked), _thread.interrupt_main)
+    main = threading.get_ident()
+    interrupt = partial(signal.pthread_kill, main, signal.SIGINT)
+    when(lambda: bool(model.scheduler.blocked), interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.generate(PROMPTS[1], max_new_tokens=10)
     hold.set()
