@@ -15,9 +15,11 @@ from typing_extensions import Unpack
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import Decoder, Engine
+from neuralchat_lite.engines.native import NativeEngine
 from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.folder import given_folder
+from neuralchat_lite.files.names import WEIGHTS
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.batch import Limits
 from neuralchat_lite.generation.conversation import Conversation
@@ -27,6 +29,7 @@ from neuralchat_lite.generation.loop import generate as generate_one
 from neuralchat_lite.generation.loop import stream as stream_one
 from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
+from neuralchat_lite.generation.prompt_cache_file import identity_of, load_pages, save_pages
 from neuralchat_lite.generation.scheduler import Scheduler
 from neuralchat_lite.generation.sequence import Piece, Reply
 from neuralchat_lite.generation.sequence import Sequence as One
@@ -40,7 +43,7 @@ from neuralchat_lite.generation.several import (
 from neuralchat_lite.generation.stream import Stream
 from neuralchat_lite.generation.turn_ends import turn_ends
 from neuralchat_lite.kernels.leaving import at_work
-from neuralchat_lite.packed.manifest import import_losses
+from neuralchat_lite.packed.manifest import import_losses, read_manifest
 from neuralchat_lite.packed.save import save_copy
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.shortages import shortages
@@ -263,6 +266,42 @@ class Model:
         Models that nobody holds are closed too.
         """
         self.engine.close()
+
+    def save_prompt_cache(self, path: str | os.PathLike[str]) -> int:
+        """Write the keys and values that are remembered of earlier prompts, as safetensors, for
+        `load_prompt_cache` of another run; returns the number of pages, of 64 tokens each.
+
+        Raises ConfigError for a model that is not in a quantized folder, CacheError when the file
+        cannot be written.
+        """
+        batch, file = self.scheduler.batch, given_folder(path, "the file to save to")
+        identity = self.prompt_cache_identity()
+        return self.scheduler.between_steps(lambda: save_pages(batch.store, file, identity))
+
+    def load_prompt_cache(self, path: str | os.PathLike[str]) -> int:
+        """Remember what `save_prompt_cache` has written, as far as `kv_memory` allows; returns the
+        number of pages.
+
+        Raises CacheError when the file is damaged, or was written with other weights, another
+        compute_dtype or kv_cache_dtype; ConfigError as `save_prompt_cache` does.
+        """
+        batch, file = self.scheduler.batch, given_folder(path, "the file to load")
+        identity = self.prompt_cache_identity()
+
+        def read() -> int:
+            room = batch.kv_bytes - batch.pool.nbytes
+            return load_pages(batch.store, batch.pool, file, identity, room)
+
+        return self.scheduler.between_steps(read)
+
+    def prompt_cache_identity(self) -> dict[str, Any]:
+        if not (isinstance(self.engine, NativeEngine) and is_packed(self.folder)):
+            raise ConfigError(
+                "a prompt cache belongs to weights whose digest is known, those of a quantized "
+                "folder: load the model with a WeightOnlyQuantConfig and engine='native'"
+            )
+        weights = read_manifest(self.folder)["files"][WEIGHTS]["sha256"]
+        return identity_of(self.engine.decoder, weights)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the quantized model to a folder that stands alone; `load` maps it.

@@ -5,7 +5,7 @@ their prompts as fits into the step, the oldest first. When keys and values outg
 pages that are only remembered go first, then the youngest sequence gives up its own; it is computed
 again later, to the same text.
 
-One thread at a time calls a batch (see `scheduler`); only `arrivals` is for all.
+One thread at a time calls a batch (see `scheduler`); only `arrivals` and `errands` are for all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, block_of
 from neuralchat_lite.errors import ConfigError, ResourceError
 from neuralchat_lite.files.progress import size_text
-from neuralchat_lite.generation.job import Job
+from neuralchat_lite.generation.job import Errand, Job
 from neuralchat_lite.generation.prefix_store import PrefixStore
 from neuralchat_lite.kernels.kv_format import PAGE
 from neuralchat_lite.values import plain, shown
@@ -85,6 +85,7 @@ class Batch:
         self.store = PrefixStore()
         self.counts = Counts()
         self.arrivals: deque[Job] = deque()  # other threads put jobs here
+        self.errands: deque[Errand[Any]] = deque()  # and errands here
         self.waiting: list[Job] = []  # in the order of arrival, like `running`
         self.running: list[Job] = []
 
@@ -98,7 +99,9 @@ class Batch:
         return bool(wanted)
 
     def sort_out(self) -> None:
-        """Let arrivals in, and those out whom nobody wants any more."""
+        """Let arrivals in, and those out whom nobody wants any more; do errands."""
+        while self.errands:
+            self.errands.popleft().run()
         while self.arrivals:
             self.waiting.append(self.arrivals.popleft())
         for job in [*self.running, *self.waiting]:

@@ -6,11 +6,40 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from neuralchat_lite.generation.prefix_store import page_digests
 from neuralchat_lite.generation.sequence import Piece, Sequence
 
 _numbers = itertools.count()
+
+
+T = TypeVar("T")
+
+
+class Errand(Generic[T]):
+    """Something that is done between two steps.
+
+    results: what it returned, when `left`; error: what it raised
+    """
+
+    def __init__(self, act: Callable[[], T]) -> None:
+        self.act = act
+        self.results: list[T] = []
+        self.error: BaseException | None = None
+        self.left = False
+        self.process = 0
+        self.wakes: list[threading.Event] = []
+
+    def run(self) -> None:
+        try:
+            self.results.append(self.act())
+        except Exception as error:
+            self.error = error
+        finally:
+            self.left = True
+            for wake in list(self.wakes):
+                wake.set()
 
 
 class Job:

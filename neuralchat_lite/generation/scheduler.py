@@ -11,15 +11,16 @@ import os
 import threading
 from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.generation.batch import Batch, Limits
-from neuralchat_lite.generation.job import Job
+from neuralchat_lite.generation.job import Errand, Job
 from neuralchat_lite.generation.sequence import Piece, Sequence
 from neuralchat_lite.kernels.leaving import at_work
 
+T = TypeVar("T")
 # Pieces of a stream that are computed beside others' before its reader asks for them. A reader that
 # stops reading holds up nobody, and costs no more than these.
 AHEAD = 8
@@ -103,7 +104,17 @@ class Scheduler:
             raise job.error
         return list(job.pieces)
 
-    def drive(self, jobs: Collection[Job], ready: Callable[[], bool]) -> None:
+    def between_steps(self, act: Callable[[], T]) -> T:
+        """Let something be done while no step is computed, and wait for it."""
+        errand = Errand(act)
+        errand.process = self.process
+        self.batch.errands.append(errand)
+        self.drive([errand], lambda: errand.left)
+        if errand.error is not None:
+            raise errand.error
+        return errand.results[0]
+
+    def drive(self, jobs: Collection[Job | Errand[Any]], ready: Callable[[], bool]) -> None:
         """Return once `ready()`. This thread runs steps while no other does.
 
         jobs: what it waits for; if none, it is only there to run steps
@@ -114,8 +125,8 @@ class Scheduler:
         try:
             while not ready():
                 for job in jobs:
-                    if job.process != self.process and not job.left:  # after a fork
-                        self.add(job)
+                    if isinstance(job, Job) and job.process != self.process and not job.left:
+                        self.add(job)  # after a fork
                 self.drive_or_wait(wake, ready)
         finally:
             for job in jobs:

@@ -69,7 +69,7 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     whole = Batch.step
 
     def step(self: Batch) -> bool:
-        assert gate.wait(patience(60))
+        assert gate.wait(600)
         return whole(self)
 
     monkeypatch.setattr(Batch, "step", step)
