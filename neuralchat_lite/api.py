@@ -30,7 +30,11 @@ from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
 from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_sequence
-from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
+from neuralchat_lite.generation.options import (
+    GenerationKeywords,
+    GenerationOptions,
+    refuse_several_answers,
+)
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
 from neuralchat_lite.generation.sequence import Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
@@ -124,8 +128,13 @@ class Model:
         Raises PromptError or ConfigError at once, before the first piece is asked for.
         """
         settings = GenerationOptions.of(options)
+        refuse_several_answers(settings)
         encoded = encode_prompt(
-            prompt, self.tokenizer, self.architecture.vocab_size, self.decoder.context_length
+            prompt,
+            self.tokenizer,
+            self.architecture.vocab_size,
+            self.decoder.context_length,
+            settings,
         )
         return stream_sequence(
             Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)

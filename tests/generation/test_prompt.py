@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from neuralchat_lite.errors import PromptError
+from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import PIECE, Prompt, encode_prompt
 
 from .conftest import VOCABULARY
@@ -181,3 +182,57 @@ def test_ids_that_cannot_be_read_are_refused_by_the_kind_of_their_tensor(
 ) -> None:
     with pytest.raises(PromptError, match=r"cannot be read from a Tensor .*list of integers"):
         encode_prompt(ids, tokenizer, VOCABULARY)  # type: ignore[arg-type]
+
+
+THINKS = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<no>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [(None, "### User:\nHello\n### Assistant:\n"), (TEMPLATE, "<user>Hello<assistant>")],
+)
+def test_a_prefill_follows_where_the_answer_begins(
+    tokenizer: Any, template: str | None, text: str
+) -> None:
+    tokenizer.chat_template = template
+    options = GenerationOptions(prefill="Sure: ")
+    prompt = encode_prompt([USER], tokenizer, VOCABULARY, options=options)
+    assert list(prompt.ids) == tokenizer.encode(text + "Sure: ", add_special_tokens=False)
+    assert prompt.text == "Sure: "
+
+
+def test_variables_reach_the_chat_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKS
+    for thinks, end in ((True, ""), (False, "<no>")):
+        options = GenerationOptions(chat_template_kwargs={"enable_thinking": thinks})
+        prompt = encode_prompt([USER], tokenizer, VOCABULARY, options=options)
+        wanted = "<user>Hello<assistant>" + end
+        assert list(prompt.ids) == tokenizer.encode(wanted, add_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "variables", "rule"),
+    [
+        (THINKS, {"enable_thinkin": 0}, r"not read \(did you mean 'enable_thinking'\?\)"),
+        (THINKS, {"zzz": 0}, "'zzz', which .* does not read: it reads enable_thinking"),
+        (TEMPLATE, {"tools": []}, "does not read: it reads none"),
+        (TEMPLATE, {"add_generation_prompt": False}, "which this library sets"),
+        (None, {"enable_thinking": 0}, "the model has no chat template"),
+    ],
+)
+def test_variables_that_have_no_effect_are_refused_by_name(
+    tokenizer: Any, template: str | None, variables: dict[str, Any], rule: str
+) -> None:
+    tokenizer.chat_template = template
+    options = GenerationOptions(chat_template_kwargs=variables)
+    with pytest.raises(ConfigError, match=rule):
+        encode_prompt([USER], tokenizer, VOCABULARY, options=options)
+
+
+@pytest.mark.parametrize("options", [{"prefill": "a"}, {"chat_template_kwargs": {"a": 1}}])
+@pytest.mark.parametrize("prompt", ["text", [1, 2]])
+def test_options_of_messages_are_refused_with_other_prompts(
+    tokenizer: Any, options: dict[str, Any], prompt: Any
+) -> None:
+    with pytest.raises(ConfigError, match="needs a prompt of messages"):
+        encode_prompt(prompt, tokenizer, VOCABULARY, options=GenerationOptions(**options))
