@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from neuralchat_lite.generation.conversation import Conversation
     from neuralchat_lite.generation.options import GenerationOptions
+    from neuralchat_lite.generation.score import Score
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
     from neuralchat_lite.generation.stream import Stream
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -38,6 +39,7 @@ __all__ = [
     "PromptError",
     "Reply",
     "ResourceError",
+    "Score",
     "Stream",
     "Timings",
     "UnsupportedModelError",
@@ -58,6 +60,7 @@ HOMES = {
     "Model": "api",
     "Piece": "generation.sequence",
     "Reply": "generation.sequence",
+    "Score": "generation.score",
     "Stream": "generation.stream",
     "Timings": "generation.sequence",
     "WeightOnlyQuantConfig": "quantization.config",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 import torch
 from typing_extensions import Unpack
@@ -36,6 +36,7 @@ from neuralchat_lite.generation.options import (
     refuse_several_answers,
 )
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
+from neuralchat_lite.generation.score import Score, is_one, score
 from neuralchat_lite.generation.sequence import Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
 from neuralchat_lite.generation.turn_ends import turn_ends
@@ -139,6 +140,27 @@ class Model:
         return stream_sequence(
             Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
         )
+
+    @overload
+    def score(self, texts: str | list[int] | torch.Tensor) -> Score: ...
+
+    @overload
+    def score(self, texts: list[str] | list[list[int]] | list[torch.Tensor]) -> list[Score]: ...
+
+    @shortages()
+    @at_work()
+    def score(self, texts: Any) -> Score | list[Score]:
+        """The log-probability of each token of a text after those before it, or of each text of
+        a list; texts of a list are computed together.
+
+        texts: a text, or token ids, or a list of them
+
+        Raises PromptError for no texts, and for one that is empty, has another form or is longer
+        than the context.
+        """
+        if is_one(texts):
+            return score(self.decoder, self.tokenizer, [texts])[0]
+        return score(self.decoder, self.tokenizer, texts)
 
     def conversation(
         self, system: str | None = None, **options: Unpack[GenerationKeywords]

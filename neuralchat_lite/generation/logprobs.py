@@ -6,7 +6,7 @@ In numpy and one row at a time, so that a row has the same bits in any company.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,11 @@ def log_normalizer(logits: Tensor) -> float:
 def logprob(logits: Tensor, token: int) -> float:
     """logits: [vocab] fp32"""
     return float(logits[token]) - log_normalizer(logits)
+
+
+def logprobs_of(logits: Tensor, tokens: Sequence[int]) -> list[float]:
+    """Of the token that comes after each row; logits: [len(tokens), vocab] fp32"""
+    return [logprob(row, token) for row, token in zip(logits, tokens, strict=True)]
 
 
 def likeliest(logits: Tensor, count: int, name: Callable[[int], str]) -> tuple[TopLogprob, ...]:
