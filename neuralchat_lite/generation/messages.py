@@ -23,12 +23,12 @@ def check_text(text: str, what: str) -> None:
 
 
 def check_messages(messages: Sequence[Any]) -> None:
-    """One system message at most, first; then user and assistant in turn, user first and last."""
+    """One system message at most, first; then user and assistant in turn, user first and last.
+
+    This is the rule without a chat template of the model's own. Raises PromptError.
+    """
     for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise PromptError(
-                f"message {index} must be {{'role': ..., 'content': ...}}, got {shown(message)}"
-            )
+        check_fields(message, index)
         if message["role"] not in ROLES:
             raise PromptError(
                 f"message {index} has the role {shown(message['role'])}, "
@@ -53,5 +53,87 @@ def check_messages(messages: Sequence[Any]) -> None:
             "the last message must be the user's, for the model to answer: "
             f"got {shown(messages[-1]['role'])}"
         )
-    if not turns[-1]["content"].strip():
+    check_something_said(turns[-1])
+
+
+def check_fields(message: Any, index: int) -> None:
+    if not isinstance(message, Mapping) or "role" not in message or not content_given(message):
+        raise PromptError(
+            f"message {index} must be {{'role': ..., 'content': ...}}, got {shown(message)}"
+        )
+
+
+def content_given(message: Mapping[str, Any]) -> bool:
+    """An assistant that calls tools may have no content."""
+    return "content" in message or bool(message.get("tool_calls"))
+
+
+def check_something_said(last: Mapping[str, Any]) -> None:
+    content = last.get("content")
+    if last["role"] == "user" and isinstance(content, str) and not content.strip():
         raise PromptError("the user's last message is empty: say something")
+
+
+def check_for_template(messages: Sequence[Any]) -> None:
+    """The form of messages whose roles and order the model's chat template judges.
+
+    Contents are texts or lists of parts, {"type": "text", "text": ...}. Raises PromptError.
+    """
+    for index, message in enumerate(messages):
+        check_fields(message, index)
+        if not isinstance(message["role"], str):
+            raise PromptError(
+                f"message {index} has the role {shown(message['role'])}, expected a text such as "
+                "'user'"
+            )
+        check_text(message["role"], f"the role of message {index}")
+        content = message.get("content")
+        if isinstance(content, list | tuple) and content:
+            for part in content:
+                check_part(part, index)
+        elif isinstance(content, str):
+            check_text(content, f"message {index}")
+        elif content is not None or not message.get("tool_calls"):
+            raise PromptError(
+                f"message {index} has a content of type {type(content).__name__}, expected a text "
+                "or a list of {'type': 'text', 'text': ...}"
+            )
+    if messages[-1]["role"] == "assistant":
+        raise PromptError(
+            "the last message is the assistant's, and the model is asked for an answer: leave it "
+            "out, or give its text as `prefill` to have it continued"
+        )
+    check_something_said(messages[-1])
+
+
+def check_part(part: Any, index: int) -> None:
+    """Raise PromptError for a part of a content that is no text, such as an image."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("type", "text"), str):
+        raise PromptError(
+            f"message {index} has a part {shown(part)}, expected {{'type': 'text', 'text': ...}}"
+        )
+    kind = part.get("type", "text")
+    if kind != "text":
+        raise PromptError(
+            f"message {index} has a part of the type {shown(kind)}, and models here read text "
+            "alone: leave it out"
+        )
+    if not isinstance(part.get("text"), str):
+        raise PromptError(
+            f"message {index} has a part without a text, {shown(part)}: give its 'text'"
+        )
+    check_text(part["text"], f"a part of message {index}")
+
+
+def has_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return any(isinstance(message.get("content"), list | tuple) for message in messages)
+
+
+def with_joined_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Contents as texts: parts are joined with newlines, as vLLM and llama.cpp do."""
+    return [
+        {**message, "content": "\n".join(part["text"] for part in message["content"])}
+        if isinstance(message.get("content"), list | tuple)
+        else message
+        for message in messages
+    ]

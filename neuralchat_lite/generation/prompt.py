@@ -16,7 +16,14 @@ from neuralchat_lite.checkpoints.chat_template import (
 )
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import ConfigError, PromptError
-from neuralchat_lite.generation.messages import Message, check_messages, check_text
+from neuralchat_lite.generation.messages import (
+    Message,
+    check_for_template,
+    check_messages,
+    check_text,
+    has_parts,
+    with_joined_parts,
+)
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.quantization.config import suggestion
 from neuralchat_lite.values import shown
@@ -189,8 +196,7 @@ def encode_messages(
     options: GenerationOptions | None = None,
 ) -> Prompt:
     """Messages through the chat template. Raises as `encode_prompt` does."""
-    messages = list(messages)
-    check_messages(messages)
+    messages = checked_messages(list(messages), tokenizer)
     options = options or GenerationOptions()
     check_text(options.prefill, "prefill")
     variables = options.chat_template_kwargs or {}
@@ -207,6 +213,31 @@ def encode_messages(
     )
     stops = NEURAL_CHAT_STOPS if tokenizer.chat_template is None else ()
     return Prompt(ids, stops, of_messages=True, text=options.prefill)
+
+
+def checked_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Sequence[Any]:
+    """Messages as the chat template takes them. The model's own decides which roles there are and
+    who speaks when; neural-chat's knows turns. Raises PromptError."""
+    if tokenizer.chat_template is None:
+        check_messages(messages)
+        return messages
+    check_for_template(messages)
+    if has_parts(messages) and not reads_parts(tokenizer):
+        return with_joined_parts(messages)
+    return messages
+
+
+def reads_parts(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template takes contents as lists of parts. Others write the list itself
+    into the prompt, or fail."""
+    words = "Qx7partQx7"
+    said = []
+    for content in (words, [{"type": "text", "text": words}]):
+        try:
+            said.append(render_messages(tokenizer, [{"role": "user", "content": content}]))
+        except PromptError:
+            return False
+    return said[0] == said[1]
 
 
 def encode_turns(
@@ -233,7 +264,9 @@ def encode_turns(
         except TemplateRefusal as error:
             roles = [m["role"] for m in messages]
             remedy = (
-                "try without a system message" if "system" in roles else "give token ids instead"
+                "try without a system message"
+                if "system" in roles
+                else "let user and assistant speak in turn, or give token ids instead"
             )
             raise PromptError(
                 f"the model's chat template refuses these messages ({error.said}): "

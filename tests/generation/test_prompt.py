@@ -236,3 +236,65 @@ def test_options_of_messages_are_refused_with_other_prompts(
 ) -> None:
     with pytest.raises(ConfigError, match="needs a prompt of messages"):
         encode_prompt(prompt, tokenizer, VOCABULARY, options=GenerationOptions(**options))
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}[{{ part.text }}]{% endfor %}{% endif %}{% endfor %}"
+)
+CALLS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls }}{% endfor %}"
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+)
+TWO = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": "f"}]}
+RESULT = {"role": "tool", "content": "3"}
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "text"),
+    [
+        (CALLS, [USER, USER], "<user>Hello<user>Hello"),
+        (CALLS, [USER, {"role": "system", "content": "x"}], "<user>Hello<system>x"),
+        (CALLS, [{"role": "developer", "content": "x"}, USER], "<developer>x<user>Hello"),
+        (CALLS, [USER, CALL, RESULT], "<user>Hello<assistant>[{'function': 'f'}]<tool>3"),
+        (CALLS, [{"role": "user", "content": TWO}], "<user>a\nb"),
+        (PARTS.replace("[", "").replace("]", ""), [{"role": "user", "content": TWO}], "<user>ab"),
+        (PARTS, [{"role": "user", "content": TWO}], "<user>a\nb"),
+    ],
+)
+def test_the_template_decides_which_messages_there_are(
+    tokenizer: Any, template: str, messages: Any, text: str
+) -> None:
+    tokenizer.chat_template = template
+    found = encode_prompt(messages, tokenizer, VOCABULARY)
+    assert list(found.ids) == tokenizer.encode(text, add_special_tokens=False)
+
+
+IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "rule"),
+    [
+        (STRICT, [USER, USER], "refuses .*roles must alternate.*the roles were user, user; let"),
+        (CALLS, [USER, ANSWER], "last message is the assistant's.* as `prefill`"),
+        (CALLS, [{"role": "user", "content": IMAGE}], "message 0 has a part of the type 'image_"),
+        (CALLS, [{"role": "user", "content": ["a"]}], "message 0 has a part 'a', expected"),
+        (CALLS, [{"role": "user", "content": [{"type": "text"}]}], "a part without a text"),
+        (CALLS, [{"role": "user", "content": []}], "content of type list, expected a text or"),
+        (CALLS, [{"role": "user", "content": 3}], "content of type int, expected a text or"),
+        (CALLS, [{"role": "user", "content": None}], "content of type NoneType"),
+        (CALLS, [{"role": 3, "content": "a"}], "the role 3, expected a text"),
+        (CALLS, [{"role": "user"}], "message 0 must be"),
+        (CALLS, [{"role": "user", "content": " "}], "last message is empty"),
+        (CALLS, [{"role": "user", "content": "a\udcff"}], "message 0 is not valid UTF-8"),
+    ],
+)
+def test_messages_that_no_template_takes_are_refused(
+    tokenizer: Any, template: str, messages: Any, rule: str
+) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError, match=rule):
+        encode_prompt(messages, tokenizer, VOCABULARY)
