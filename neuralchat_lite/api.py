@@ -28,6 +28,7 @@ from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.calibration_texts import CalibrationOption, texts_of, tokenized
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
+from neuralchat_lite.generation.forks import answers
 from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.loop import stream as stream_sequence
 from neuralchat_lite.generation.options import (
@@ -115,8 +116,16 @@ class Model:
         return self.decoder.architecture
 
     def generate(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Reply:
-        """Answer a prompt: `stream`, joined."""
-        return fold(self.stream(prompt, **options))
+        """Answer a prompt: `stream`, joined. With the option `n` > 1, the list of `n` replies."""
+        if options.get("n", 1) == 1:
+            return fold(self.stream(prompt, **options))
+        several: Any = self.several(prompt, options)
+        return several  # type: ignore[no-any-return]  # a list, for those who have asked for it
+
+    @shortages()
+    @at_work()
+    def several(self, prompt: PromptInput, options: Mapping[str, Any]) -> list[Reply]:
+        return answers(self.sequence(prompt, GenerationOptions.of(options)))
 
     @shortages()
     @at_work()
@@ -130,6 +139,9 @@ class Model:
         """
         settings = GenerationOptions.of(options)
         refuse_several_answers(settings)
+        return stream_sequence(self.sequence(prompt, settings))
+
+    def sequence(self, prompt: PromptInput, settings: GenerationOptions) -> Sequence:
         encoded = encode_prompt(
             prompt,
             self.tokenizer,
@@ -137,9 +149,7 @@ class Model:
             self.decoder.context_length,
             settings,
         )
-        return stream_sequence(
-            Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
-        )
+        return Sequence(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
 
     @overload
     def score(self, texts: str | list[int] | torch.Tensor) -> Score: ...

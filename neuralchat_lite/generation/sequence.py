@@ -110,6 +110,7 @@ class Sequence:
         check_biases(options, decoder)
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.prompt = prompt
         self.options = options
         self.ids = list(prompt.ids)
         self.prompt_tokens = len(self.ids)
