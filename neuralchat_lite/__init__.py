@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from neuralchat_lite.generation.conversation import Conversation
+    from neuralchat_lite.generation.logprobs import TopLogprob
     from neuralchat_lite.generation.options import GenerationOptions
     from neuralchat_lite.generation.score import Score
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
@@ -42,6 +43,7 @@ __all__ = [
     "Score",
     "Stream",
     "Timings",
+    "TopLogprob",
     "UnsupportedModelError",
     "WeightOnlyQuantConfig",
     "export",
@@ -63,6 +65,7 @@ HOMES = {
     "Score": "generation.score",
     "Stream": "generation.stream",
     "Timings": "generation.sequence",
+    "TopLogprob": "generation.logprobs",
     "WeightOnlyQuantConfig": "quantization.config",
     "export": "api",
     "generate": "api",

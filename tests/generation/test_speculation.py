@@ -168,7 +168,7 @@ def test_tokens_have_the_probabilities_that_they_have_without_drafts(
         outcome = tuple(ids[2:5])
         counts[outcome] = counts.get(outcome, 0) + 1
     statistic, freedom = chi_square(counts, plain_shares(model, settings, 3))
-    # Five standard deviations; a wrong rule gives some hundreds of them.
+    # Five standard deviations; a draw of p in place of the rest gives a hundred.
     assert statistic < freedom + 5 * math.sqrt(2 * freedom)
     assert accepted > 500
 
