@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     )
     from neuralchat_lite.generation.conversation import Conversation
     from neuralchat_lite.generation.handle import Handle
+    from neuralchat_lite.generation.logprobs import TopLogprob
     from neuralchat_lite.generation.options import GenerationOptions
+    from neuralchat_lite.generation.score import Score
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
     from neuralchat_lite.generation.stream import Stream
     from neuralchat_lite.model import Model
@@ -41,8 +43,10 @@ __all__ = [
     "PromptError",
     "Reply",
     "ResourceError",
+    "Score",
     "Stream",
     "Timings",
+    "TopLogprob",
     "UnsupportedModelError",
     "WeightOnlyQuantConfig",
     "export",
@@ -62,8 +66,10 @@ HOMES = {
     "Model": "model",
     "Piece": "generation.sequence",
     "Reply": "generation.sequence",
+    "Score": "generation.score",
     "Stream": "generation.stream",
     "Timings": "generation.sequence",
+    "TopLogprob": "generation.logprobs",
     "WeightOnlyQuantConfig": "quantization.config",
     "export": "api",
     "generate": "api",

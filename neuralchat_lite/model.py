@@ -10,6 +10,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, overload
 
+from torch import Tensor
 from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.kinds import is_packed
@@ -24,13 +25,19 @@ from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.batch import Limits
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
+from neuralchat_lite.generation.forks import options_of_answers
 from neuralchat_lite.generation.handle import Handle, pieces_of
 from neuralchat_lite.generation.loop import generate as generate_one
 from neuralchat_lite.generation.loop import stream as stream_one
-from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
+from neuralchat_lite.generation.options import (
+    GenerationKeywords,
+    GenerationOptions,
+    refuse_several_answers,
+)
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
 from neuralchat_lite.generation.prompt_cache_file import identity_of, load_pages, save_pages
 from neuralchat_lite.generation.scheduler import Scheduler
+from neuralchat_lite.generation.score import Score, is_one, score
 from neuralchat_lite.generation.sequence import Piece, Reply
 from neuralchat_lite.generation.sequence import Sequence as One
 from neuralchat_lite.generation.several import (
@@ -139,14 +146,26 @@ class Model:
         progress: of several prompts, how many are answered: by default a bar on a terminal or in a
             notebook; False for none, or a function (see `files.progress.Progress`)
 
-        Returns a Reply, or a list of them in the order of the prompts. Raises PromptError or
+        Returns a Reply, or a list of them in the order of the prompts; with the option `n` > 1 in
+        place of each Reply the list of its `n`. Raises PromptError or
         ConfigError before anything is computed; later the first error ends all prompts.
         """
-        if not is_several(prompt):
-            return generate_one(self.sequence(prompt, options), self.scheduler)
-        sequences = self.sequences(prompt, options)
+        settings = GenerationOptions.of(options)
+        several = is_several(prompt)
+        answers = options_of_answers(settings)
+        made = each(
+            prompt if several else [prompt],
+            lambda one: [self.sequence(one, answer) for answer in answers],
+        )
+        if not several and len(answers) == 1:
+            return generate_one(made[0][0], self.scheduler)
         with shown(progress) as step:
-            return generate_all(self.scheduler, sequences, step)
+            flat = [sequence for of_one in made for sequence in of_one]
+            replies = iter(generate_all(self.scheduler, flat, step))
+        if len(answers) == 1:
+            return list(replies)
+        grouped = [[next(replies) for _ in answers] for _ in made]
+        return grouped if several else grouped[0]
 
     @overload
     def stream(  # type: ignore[overload-overlap]
@@ -168,8 +187,8 @@ class Model:
         Raises PromptError or ConfigError at once, before the first piece is asked for.
         """
         if not is_several(prompt):
-            return stream_one(self.sequence(prompt, options), self.scheduler)
-        sequences = self.sequences(prompt, options)
+            return stream_one(self.only_answer(prompt, options), self.scheduler)
+        sequences = self.only_answers(prompt, options)
         return Stream(lambda cancelled: stream_all(self.scheduler, sequences, cancelled))
 
     def submit(self, prompt: PromptInput, **options: Unpack[GenerationKeywords]) -> Handle:
@@ -177,7 +196,7 @@ class Model:
 
         Raises PromptError or ConfigError at once.
         """
-        return Handle(self.scheduler, self.sequence(prompt, options))
+        return Handle(self.scheduler, self.only_answer(prompt, options))
 
     async def agenerate(self, prompt: Any, **options: Unpack[GenerationKeywords]) -> Any:
         """`generate` in asyncio. When its task is cancelled, the answers end."""
@@ -205,19 +224,44 @@ class Model:
                 handle.cancel()
 
     def submit_all(self, prompts: Sequence[Any], options: GenerationKeywords) -> list[Handle]:
-        return [Handle(self.scheduler, sequence) for sequence in self.sequences(prompts, options)]
+        sequences = self.only_answers(prompts, options)
+        return [Handle(self.scheduler, sequence) for sequence in sequences]
+
+    def only_answers(self, prompts: Sequence[Any], options: GenerationKeywords) -> list[One]:
+        return each(prompts, lambda prompt: self.only_answer(prompt, options))
+
+    def only_answer(self, prompt: PromptInput, options: GenerationKeywords) -> One:
+        settings = GenerationOptions.of(options)
+        refuse_several_answers(settings)
+        return self.sequence(prompt, settings)
 
     @shortages()
     @at_work()
-    def sequence(self, prompt: PromptInput, options: GenerationKeywords) -> One:
-        settings = GenerationOptions.of(options)
-        encoded = encode_prompt(
-            prompt, self.tokenizer, self.architecture.vocab_size, self.decoder.context_length
-        )
+    def sequence(self, prompt: PromptInput, settings: GenerationOptions) -> One:
+        size, limit = self.architecture.vocab_size, self.decoder.context_length
+        encoded = encode_prompt(prompt, self.tokenizer, size, limit, settings)
         return One(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
 
-    def sequences(self, prompts: Sequence[Any], options: GenerationKeywords) -> list[One]:
-        return each(prompts, lambda prompt: self.sequence(prompt, options))
+    @overload
+    def score(self, texts: str | list[int] | Tensor) -> Score: ...
+
+    @overload
+    def score(self, texts: list[str] | list[list[int]] | list[Tensor]) -> list[Score]: ...
+
+    @shortages()
+    @at_work()
+    def score(self, texts: Any) -> Score | list[Score]:
+        """The log-probability of each token of a text after those before it, or of each text of
+        a list; texts of a list are computed together.
+
+        texts: a text, or token ids, or a list of them
+
+        Raises PromptError for no texts, and for one that is empty, has another form or is longer
+        than the context.
+        """
+        if is_one(texts):
+            return score(self.decoder, self.tokenizer, [texts])[0]
+        return score(self.decoder, self.tokenizer, texts)
 
     def conversation(
         self, system: str | None = None, **options: Unpack[GenerationKeywords]

@@ -398,3 +398,24 @@ def test_hub_name_is_quantized_under_its_commit(
     assert model.folder.name.startswith("stories-int4-g32-")
     source = json.loads((model.folder / "manifest.json").read_text(encoding="utf-8"))["source"]
     assert (source["hub"], source["revision"]) == ("org/stories", commit)
+
+
+def test_several_answers_are_a_list_and_the_first_is_the_one_of_the_seed(model: ncl.Model) -> None:
+    sampled: Any = {"temperature": 1.0, "max_new_tokens": 8}
+    several: Any = model.generate(PROMPT, n=3, seed=4, **sampled)
+    alone = [model.generate(PROMPT, seed=seed, **sampled) for seed in (4, 5, 6)]
+    assert [reply.text for reply in several] == [reply.text for reply in alone]
+    with pytest.raises(ConfigError, match=r"n=3 asks for several answers, and only generate gives several"):
+        model.stream(PROMPT, n=3, **sampled)
+    with pytest.raises(ConfigError, match="n must be a positive integer, got 0"):
+        model.generate(PROMPT, n=0, **sampled)
+
+
+def test_a_text_is_scored_as_it_was_generated(model: ncl.Model) -> None:
+    reply = model.generate(PROMPT, max_new_tokens=8, logprobs=True)
+    assert reply.logprobs
+    ids = [*model.tokenizer.encode(PROMPT), *reply.token_ids]
+    one, (two, _) = model.score(ids), model.score([ids, ids[:4]])
+    assert one == two
+    assert one.logprobs[-8:] == pytest.approx(reply.logprobs, abs=1e-5)
+    assert model.score(PROMPT).token_ids == tuple(ids[: reply.prompt_tokens])

@@ -134,6 +134,7 @@ def test_every_command_and_option_is_on_its_page() -> None:
         ("generation.md", ncl.GenerationOptions),
         ("generation.md", ncl.Reply),
         ("generation.md", ncl.Piece),
+        ("generation.md", ncl.Score),
         ("generation.md", ncl.Timings),
     ],
 )

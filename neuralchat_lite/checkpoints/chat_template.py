@@ -60,10 +60,16 @@ class Renderer:
 
     def render(self, template: str, variables: Mapping[str, Any]) -> str:
         """Raises PromptError when a limit is met, TemplateRefusal for the template's own errors."""
-        request = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
+        return str(self.answer({"template": template, "variables": variables})["text"])
+
+    def names(self, template: str) -> list[str]:
+        """The variables that a template reads. Raises as `render` does."""
+        return list(self.answer({"template": template})["names"])
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self.turn:
             try:
-                reply = self.ask(request)
+                reply = self.ask(json.dumps(request).encode() + b"\n")
             except BaseException:  # also Ctrl-C: the process may still be at work
                 self.end()
                 raise
@@ -73,7 +79,7 @@ class Renderer:
             raise TemplateRefusal("{}: {}".format(*reply["error"]))
         if "limit" in reply:
             raise PromptError(f"{LIMITS[reply['limit']]}: {REMEDY}")
-        return str(reply["text"])
+        return reply
 
     def ask(self, request: bytes) -> dict[str, Any]:
         process = self.running()
@@ -184,6 +190,24 @@ def prepare_for_forks() -> None:
     os.register_at_fork(after_in_child=after_fork)
 
 
+def template_of(
+    tokenizer: Any, tools: Sequence[Any] | None = None, chat_template: str | None = None
+) -> str:
+    """The template that a tokenizer takes. Raises TemplateRefusal when there is none."""
+    try:
+        return str(tokenizer.get_chat_template(chat_template, tools))
+    except (ValueError, TypeError) as error:  # none, or several and none of them the default
+        raise TemplateRefusal(" ".join(str(error).split())) from None
+
+
+def variables_of(tokenizer: Any, tools: Sequence[Any] | None = None) -> list[str]:
+    """The variables that a tokenizer's template reads, and which it does not set itself.
+
+    Raises as `render_messages` does, for a template that cannot be parsed.
+    """
+    return RENDERER.names(template_of(tokenizer, tools))
+
+
 def render_messages(
     tokenizer: Any,
     messages: Sequence[Any],
@@ -199,10 +223,7 @@ def render_messages(
 
     Raises PromptError when a limit is met, TemplateRefusal for the template's own errors.
     """
-    try:
-        template = tokenizer.get_chat_template(chat_template, tools)
-    except (ValueError, TypeError) as error:  # none, or several and none of them the default
-        raise TemplateRefusal(" ".join(str(error).split())) from None
+    template = template_of(tokenizer, tools, chat_template)
     given = getattr(messages, "messages", messages)
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
         raise PromptError(f"expected a list of messages, got {type(given).__name__}")

@@ -1,4 +1,5 @@
-"""The process that renders chat templates. It reads requests as lines of JSON, and answers so.
+"""The process that renders chat templates. It reads requests as lines of JSON, and answers so: a
+template with variables is rendered, and of one without the names of its variables are said.
 
 It runs as a script with jinja2 and the standard library alone, so that it starts quickly. A
 template is a program from a model folder: here it has a limit of memory and of CPU time, and where
@@ -23,9 +24,9 @@ BASE_TEXT = 4 << 20
 TEXT_PER_BYTE = 8
 
 
-@lru_cache(maxsize=8)
-def compiled(source: str) -> Any:
-    """A template as transformers compiles it."""
+@lru_cache(maxsize=1)
+def environment() -> Any:
+    """What transformers compiles templates in."""
     import jinja2
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -65,22 +66,37 @@ def compiled(source: str) -> Any:
             sort_keys=sort_keys,
         )
 
-    environment = ImmutableSandboxedEnvironment(
+    made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
-    environment.filters["tojson"] = tojson
-    environment.globals.update(
+    made.filters["tojson"] = tojson
+    made.globals.update(
         raise_exception=raise_exception,
         strftime_now=lambda form: datetime.now().strftime(form),
         dict=lambda *values, **named: dict(*values, **named),
         namespace=Namespace,
     )
-    return environment.from_string(source)
+    return made
+
+
+@lru_cache(maxsize=8)
+def compiled(source: str) -> Any:
+    return environment().from_string(source)
+
+
+def names(source: str) -> list[str]:
+    """The variables that a template reads and does not set itself."""
+    from jinja2.meta import find_undeclared_variables
+
+    read = find_undeclared_variables(environment().parse(source))
+    return sorted(read - set(environment().globals))
 
 
 def answer(line: bytes) -> dict[str, Any]:
     request = json.loads(line)
     try:
+        if "variables" not in request:
+            return {"names": names(request["template"])}
         text = compiled(request["template"]).render(**request["variables"])
         text.encode()  # half a surrogate pair has no tokens
     except MemoryError:

@@ -19,7 +19,7 @@ from neuralchat_lite.cli.options import (
     with_groups,
 )
 from neuralchat_lite.cli.replies import load_model, show, timings_text, warn_without_template
-from neuralchat_lite.cli.terminal import read_stdin, warn, without_file_marks, write
+from neuralchat_lite.cli.terminal import read_stdin, unescaped, warn, without_file_marks, write
 from neuralchat_lite.errors import ConfigError, PromptError
 
 EXAMPLE = (
@@ -56,6 +56,9 @@ def generate(
         bool, option(TEXT, "Continue plain text, without the model's chat template.", "--raw")
     ] = False,
     system: System = None,
+    prefill: Annotated[
+        str | None, option(TEXT, "How the answer to a message begins; it is printed too.")
+    ] = None,
     weights: WeightsGroup,
     loading: LoadingGroup,
     timings: ShowTimings = False,
@@ -66,8 +69,10 @@ def generate(
     one, and with [bold]--raw[/bold], the prompt is printed with its continuation.
     """
     options = generation.options(max_new_tokens)
+    if prefill is not None:
+        options |= {"prefill": unescaped(prefill, "--prefill"), "echo": True}
     given = the_prompt(prompt, prompt_option)
-    refuse_both_ways(chat, raw, system)
+    refuse_both_ways(chat, raw, system, prefill)
     text = read_stdin() if given == "-" else given
     loaded = load_model(model, weights, loading)
     has_template = loaded.tokenizer.chat_template is not None
@@ -80,11 +85,12 @@ def generate(
         messages = [{"role": "system", "content": system}] if system is not None else []
         pieces = loaded.stream([*messages, {"role": "user", "content": text}], **options)
     else:
-        if system is not None:
-            raise ConfigError(
-                f"--system {system!r} is part of a chat, and this model has no chat template: "
-                "give --chat too"
-            )
+        for name, part in (("--system", system), ("--prefill", prefill)):
+            if part is not None:
+                raise ConfigError(
+                    f"{name} {part!r} is part of a chat, and this model has no chat template: "
+                    "give --chat too"
+                )
         warn(AS_ASKED if has_template else WITHOUT_TEMPLATE)
         pieces = loaded.stream(text, **options)
         write(text)
@@ -104,8 +110,9 @@ def the_prompt(argument: str | None, option: str | None) -> str:
     return given[0]
 
 
-def refuse_both_ways(chat: bool, raw: bool, system: str | None) -> None:
+def refuse_both_ways(chat: bool, raw: bool, system: str | None, prefill: str | None) -> None:
     if raw and chat:
         raise ConfigError("--raw and --chat are opposites: give one of them")
-    if raw and system is not None:
-        raise ConfigError(f"--system {system!r} is part of a chat: leave --raw or --system out")
+    for name, text in (("--system", system), ("--prefill", prefill)):
+        if raw and text is not None:
+            raise ConfigError(f"{name} {text!r} is part of a chat: leave --raw or {name} out")

@@ -7,6 +7,7 @@ a dataclass: a command takes it as one parameter, and `with_groups` shows its fi
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
@@ -61,7 +62,25 @@ class GenerationGroup:
     repetition_penalty: Annotated[
         float | None, option(SAMPLING, "Penalise what has occurred (1: off).")
     ] = None
+    presence_penalty: Annotated[
+        float | None, option(SAMPLING, "Lower what the answer has, -2 to 2 (0: off).")
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        option(SAMPLING, "Lower it as often as the answer has it, -2 to 2 (0: off)."),
+    ] = None
+    logit_bias: Annotated[
+        list[str] | None,
+        option(SAMPLING, "ID=BIAS: add -100 to 100 to the logit of a token (repeatable)."),
+    ] = None
     seed: Annotated[int | None, option(SAMPLING, "Make sampling repeatable.")] = None
+    min_new_tokens: Annotated[
+        int | None, option(TEXT, "Tokens before the answer may end (0: off).")
+    ] = None
+    template_arg: Annotated[
+        list[str] | None,
+        option(TEXT, "NAME=VALUE: a variable of the chat template, such as enable_thinking=false."),
+    ] = None
 
     def options(self, max_new_tokens: int, **assumed: Any) -> dict[str, Any]:
         """The arguments of `GenerationOptions` that were given. Raises ConfigError for a bad value,
@@ -74,8 +93,30 @@ class GenerationGroup:
         stop = tuple(unescaped(text, "--stop") for text in self.stop or ())
         given = {name: value for name, value in asdict(self).items() if value is not None}
         given |= {"stop": stop, "max_new_tokens": max_new_tokens}
+        if self.logit_bias:
+            given["logit_bias"] = pairs(self.logit_bias, "--logit-bias", "42=-5")
+        if variables := given.pop("template_arg", None):
+            given["chat_template_kwargs"] = pairs(
+                variables, "--template-arg", "enable_thinking=false"
+            )
         GenerationOptions.of({**assumed, **given})
         return given
+
+
+def pairs(texts: list[str], option: str, example: str) -> dict[str, Any]:
+    """NAME=VALUE as it is typed: a value is JSON, or where it is none a text."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError(
+                f"{option} {text!r} needs a name and a value: write it as {example!r}"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 @dataclass(frozen=True)

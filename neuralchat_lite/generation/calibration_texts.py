@@ -22,7 +22,8 @@ from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import CheckpointError, ConfigError, PromptError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.files.regular import read_regular, remedy_of
-from neuralchat_lite.generation.prompt import check_messages, check_text, encode_turns
+from neuralchat_lite.generation.messages import check_messages, check_text
+from neuralchat_lite.generation.prompt import encode_turns
 from neuralchat_lite.quantization.calibration import Calibration
 from neuralchat_lite.values import plain, shown
 

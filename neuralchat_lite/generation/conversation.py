@@ -12,9 +12,14 @@ from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.loop import fold
-from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
+from neuralchat_lite.generation.messages import check_messages
+from neuralchat_lite.generation.options import (
+    GenerationKeywords,
+    GenerationOptions,
+    refuse_several_answers,
+)
 from neuralchat_lite.generation.prefix_cache import PrefixCache
-from neuralchat_lite.generation.prompt import Prompt, check_messages, encode_messages, encode_turns
+from neuralchat_lite.generation.prompt import Prompt, encode_messages, encode_turns
 from neuralchat_lite.generation.scheduler import Scheduler
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
@@ -85,7 +90,9 @@ class Conversation:
         if len(self.messages) == (self.system is not None):  # no turn: templates may want one
             return len(self.tokenizer.encode(self.system or "", add_special_tokens=False))
         limit = self.decoder.context_length
-        return len(encode_turns(self.messages, self.tokenizer, limit, asks=False))
+        variables = self.options.chat_template_kwargs
+        ids = encode_turns(self.messages, self.tokenizer, limit, asks=False, variables=variables)
+        return len(ids)
 
     def forget(self) -> None:
         with_system = self.system is not None
@@ -107,16 +114,18 @@ class Conversation:
         context or an earlier answer is still being streamed.
         """
         settings = self.options.but(options)
-        messages, prompt = self.encode(self.messages, text)
+        refuse_several_answers(settings)
+        messages, prompt = self.encode(self.messages, text, settings)
         return Stream(lambda cancelled: self.answer(messages, prompt, settings, cancelled))
 
     @shortages()
     @at_work()
     def encode(
-        self, before: list[dict[str, str]], text: str
+        self, before: list[dict[str, str]], text: str, options: GenerationOptions
     ) -> tuple[list[dict[str, str]], Prompt]:
         messages = [*before, {"role": "user", "content": text}]
-        return messages, encode_messages(messages, self.tokenizer, self.decoder.context_length)
+        limit = self.decoder.context_length
+        return messages, encode_messages(messages, self.tokenizer, limit, options)
 
     @contextmanager
     def taking_turn(self) -> Iterator[None]:
@@ -141,7 +150,7 @@ class Conversation:
         with self.taking_turn():
             *before, said = messages
             if before != self.messages:  # another turn was answered since this one was sent
-                messages, prompt = self.encode(self.messages, said["content"])
+                messages, prompt = self.encode(self.messages, said["content"], options)
             yield from self.feed_and_keep(messages, prompt, options, cancelled)
 
     def feed_and_keep(
@@ -161,4 +170,5 @@ class Conversation:
         finally:
             self.prefix.remember(sequence.ids)
             if said:
+                said = said if options.echo else options.prefill + said
                 self.messages = [*messages, {"role": "assistant", "content": said}]

@@ -37,10 +37,14 @@ def fold(pieces: Iterable[Piece]) -> Reply:
     last = kept[-1]
     assert last.finish_reason is not None
     assert last.timings is not None
+    logprobs = tuple(piece.logprob for piece in kept if piece.logprob is not None)
+    likeliest = tuple(piece.top_logprobs for piece in kept if piece.top_logprobs is not None)
     return Reply(
         text="".join(piece.text for piece in kept),
         token_ids=tuple(piece.token_id for piece in kept),
         finish_reason=last.finish_reason,
         timings=last.timings,
         prompt_tokens=last.timings.prompt_tokens,
+        logprobs=logprobs or None,
+        top_logprobs=likeliest or None,
     )

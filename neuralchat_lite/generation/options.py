@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.generation.option_rules import FORMS, RULES, LogitsProcessor
 from neuralchat_lite.quantization.config import suggestion
 from neuralchat_lite.values import plain, shown
 
@@ -23,46 +24,19 @@ OTHER_NAMES = {
     "repeat_penalty": "repetition_penalty",
     "do_sample": "temperature",
     "random_state": "seed",
+    "min_tokens": "min_new_tokens",
+    "min_length": "min_new_tokens",
+    "num_return_sequences": "n",
+    "best_of": "n",
+    "sequence_bias": "logit_bias",
+    "logits_processor": "logits_processors",
+    "output_scores": "logprobs",
+    "output_logits": "logprobs",
+    "return_full_text": "echo",
+    "continue_final_message": "prefill",
+    "enable_thinking": "chat_template_kwargs",
+    "tools": "chat_template_kwargs",
 }
-
-
-def is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return -1e30 < value < 1e30  # an int may be too large for a float
-
-
-# option -> (what it must be, whether a value is)
-RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "max_new_tokens": ("a positive integer", lambda v: is_integer(v) and v > 0),
-    # Below that, logits / temperature leaves the range of fp32.
-    "temperature": (
-        "0 (greedy) or a finite number >= 1e-6",
-        lambda v: is_number(v) and (v == 0 or v >= 1e-6),
-    ),
-    "top_k": ("an integer >= 0 (0: off)", lambda v: is_integer(v) and v >= 0),
-    "top_p": ("a number in (0, 1] (1: off)", lambda v: is_number(v) and 0 < v <= 1),
-    "min_p": ("a number in [0, 1] (0: off)", lambda v: is_number(v) and 0 <= v <= 1),
-    # Beyond that, logits leave the range of fp32.
-    "repetition_penalty": (
-        "a number from 0.01 to 100 (1: off)",
-        lambda v: is_number(v) and 0.01 <= v <= 100,
-    ),
-    "seed": (
-        "None or an integer in [0, 2**64)",
-        lambda v: v is None or (is_integer(v) and 0 <= v < 2**64),
-    ),
-    "stop": (
-        "a string or several, none of them empty",
-        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
-    ),
-    "ignore_eos": ("True or False", lambda v: isinstance(v, bool)),
-}
-
 FILTERS = ("top_k", "top_p", "min_p")  # of sampling
 
 
@@ -70,14 +44,25 @@ class GenerationKeywords(TypedDict, total=False):
     """The fields of `GenerationOptions` as keyword arguments, for type checkers and editors."""
 
     max_new_tokens: int
+    min_new_tokens: int
     temperature: float
     top_k: int
     top_p: float
     min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | None
+    logits_processors: Sequence[LogitsProcessor]
     seed: int | None
     stop: str | Sequence[str] | None
     ignore_eos: bool
+    logprobs: bool
+    top_logprobs: int
+    n: int
+    prefill: str
+    echo: bool
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -85,43 +70,79 @@ class GenerationOptions:
     """How to choose tokens and when to stop. Raises ConfigError for a value that is not allowed.
 
     max_new_tokens: tokens to generate at most
+    min_new_tokens: so many tokens come before a token or a text may end the answer
     temperature: 0 takes the likeliest token; otherwise logits are divided by it and sampled
     top_k, top_p, min_p: which tokens may be sampled; they need a temperature
     repetition_penalty: divides the (positive) logits of tokens that have occurred
+    presence_penalty: taken from the logits of tokens that the answer has
+    frequency_penalty: taken from them as often as the answer has them
+    logit_bias: token id -> what is added to its logit
+    logits_processors: each is called with ids [1, n] and scores [1, vocab] and returns scores
     seed: makes sampling repeatable; None draws a new one from the system
     stop: texts that end the answer and are not part of it
     ignore_eos: go on after the end-of-text token
+    logprobs: give each token's log-probability, in the model's own distribution
+    top_logprobs: give the likeliest tokens too, as many as this
+    n: answers to one prompt; answer i has the seed `seed + i`
+    prefill: how the answer to messages begins; the model goes on from there
+    echo: begin the text with the prompt, or where that is messages with `prefill`
+    chat_template_kwargs: variables of the chat template, such as {"enable_thinking": False}
 
     Scalars of numpy and torch are accepted as the numbers that they are.
     """
 
     max_new_tokens: int = 256
+    min_new_tokens: int = 0
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
+    logits_processors: Sequence[LogitsProcessor] = ()
     seed: int | None = None
     stop: Sequence[str] = ()
     ignore_eos: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    n: int = 1
+    prefill: str = ""
+    echo: bool = False
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        stop: Any = self.stop
-        if stop is None or isinstance(stop, str):
-            object.__setattr__(self, "stop", () if stop is None else (stop,))
-        elif isinstance(stop, Iterable):
-            object.__setattr__(self, "stop", tuple(stop))
         for name, (rule, holds) in RULES.items():
-            value = plain(getattr(self, name))
-            object.__setattr__(self, name, value)
+            value = FORMS.get(name, plain)(getattr(self, name))
             if not holds(value):
                 raise ConfigError(f"{name} must be {rule}, got {shown(value)}")
+            object.__setattr__(self, name, value)
+        self.refuse_idle()
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens must be at most max_new_tokens, got {self.min_new_tokens} and "
+                f"{self.max_new_tokens}: lower the one or raise the other"
+            )
+
+    def refuse_idle(self) -> None:
+        """Raise ConfigError for options that would have no effect beside the others."""
         filters = {name: getattr(self, name) for name in FILTERS}
         idle = [name for name, value in filters.items() if value != getattr(type(self), name)]
         if idle and self.temperature == 0:
             raise ConfigError(
                 f"{', '.join(idle)} would have no effect with temperature 0 (greedy): "
                 "set a temperature > 0, e.g. temperature=0.7, or leave it out"
+            )
+        if self.n > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"n={self.n} would give the same answer {self.n} times with temperature 0 "
+                "(greedy): set a temperature > 0, e.g. temperature=0.7, or leave it out"
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise ConfigError(
+                f"top_logprobs={self.top_logprobs} would have no effect without logprobs: give "
+                "logprobs=True too"
             )
 
     @classmethod
@@ -134,6 +155,15 @@ class GenerationOptions:
         """These, with some changed by keyword arguments. Raises ConfigError as `of` does."""
         check_names(options)
         return replace(self, **options) if options else self
+
+
+def refuse_several_answers(options: GenerationOptions) -> None:
+    """Raise ConfigError where one answer alone can be given."""
+    if options.n > 1:
+        raise ConfigError(
+            f"n={options.n} asks for several answers, and only generate gives several: call that, "
+            "or leave it out"
+        )
 
 
 def without_idle_filters(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from neuralchat_lite.checkpoints.chat_template import TemplateRefusal, render_messages
+from neuralchat_lite.checkpoints.chat_template import (
+    TemplateRefusal,
+    render_messages,
+    variables_of,
+)
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
-from neuralchat_lite.errors import PromptError
+from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.generation.messages import (
+    Message,
+    check_for_template,
+    check_messages,
+    check_text,
+    has_parts,
+    with_joined_parts,
+)
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.quantization.config import suggestion
 from neuralchat_lite.values import shown
 
-Message = Mapping[str, str]  # {"role": ..., "content": ...}
 # A text, messages, token ids, or what a tokenizer of transformers returns.
 PromptInput = str | Sequence[Message] | Sequence[int] | Tensor | Mapping[str, Any]
 
@@ -26,7 +39,13 @@ NEURAL_CHAT = {
 }
 NEURAL_CHAT_REPLY = "### Assistant:\n"
 NEURAL_CHAT_STOPS = ("### User:", "### System:")
-ROLES = tuple(NEURAL_CHAT)
+# Variables of a chat template, and options of rendering, that are not the user's.
+OURS = {"messages", "add_generation_prompt", "continue_final_message", "chat_template", "tokenizer"}
+# Options that need messages -> what to do with another prompt.
+OF_MESSAGES = {
+    "prefill": "append it to the prompt",
+    "chat_template_kwargs": "leave it out, or give [{'role': 'user', 'content': ...}]",
+}
 # Tokenizing takes some 250 bytes of memory per byte of text. So a long text is counted first, in
 # pieces of so many characters. Where a piece is cut a few tokens more are counted than the whole
 # has, so as many are left out.
@@ -40,11 +59,13 @@ class Prompt:
 
     stop: stop strings of the template
     of_messages: whether the answer is a turn, which ends at any token of `turn_ends`
+    text: what an answer that echoes begins with; None for ids, whose text is decoded
     """
 
     ids: tuple[int, ...]
     stop: tuple[str, ...] = ()
     of_messages: bool = False
+    text: str | None = field(default=None, compare=False)
 
 
 def encode_prompt(
@@ -52,6 +73,7 @@ def encode_prompt(
     tokenizer: Tokenizer,
     vocab_size: int,
     context_length: int | None = None,
+    options: GenerationOptions | None = None,
 ) -> Prompt:
     """Turn a prompt of any form into ids.
 
@@ -60,20 +82,34 @@ def encode_prompt(
         template, or neural-chat's (without <s>) when it has none;
         token ids, a list or a tensor [n] or [1, n], or what a tokenizer of transformers returns
     context_length: a text that certainly has more tokens is not tokenized whole
-    Raises PromptError when it is empty, has another form, has ids outside the vocabulary, or is a
-    text that is certainly too long.
+    options: whose prefill and chat_template_kwargs are used; they need messages
+
+    Raises ConfigError when they cannot be used, PromptError when the prompt is empty, has another
+    form, has ids outside the vocabulary, or is a text that is certainly too long.
     """
+    if isinstance(prompt, Mapping) and "input_ids" in prompt:
+        prompt = prompt["input_ids"]
+    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+        return encode_messages(prompt, tokenizer, context_length, options)
+    refuse_options_of_messages(options)
     if isinstance(prompt, str):
         if not prompt:
             raise PromptError("the prompt is an empty string: give at least one character")
         check_text(prompt, "the prompt")
         check_length(prompt, tokenizer, context_length)
-        return Prompt(tuple(tokenizer.encode(prompt)))
-    if isinstance(prompt, Mapping) and "input_ids" in prompt:
-        prompt = prompt["input_ids"]
-    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
-        return encode_messages(prompt, tokenizer, context_length)
+        return Prompt(tuple(tokenizer.encode(prompt)), text=prompt)
     return Prompt(check_ids(prompt, vocab_size))
+
+
+def refuse_options_of_messages(options: GenerationOptions | None) -> None:
+    if options is None:
+        return
+    for name, instead in OF_MESSAGES.items():
+        if getattr(options, name):
+            raise ConfigError(
+                f"{name}={shown(getattr(options, name))} needs a prompt of messages, and this one "
+                f"is a text or token ids: {instead}"
+            )
 
 
 def check_ids(prompt: Any, vocab_size: int) -> tuple[int, ...]:
@@ -135,16 +171,6 @@ def refuse_several(prompts: Any) -> None:
             )
 
 
-def check_text(text: str, what: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"{what} is not valid UTF-8 at character {error.start}: decode it from its own "
-            "encoding first"
-        ) from None
-
-
 def check_length(text: str, tokenizer: Tokenizer, context_length: int | None) -> None:
     """Raise PromptError for a text that has more tokens than the context, as soon as so many are
     counted. One that may fit passes."""
@@ -164,69 +190,115 @@ def check_length(text: str, tokenizer: Tokenizer, context_length: int | None) ->
 
 
 def encode_messages(
-    messages: Sequence[Any], tokenizer: Tokenizer, context_length: int | None = None
+    messages: Sequence[Any],
+    tokenizer: Tokenizer,
+    context_length: int | None = None,
+    options: GenerationOptions | None = None,
 ) -> Prompt:
     """Messages through the chat template. Raises as `encode_prompt` does."""
-    messages = list(messages)
-    check_messages(messages)
-    ids = tuple(encode_turns(messages, tokenizer, context_length, asks=True))
+    messages = checked_messages(list(messages), tokenizer)
+    options = options or GenerationOptions()
+    check_text(options.prefill, "prefill")
+    variables = options.chat_template_kwargs or {}
+    check_variables(variables, tokenizer)
+    ids = tuple(
+        encode_turns(
+            messages,
+            tokenizer,
+            context_length,
+            asks=True,
+            prefill=options.prefill,
+            variables=variables,
+        )
+    )
     stops = NEURAL_CHAT_STOPS if tokenizer.chat_template is None else ()
-    return Prompt(ids, stops, of_messages=True)
+    return Prompt(ids, stops, of_messages=True, text=options.prefill)
+
+
+def checked_messages(messages: Sequence[Any], tokenizer: Tokenizer) -> Sequence[Any]:
+    """Messages as the chat template takes them. The model's own decides which roles there are and
+    who speaks when; neural-chat's knows turns. Raises PromptError."""
+    if tokenizer.chat_template is None:
+        check_messages(messages)
+        return messages
+    check_for_template(messages)
+    if has_parts(messages) and not reads_parts(tokenizer):
+        return with_joined_parts(messages)
+    return messages
+
+
+def reads_parts(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template takes contents as lists of parts. Others write the list itself
+    into the prompt, or fail."""
+    words = "Qx7partQx7"
+    said = []
+    for content in (words, [{"type": "text", "text": words}]):
+        try:
+            said.append(render_messages(tokenizer, [{"role": "user", "content": content}]))
+        except PromptError:
+            return False
+    return said[0] == said[1]
 
 
 def encode_turns(
-    messages: Sequence[Any], tokenizer: Tokenizer, context_length: int | None, *, asks: bool
+    messages: Sequence[Any],
+    tokenizer: Tokenizer,
+    context_length: int | None,
+    *,
+    asks: bool,
+    prefill: str = "",
+    variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """asks: for an answer, so that the ids end where it begins"""
+    """asks: for an answer, so that the ids end where it begins
+    prefill: comes after them
+    variables: of the chat template
+    """
     if tokenizer.chat_template is None:
         blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
         text = "".join(blocks) + (NEURAL_CHAT_REPLY if asks else "")
     else:
         try:
-            text = render_messages(tokenizer, messages, add_generation_prompt=asks)
+            text = render_messages(
+                tokenizer, messages, **{**(variables or {}), "add_generation_prompt": asks}
+            )
         except TemplateRefusal as error:
             roles = [m["role"] for m in messages]
             remedy = (
-                "try without a system message" if "system" in roles else "give token ids instead"
+                "try without a system message"
+                if "system" in roles
+                else "let user and assistant speak in turn, or give token ids instead"
             )
             raise PromptError(
                 f"the model's chat template refuses these messages ({error.said}): "
                 f"the roles were {', '.join(roles)}; {remedy}"
             ) from None  # a cause would say the same again
+    text += prefill
     check_length(text, tokenizer, context_length)
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def check_messages(messages: Sequence[Any]) -> None:
-    """One system message at most, first; then user and assistant in turn, user first and last."""
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise PromptError(
-                f"message {index} must be {{'role': ..., 'content': ...}}, got {shown(message)}"
-            )
-        if message["role"] not in ROLES:
-            raise PromptError(
-                f"message {index} has the role {shown(message['role'])}, "
-                f"expected one of {', '.join(ROLES)}"
-            )
-        if not isinstance(message["content"], str):
-            raise PromptError(
-                f"message {index} has a content of type {type(message['content']).__name__}, "
-                "expected a text"
-            )
-        check_text(message["content"], f"message {index}")
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
-    for index, message in enumerate(turns):
-        expected = ("user", "assistant")[index % 2]
-        if message["role"] != expected:
-            raise PromptError(
-                f"turn {index} has the role {shown(message['role'])}, expected {expected!r}: after "
-                "an optional system message, user and assistant speak in turn"
-            )
-    if not turns or turns[-1]["role"] != "user":
-        raise PromptError(
-            "the last message must be the user's, for the model to answer: "
-            f"got {shown(messages[-1]['role'])}"
+def check_variables(given: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Raise ConfigError for those that the chat template does not read, or that are set here."""
+    if not given:
+        return
+    names = ", ".join(given)
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"chat_template_kwargs has {names}, and the model has no chat template: leave it out"
         )
-    if not turns[-1]["content"].strip():
-        raise PromptError("the user's last message is empty: say something")
+    if ours := sorted(OURS & set(given)):
+        raise ConfigError(
+            f"chat_template_kwargs has {', '.join(ours)}, which this library sets: leave it out "
+            "(`prefill` begins the answer)"
+        )
+    try:
+        read = variables_of(tokenizer, given.get("tools"))
+    except TemplateRefusal:  # said when messages are rendered
+        return
+    known = sorted(set(read) - OURS - set(tokenizer.special_tokens_map))
+    for name in given:
+        if name not in read:
+            raise ConfigError(
+                f"chat_template_kwargs has {shown(name)}, which the model's chat template does "
+                f"not read{suggestion(name, known)}: it reads {', '.join(known) or 'none'}"
+            )

@@ -11,27 +11,30 @@ from torch import Tensor
 
 from neuralchat_lite.engines.engine import WHEN_NOT_FINITE
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.generation.option_rules import LogitsProcessor
 from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.penalties import Answer, LaterEnd, penalties
 
 
 class Chooser:
     """Choose a token from logits: the likeliest, or a draw with a generator of its own.
 
-    Penalty and filters are transformers' own processors, in transformers' order.
+    Penalties and filters are called in transformers' order, and are its own where it has them.
     """
 
-    def __init__(self, options: GenerationOptions, when_not_finite: str = WHEN_NOT_FINITE) -> None:
+    def __init__(
+        self,
+        options: GenerationOptions,
+        when_not_finite: str = WHEN_NOT_FINITE,
+        answer: Answer = Answer(),  # noqa: B008 - it is frozen
+    ) -> None:
         """when_not_finite: what the user can do about logits that are NaN or infinite"""
         self.when_not_finite = when_not_finite
         self.greedy = options.temperature == 0
-        self.penalties: list[Any] = []
+        self.long_enough = answer.begins + options.min_new_tokens
+        self.penalties = penalties(options, answer)
+        self.later_penalties = [each for each in self.penalties if not isinstance(each, LaterEnd)]
         self.filters: list[Any] = []
-        if options.repetition_penalty != 1.0:
-            from transformers import RepetitionPenaltyLogitsProcessor
-
-            self.penalties.append(
-                RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty))
-            )
         if not self.greedy:
             self.filters = sampling_filters(options)
             self.generator = torch.Generator()
@@ -42,26 +45,51 @@ class Chooser:
 
     def __call__(self, logits: Tensor, ids: Sequence[int]) -> int:
         """logits: [vocab] fp32; ids: all tokens before. Raises CheckpointError for NaN or inf."""
-        # In numpy: torch would wake its threads for a large vocabulary, and while they spin
-        # they take the cores from ours (12 ms against 0.1 ms, vocabulary 152k, busy machine).
-        finite = np.isfinite(logits.numpy())
-        if not finite.all():
-            raise CheckpointError(
-                f"{int((~finite).sum())} of {len(logits)} logits after {len(ids)} tokens are NaN "
-                f"or infinite, expected finite numbers: {self.when_not_finite}"
-            )
-        if self.greedy and not self.penalties:
+        check_finite(logits, len(ids), self.when_not_finite)
+        if not self.greedy:
+            return self.draw(self.probabilities(logits, ids))
+        if not self.penalties_at(ids):
             return int(logits.numpy().argmax())
+        return int(self.penalized(logits, ids).numpy().argmax())
+
+    def penalties_at(self, ids: Sequence[int]) -> list[LogitsProcessor]:
+        return self.penalties if len(ids) < self.long_enough else self.later_penalties
+
+    def penalized(self, logits: Tensor, ids: Sequence[int]) -> Tensor:
+        """Scores [1, vocab]: the logits after biases, penalties and the user's own."""
         scores = logits[None]
-        if self.penalties:
+        if called := self.penalties_at(ids):
             before = torch.tensor([list(ids)])
-            for penalty in self.penalties:
+            for penalty in called:
                 scores = penalty(before, scores)
-        if self.greedy:
-            return int(scores.argmax())
+        return scores
+
+    def probabilities(self, logits: Tensor, ids: Sequence[int]) -> Tensor:
+        """[vocab] of which a token is drawn, where the temperature is not 0."""
+        scores = self.penalized(logits, ids)
         for narrow in self.filters:
             scores = narrow(None, scores)
-        return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
+        return scores[0].softmax(-1)
+
+    def draw(self, probabilities: Tensor) -> int:
+        """A token, by the next numbers of the generator."""
+        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+
+
+def check_finite(logits: Tensor, before: int, when_not_finite: str) -> None:
+    """Raise CheckpointError for NaN or inf in fp32 logits [vocab] or [n, vocab].
+
+    before: tokens that led to the first of them
+    when_not_finite: what the user can do about it
+    """
+    # In numpy: torch would wake its threads for a large vocabulary, and while they spin
+    # they take the cores from ours (12 ms against 0.1 ms, vocabulary 152k, busy machine).
+    finite = np.isfinite(logits.numpy())
+    if not finite.all():
+        raise CheckpointError(
+            f"{int((~finite).sum())} of {finite.size} logits after {before} tokens are NaN "
+            f"or infinite, expected finite numbers: {when_not_finite}"
+        )
 
 
 def sampling_filters(options: GenerationOptions) -> list[Any]:

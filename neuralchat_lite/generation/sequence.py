@@ -11,8 +11,10 @@ from torch import Tensor
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
-from neuralchat_lite.errors import PromptError
+from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.generation.logprobs import TopLogprob, likeliest, logprob
 from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.penalties import Answer
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sampling import Chooser
 from neuralchat_lite.generation.text import Detokenizer, StopStrings
@@ -41,23 +43,34 @@ class Timings:
 
 @dataclass(frozen=True)
 class Piece:
-    """One new token: the text that it makes certain, and on the last one how it ended."""
+    """One new token: the text that it makes certain, and on the last one how it ended.
+
+    logprob, top_logprobs: where the options ask for them, of the token and of the likeliest ones,
+        in the model's own distribution: before penalties, temperature and filters
+    """
 
     text: str
     token_id: int
     finish_reason: FinishReason | None = None
     timings: Timings | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[TopLogprob, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer. token_ids include the end-of-text token, text does not."""
+    """A whole answer. token_ids include the end-of-text token, text does not.
+
+    logprobs, top_logprobs: for each of token_ids, as in `Piece`; None unless asked for
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     timings: Timings
     prompt_tokens: int
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[TopLogprob, ...], ...] | None = None
 
 
 class Sequence:
@@ -91,11 +104,14 @@ class Sequence:
         """cache: holds the first `cache.length` tokens of the prompt; a new one when None
         load_s: what loading the model took, for the timings
 
-        Raises PromptError when the prompt is empty or longer than the context.
+        Raises PromptError when the prompt is empty or longer than the context, ConfigError for
+        a bias of a token that is not in the vocabulary.
         """
         check_room(prompt, decoder)
+        check_biases(options, decoder)
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.prompt = prompt
         self.options = options
         self.ids = list(prompt.ids)
         self.prompt_tokens = len(self.ids)
@@ -103,10 +119,15 @@ class Sequence:
         self.cache = self.new_cache() if cache is None else cache
         assert self.cache.length < self.prompt_tokens, "the last token of the prompt is always fed"
         self.clock = Clock(self.prompt_tokens, self.cache.length, load_s)
-        self.choose = Chooser(options, getattr(decoder, "when_not_finite", WHEN_NOT_FINITE))
+        self.eos: Collection[int] = () if options.ignore_eos else self.ends_of(prompt)
+        self.choose = Chooser(
+            options,
+            getattr(decoder, "when_not_finite", WHEN_NOT_FINITE),
+            Answer(self.prompt_tokens, self.eos),
+        )
         self.visible = StopStrings((*options.stop, *prompt.stop))
         self.text_of = Detokenizer(tokenizer)
-        self.eos: Collection[int] = () if options.ignore_eos else self.ends_of(prompt)
+        self.echo = self.text_before(prompt) if options.echo else ""
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
         self.timings: Timings | None = None
@@ -117,6 +138,14 @@ class Sequence:
         if prompt.of_messages:
             return frozenset(turn_ends(self.tokenizer, architecture))
         return architecture.eos_ids
+
+    def text_before(self, prompt: Prompt) -> str:
+        """What an answer that echoes begins with."""
+        if prompt.text is not None:
+            return prompt.text
+        return self.tokenizer.decode(
+            list(prompt.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
     def new_cache(self) -> Any:
         # It grows when needed: most answers end long before max_new_tokens.
@@ -152,36 +181,67 @@ class Sequence:
         assert self.cache.length == len(self.ids), "all of next_ids() is fed before"
         try:
             token = self.choose(logits, self.ids)
-            self.ids.append(token)
-            text, self.finish_reason = self.text_and_reason(token)
         except BaseException as error:
             self.error = error
             raise
+        return self.take(token, logits)
+
+    def take(self, token: int, logits: Tensor) -> Piece:
+        """The piece of a token that was chosen from these logits, [vocab] fp32."""
+        assert not self.finished
+        try:
+            self.ids.append(token)
+            text, self.finish_reason = self.text_and_reason(token)
+            known = self.logprobs(logits, token)
+        except BaseException as error:
+            self.error = error
+            raise
+        text, self.echo = self.echo + text, ""
         self.clock.count()
         if self.finish_reason is not None:
             self.timings = self.clock.timings(self.decoder)
-        return Piece(text, token, self.finish_reason, self.timings)
+        return Piece(text, token, self.finish_reason, self.timings, *known)
+
+    def logprobs(
+        self, logits: Tensor, token: int
+    ) -> tuple[float | None, tuple[TopLogprob, ...] | None]:
+        """Of a token, and of the likeliest ones; None unless the options ask for them."""
+        if not self.options.logprobs:
+            return None, None
+        top = likeliest(logits, self.options.top_logprobs, self.text_of.name)
+        return logprob(logits, token), top
+
+    @property
+    def new_tokens(self) -> int:
+        return len(self.ids) - self.prompt_tokens
 
     def text_and_reason(self, token: int) -> tuple[str, FinishReason | None]:
         """The text that a token makes certain, and how it ends the sequence if it does."""
         text, reason = "", self.end_after(token)
         if reason != "eos":
-            text, stopped = self.visible.push(self.text_of.push(token))
+            text, stopped = self.shown(self.text_of.push(token))
             if stopped:
                 return text, "stop"
         if reason is not None:
-            rest, stopped = self.visible.push(self.text_of.finish())
+            rest, stopped = self.shown(self.text_of.finish())
             if stopped:
                 return text + rest, "stop"
             text += rest + self.visible.finish()
         return text, reason
 
+    def shown(self, text: str) -> tuple[str, bool]:
+        """(text that may be shown, whether a stop string has ended it). As in vLLM, stop strings
+        are looked for in the text of tokens after the first `min_new_tokens`."""
+        if self.new_tokens <= self.options.min_new_tokens and self.options.min_new_tokens:
+            return text, False
+        return self.visible.push(text)
+
     def end_after(self, token: int) -> FinishReason | None:
         if token in self.eos:
             return "eos"
-        if len(self.ids) - self.prompt_tokens == self.options.max_new_tokens:
+        if self.new_tokens == self.options.max_new_tokens:
             return "length"
-        return "context" if self.cache.length == self.decoder.context_length else None
+        return "context" if len(self.ids) > self.decoder.context_length else None
 
 
 def check_room(prompt: Prompt, decoder: Decoder) -> None:
@@ -193,6 +253,15 @@ def check_room(prompt: Prompt, decoder: Decoder) -> None:
             "shorten it, or load with a larger context_length "
             f"(this model allows {decoder.architecture.max_positions})"
         )
+
+
+def check_biases(options: GenerationOptions, decoder: Decoder) -> None:
+    for token in options.logit_bias or ():
+        if token >= decoder.architecture.vocab_size:
+            raise ConfigError(
+                f"logit_bias has the token id {token}, outside the vocabulary of "
+                f"{decoder.architecture.vocab_size}: use the model's own tokenizer"
+            )
 
 
 class Clock:

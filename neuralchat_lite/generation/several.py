@@ -10,7 +10,7 @@ from neuralchat_lite.errors import PromptError
 from neuralchat_lite.files.progress import Progress, ProgressCallback
 from neuralchat_lite.generation.job import Job
 from neuralchat_lite.generation.loop import fold
-from neuralchat_lite.generation.prompt import Message
+from neuralchat_lite.generation.messages import Message
 from neuralchat_lite.generation.scheduler import AHEAD, Scheduler
 from neuralchat_lite.generation.sequence import Piece, Reply
 from neuralchat_lite.generation.sequence import Sequence as One

@@ -80,6 +80,13 @@ class Detokenizer:
     def text_of(self, ids: list[int]) -> str:
         return self.decode([self.anchor, *ids])[self.anchor_length :]
 
+    def name(self, token_id: int) -> str:
+        """The text of a token alone, or the name of a special one. Parts of a character are
+        U+FFFD."""
+        if token_id in self.special:
+            return str(self.tokenizer.convert_ids_to_tokens(token_id))
+        return self.text_of([token_id])
+
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False

@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 import torch
 
+from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import encode_prompt
 
 from . import bases, nasty, oracle
@@ -23,8 +24,14 @@ from .outcome import LIBRARY, ORACLE, Case, Outcome, attempt
 
 OPTIONS = (
     *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
-    *("stop", "ignore_eos", "max_tokens", "stream", "n", "logit_bias", ""),
+    *("stop", "ignore_eos", "max_tokens", "stream", ""),
+    *("presence_penalty", "frequency_penalty", "logit_bias", "logits_processors", "prefill"),
+    *("min_new_tokens", "logprobs", "top_logprobs", "n", "echo", "chat_template_kwargs"),
 )
+# Options with which a token need not be the likeliest.
+CHANGING = ("temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
+CHANGING += ("logit_bias", "logits_processors", "min_new_tokens")
+OF_MESSAGES = ("prefill", "chat_template_kwargs")
 OTHER_VALUES = (
     *(numpy.float64(0.7), numpy.float32("nan"), numpy.int64(5), numpy.bool_(True), numpy.str_("a")),
     *(numpy.array(3), numpy.array([1, 2]), torch.tensor(4), torch.tensor([0.5]), torch.float32),
@@ -41,6 +48,17 @@ LIKELY = {
     "seed": (None, 0, 1, 2**64 - 1),
     "stop": ("a", "\n", ["1", "2"], ("###",), " ", "é", "\x00", "x" * 10_000, None, []),
     "ignore_eos": (True, False),
+    "presence_penalty": (0, 2, -2, 0.5),
+    "frequency_penalty": (0, 2, -2, 1e-9),
+    "logit_bias": ({}, None, {5: 100}, {"7": -100, 0: 0}, {679: 1}, {10**9: 1}, {-1: 1}, {5: 200}),
+    "logits_processors": ((), [lambda ids, scores: scores], [lambda ids, scores: None], [print]),
+    "prefill": ("", "Sure", " ", "\ud800", "<s>", "x" * 10_000),
+    "min_new_tokens": (0, 1, 3, 10**6),
+    "logprobs": (True, False),
+    "top_logprobs": (0, 1, 20, 10**6),
+    "n": (1, 2),
+    "echo": (True, False),
+    "chat_template_kwargs": ({}, None, {"enable_thinking": False}, {"messages": []}, {"a": {}}),
 }
 
 
@@ -167,6 +185,8 @@ def options_for(rng: random.Random) -> dict[str, Any]:
             options[name] = rng.choice(LIKELY[name])
         else:
             options[name] = rng.choice([*nasty.VALUES, *OTHER_VALUES, Odd(), Failing()])
+    if options.get("top_logprobs"):
+        options["logprobs"] = True
     if isinstance(options.get("top_k"), int) and rng.random() < 0.5:
         options["temperature"] = 0.8
     return options
@@ -214,6 +234,9 @@ class Inputs:
 
 def generate(model: Any, prompt: Any, options: dict[str, Any]) -> tuple[str, list[int]]:
     reply = model.generate(prompt, **options)
+    if isinstance(reply, list):
+        assert len(reply) == options["n"]
+        reply = reply[-1]
     return reply.text, list(reply.token_ids)
 
 
@@ -237,18 +260,20 @@ def rules_broken(
     model: Any, folder: Path, prompt: Any, options: dict[str, Any], said: str, new: list[int]
 ) -> str | None:
     """Which rule an answer breaks; None when it keeps all."""
-    before = list(encode_prompt(prompt, model.tokenizer, model.architecture.vocab_size).ids)
+    given = GenerationOptions.of({name: options[name] for name in OF_MESSAGES if name in options})
+    size = model.architecture.vocab_size
+    before = list(encode_prompt(prompt, model.tokenizer, size, options=given).ids)
     if isinstance(prompt, str) and before != oracle.plain_tokenizer(folder).encode(prompt).ids:
         return "ids: not those of tokenizer.json"
     if not new or len(new) > options["max_new_tokens"]:
         return f"length: {len(new)} tokens"
     stops = options.get("stop") or []
     for stop in [stops] if isinstance(stops, str) else stops:
-        if stop in said:
+        if stop in said and not options.get("echo") and not options.get("min_new_tokens"):
             return f"stop: {stop!r} is in {said!r}"
     if not isinstance(said, str) or "\ud800" in said:
         return f"text: {said!r}"
-    if options.get("temperature", 0) != 0 or options.get("repetition_penalty", 1) != 1:
+    if any(name in options for name in CHANGING):
         return None
     logits = model.decoder.forward([*before, *new[:-1]], model.decoder.new_cache(), all_logits=True)
     for place, token in enumerate(new, len(before) - 1):

@@ -11,7 +11,8 @@ import pytest
 
 from neuralchat_lite.cli.chat import chat
 from neuralchat_lite.cli.generate import generate
-from neuralchat_lite.cli.options import WeightsGroup, with_groups
+from neuralchat_lite.cli.options import WeightsGroup, pairs, with_groups
+from neuralchat_lite.errors import ConfigError
 
 Run = Callable[..., tuple[int, str, str]]
 Say = Callable[..., None]
@@ -61,6 +62,9 @@ GENERATION_OPTIONS = {
     "--top-p": ("top_p", 0.25),
     "--min-p": ("min_p", 0.125),
     "--repetition-penalty": ("repetition_penalty", 1.5),
+    "--presence-penalty": ("presence_penalty", 0.5),
+    "--frequency-penalty": ("frequency_penalty", -0.5),
+    "--min-new-tokens": ("min_new_tokens", 3),
     "--seed": ("seed", 9),
 }
 
@@ -116,6 +120,7 @@ def test_generate_and_chat_have_the_same_options_but_for_the_prompt() -> None:
         "prompt_option",
         "chat",
         "raw",
+        "prefill",
     }
     assert option_names(chat) <= option_names(generate)
     assert {"seed", "scheme", "engine"} <= option_names(chat)
@@ -145,3 +150,34 @@ def test_a_quantized_folder_computes_in_what_the_command_line_asks_for(
     code, _, err = run("generate", folder, "-p", "Once", "--group-size", "32")
     assert code == 2
     assert "group_size=32 (stored: 64)" in err and "weight_dtype" not in err
+
+
+def test_pairs_are_names_and_values_of_json() -> None:
+    typed = ["enable_thinking=false", "now=1 May", 'tools=[{"a": 1}]', "n=3", "empty="]
+    assert pairs(typed, "--template-arg", "a=b") == {
+        "enable_thinking": False,
+        "now": "1 May",
+        "tools": [{"a": 1}],
+        "n": 3,
+        "empty": "",
+    }
+    for wrong in ("name", "=3"):
+        with pytest.raises(ConfigError, match=f"--x '{wrong}' needs a name and a value"):
+            pairs([wrong], "--x", "a=b")
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_biases_and_template_variables_reach_the_model(
+    run: Run, command: str, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Recorder()
+    monkeypatch.setattr(f"neuralchat_lite.cli.{command}.load_model", lambda *_: model)
+    say("")
+    given = ["--logit-bias", "7=-100", "--logit-bias", "8=1.5", "--template-arg", "think=false"]
+    prompt = ["hi", "--prefill", "So\\n"] if command == "generate" else []
+    code, _, said = run(command, "model", *prompt, *given)
+    assert code == 0, said
+    assert model.asked["logit_bias"] == {"7": -100, "8": 1.5}
+    assert model.asked["chat_template_kwargs"] == {"think": False}
+    if command == "generate":
+        assert (model.asked["prefill"], model.asked["echo"]) == ("So\n", True)

@@ -60,7 +60,10 @@ class ScriptedDecoder(OneByOne):
 
     def __init__(self, script: str, context_length: int, noise: float) -> None:
         self.architecture = SimpleNamespace(
-            eos_ids=(0,), max_positions=1000, stated_eos={"config.json": (0,)}
+            eos_ids=(0,),
+            max_positions=1000,
+            stated_eos={"config.json": (0,)},
+            vocab_size=LETTERS,
         )
         self.script, self.context_length, self.noise = script, context_length, noise
         self.calls = 0

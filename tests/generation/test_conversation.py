@@ -104,9 +104,9 @@ def test_a_turn_is_rendered_and_its_options_are_checked_once(
     seen: list[str] = []
     encode, check = conversation.encode_messages, GenerationOptions.__post_init__
 
-    def counted(messages: Any, tokenizer: Any, context_length: int) -> Prompt:
+    def counted(*given: Any) -> Prompt:
         seen.append("rendered")
-        return encode(messages, tokenizer, context_length)
+        return encode(*given)
 
     def checked(options: GenerationOptions) -> None:
         seen.append("checked")
@@ -162,3 +162,18 @@ def test_bad_options_are_refused_when_the_conversation_opens(
 ) -> None:
     with pytest.raises(ConfigError, match="unknown generation option"):
         Conversation(decoder, tokenizer, max_tokens=5)
+
+
+def test_a_prefill_is_part_of_what_was_said(decoder: Counting, tokenizer: Any) -> None:
+    talk = Conversation(decoder, tokenizer, max_new_tokens=4)
+    first = talk.say("Once", prefill="Lily ")
+    second = talk.say("And", prefill="Tim ", echo=True)
+    assert talk.messages[1]["content"] == "Lily " + first.text
+    assert talk.messages[3]["content"] == second.text
+    assert second.text.startswith("Tim ") and not first.text.startswith("Lily ")
+
+
+def test_a_conversation_gives_one_answer(decoder: Counting, tokenizer: Any) -> None:
+    talk = Conversation(decoder, tokenizer)
+    with pytest.raises(ConfigError, match="n=2 asks for several answers"):
+        talk.say("Once", n=2, temperature=1)

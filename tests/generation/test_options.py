@@ -48,6 +48,23 @@ def test_a_single_stop_string_may_be_given_bare() -> None:
         ({"stop": 3}, "stop must be"),
         ({"stop": ("a", 3)}, "stop must be"),
         ({"ignore_eos": 1}, "ignore_eos must be"),
+        ({"min_new_tokens": -1}, "min_new_tokens must be"),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, "must be at most max_new_tokens, got 5 and 4"),
+        ({"presence_penalty": 2.1}, "presence_penalty must be a number from -2 to 2"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty must be"),
+        ({"logit_bias": {1: 101}}, "logit_bias must be a dictionary of token ids to numbers"),
+        ({"logit_bias": {-1: 1}}, "got {-1: 1}"),
+        ({"logit_bias": {"a": 1}}, "logit_bias must be"),
+        ({"logit_bias": [1]}, "logit_bias must be"),
+        ({"logits_processors": [3]}, "logits_processors must be functions of (ids, scores)"),
+        ({"logits_processors": print}, "logits_processors must be"),
+        ({"logprobs": 5}, "logprobs must be True or False, got 5"),
+        ({"top_logprobs": 5}, "top_logprobs=5 would have no effect without logprobs"),
+        ({"n": 0, "temperature": 1}, "n must be a positive integer, got 0"),
+        ({"n": 2}, "the same answer 2 times with temperature 0"),
+        ({"prefill": 3}, "prefill must be a text, got 3"),
+        ({"echo": "yes"}, "echo must be True or False"),
+        ({"chat_template_kwargs": {1: 2}}, "chat_template_kwargs must be a dictionary of names"),
         ({"top_k": 5}, "top_k would have no effect with temperature 0"),
         ({"top_p": 0.5, "min_p": 0.1}, "top_p, min_p would have no effect"),
         (
@@ -65,6 +82,12 @@ def test_bad_options_are_refused(options: dict[str, Any], rule: str) -> None:
 def test_the_keywords_that_an_editor_completes_are_the_options() -> None:
     options = [field.name for field in dataclasses.fields(GenerationOptions)]
     assert list(GenerationKeywords.__annotations__) == options
+
+
+def test_biases_are_plain_numbers_and_their_ids_may_be_what_json_has() -> None:
+    given: dict[Any, Any] = {"7": np.float32(0.5), np.int64(3): torch.tensor(-1.0), 2: 1}
+    assert Options(logit_bias=given).logit_bias == {7: 0.5, 3: -1.0, 2: 1}
+    assert Options(logit_bias=None).logit_bias == Options().logit_bias == {}
 
 
 def test_scalars_of_numpy_and_torch_are_the_numbers_that_they_are() -> None:
@@ -97,6 +120,9 @@ def test_scalars_of_numpy_and_torch_are_the_numbers_that_they_are() -> None:
         ("topk", "top_k"),
         ("stop_strings", "stop"),
         ("do_sample", "temperature"),
+        ("min_tokens", "min_new_tokens"),
+        ("num_return_sequences", "n"),
+        ("enable_thinking", "chat_template_kwargs"),
     ],
 )
 def test_an_unknown_option_names_the_one_that_is_meant(given: str, meant: str) -> None:

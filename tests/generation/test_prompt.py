@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from neuralchat_lite.errors import PromptError
+from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation.conversation import Conversation
+from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import PIECE, Prompt, encode_prompt
 
 from .conftest import VOCABULARY
@@ -181,3 +182,119 @@ def test_ids_that_cannot_be_read_are_refused_by_the_kind_of_their_tensor(
 ) -> None:
     with pytest.raises(PromptError, match=r"cannot be read from a Tensor .*list of integers"):
         encode_prompt(ids, tokenizer, VOCABULARY)  # type: ignore[arg-type]
+
+
+THINKS = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<no>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [(None, "### User:\nHello\n### Assistant:\n"), (TEMPLATE, "<user>Hello<assistant>")],
+)
+def test_a_prefill_follows_where_the_answer_begins(
+    tokenizer: Any, template: str | None, text: str
+) -> None:
+    tokenizer.chat_template = template
+    options = GenerationOptions(prefill="Sure: ")
+    prompt = encode_prompt([USER], tokenizer, VOCABULARY, options=options)
+    assert list(prompt.ids) == tokenizer.encode(text + "Sure: ", add_special_tokens=False)
+    assert prompt.text == "Sure: "
+
+
+def test_variables_reach_the_chat_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKS
+    for thinks, end in ((True, ""), (False, "<no>")):
+        options = GenerationOptions(chat_template_kwargs={"enable_thinking": thinks})
+        prompt = encode_prompt([USER], tokenizer, VOCABULARY, options=options)
+        wanted = "<user>Hello<assistant>" + end
+        assert list(prompt.ids) == tokenizer.encode(wanted, add_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "variables", "rule"),
+    [
+        (THINKS, {"enable_thinkin": 0}, r"not read \(did you mean 'enable_thinking'\?\)"),
+        (THINKS, {"zzz": 0}, "'zzz', which .* does not read: it reads enable_thinking"),
+        (TEMPLATE, {"tools": []}, "does not read: it reads none"),
+        (TEMPLATE, {"add_generation_prompt": False}, "which this library sets"),
+        (None, {"enable_thinking": 0}, "the model has no chat template"),
+    ],
+)
+def test_variables_that_have_no_effect_are_refused_by_name(
+    tokenizer: Any, template: str | None, variables: dict[str, Any], rule: str
+) -> None:
+    tokenizer.chat_template = template
+    options = GenerationOptions(chat_template_kwargs=variables)
+    with pytest.raises(ConfigError, match=rule):
+        encode_prompt([USER], tokenizer, VOCABULARY, options=options)
+
+
+@pytest.mark.parametrize("options", [{"prefill": "a"}, {"chat_template_kwargs": {"a": 1}}])
+@pytest.mark.parametrize("prompt", ["text", [1, 2]])
+def test_options_of_messages_are_refused_with_other_prompts(
+    tokenizer: Any, options: dict[str, Any], prompt: Any
+) -> None:
+    with pytest.raises(ConfigError, match="needs a prompt of messages"):
+        encode_prompt(prompt, tokenizer, VOCABULARY, options=GenerationOptions(**options))
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}[{{ part.text }}]{% endfor %}{% endif %}{% endfor %}"
+)
+CALLS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls }}{% endfor %}"
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+)
+TWO = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": "f"}]}
+RESULT = {"role": "tool", "content": "3"}
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "text"),
+    [
+        (CALLS, [USER, USER], "<user>Hello<user>Hello"),
+        (CALLS, [USER, {"role": "system", "content": "x"}], "<user>Hello<system>x"),
+        (CALLS, [{"role": "developer", "content": "x"}, USER], "<developer>x<user>Hello"),
+        (CALLS, [USER, CALL, RESULT], "<user>Hello<assistant>[{'function': 'f'}]<tool>3"),
+        (CALLS, [{"role": "user", "content": TWO}], "<user>a\nb"),
+        (PARTS.replace("[", "").replace("]", ""), [{"role": "user", "content": TWO}], "<user>ab"),
+        (PARTS, [{"role": "user", "content": TWO}], "<user>a\nb"),
+    ],
+)
+def test_the_template_decides_which_messages_there_are(
+    tokenizer: Any, template: str, messages: Any, text: str
+) -> None:
+    tokenizer.chat_template = template
+    found = encode_prompt(messages, tokenizer, VOCABULARY)
+    assert list(found.ids) == tokenizer.encode(text, add_special_tokens=False)
+
+
+IMAGE = [{"type": "image_url", "image_url": {"url": "x"}}]
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "rule"),
+    [
+        (STRICT, [USER, USER], "refuses .*roles must alternate.*the roles were user, user; let"),
+        (CALLS, [USER, ANSWER], "last message is the assistant's.* as `prefill`"),
+        (CALLS, [{"role": "user", "content": IMAGE}], "message 0 has a part of the type 'image_"),
+        (CALLS, [{"role": "user", "content": ["a"]}], "message 0 has a part 'a', expected"),
+        (CALLS, [{"role": "user", "content": [{"type": "text"}]}], "a part without a text"),
+        (CALLS, [{"role": "user", "content": []}], "content of type list, expected a text or"),
+        (CALLS, [{"role": "user", "content": 3}], "content of type int, expected a text or"),
+        (CALLS, [{"role": "user", "content": None}], "content of type NoneType"),
+        (CALLS, [{"role": 3, "content": "a"}], "the role 3, expected a text"),
+        (CALLS, [{"role": "user"}], "message 0 must be"),
+        (CALLS, [{"role": "user", "content": " "}], "last message is empty"),
+        (CALLS, [{"role": "user", "content": "a\udcff"}], "message 0 is not valid UTF-8"),
+    ],
+)
+def test_messages_that_no_template_takes_are_refused(
+    tokenizer: Any, template: str, messages: Any, rule: str
+) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError, match=rule):
+        encode_prompt(messages, tokenizer, VOCABULARY)

@@ -11,7 +11,7 @@ import torch
 
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
-from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.errors import CheckpointError, ConfigError
 from neuralchat_lite.generation.loop import fold, generate
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt, encode_prompt
@@ -45,7 +45,8 @@ def together(decoder: Any, sequences: list[Sequence]) -> list[Reply]:
 def outcome(reply: Reply) -> tuple[Any, ...]:
     costs = reply.timings
     counts = (costs.prompt_tokens, costs.cached_tokens, costs.new_tokens)
-    return reply.text, reply.token_ids, reply.finish_reason, counts, costs.bytes_per_token
+    said = (reply.text, reply.token_ids, reply.finish_reason)
+    return *said, counts, costs.bytes_per_token, reply.logprobs
 
 
 def test_sequences_that_are_fed_together_give_what_each_gives_alone() -> None:
@@ -55,6 +56,7 @@ def test_sequences_that_are_fed_together_give_what_each_gives_alone() -> None:
         ([{"role": "user", "content": "calculate 100 + 520 + 60"}], Options(max_new_tokens=40)),
         ("### User:\ncalculate 7", Options(max_new_tokens=30, temperature=1.5, seed=3)),
         ("calculate", Options(max_new_tokens=9, repetition_penalty=1.3, stop=["zzz"])),
+        ("calculate", Options(max_new_tokens=8, frequency_penalty=0.9, logprobs=True)),
         ([{"role": "user", "content": "calculate 12 + 30"}], Options(stop="4")),
     ]
 
@@ -123,3 +125,89 @@ def test_template_stop_strings_are_added_to_those_asked_for(scripted: Any) -> No
     decoder, tokenizer = scripted("hello")
     one = Sequence(decoder, tokenizer, Prompt((1,), stop=("y",)), Options(stop="x"))
     assert one.visible.stops == ("x", "y")
+
+
+def run(decoder: Any, one: Sequence) -> list[Piece]:
+    pieces: list[Piece] = []
+    while not one.finished:
+        pieces += step(decoder, [one])
+    return pieces
+
+
+def test_logprobs_are_of_the_models_own_distribution(scripted: Any) -> None:
+    """Whatever penalties, biases and temperature make of it."""
+    decoder, tokenizer = scripted("hello", noise=1.0)
+    changed = {"temperature": 0.5, "seed": 1, "logit_bias": {104: 50}, "presence_penalty": 1}
+    options = {"max_new_tokens": 4, "logprobs": True, "top_logprobs": 2}
+    reply = fold(run(decoder, sequence(decoder, tokenizer, 1, **changed, **options)))
+    assert reply.text == "hhhh"
+    assert reply.logprobs and reply.top_logprobs
+    cache = decoder.new_cache()
+    for place, token in enumerate(reply.token_ids):
+        logits = decoder.forward([token], cache).double()
+        wanted = logits.log_softmax(-1)
+        assert reply.logprobs[place] == pytest.approx(float(wanted[token]), abs=1e-5)
+        best = int(wanted.argmax())
+        found = reply.top_logprobs[place][0]
+        assert found[:2] == (best, chr(best))
+        assert found.logprob == pytest.approx(float(wanted[best]), abs=1e-5)
+        assert len(reply.top_logprobs[place]) == 2
+
+
+def test_logprobs_come_only_when_asked_for(scripted: Any) -> None:
+    decoder, tokenizer = scripted("hello")
+    pieces = run(decoder, sequence(decoder, tokenizer, 1, max_new_tokens=2))
+    assert {piece.logprob for piece in pieces} == {None}
+    assert fold(pieces).logprobs is fold(pieces).top_logprobs is None
+    only = fold(run(decoder, sequence(decoder, tokenizer, 1, max_new_tokens=2, logprobs=True)))
+    assert only.logprobs and only.top_logprobs == ((), ())
+
+
+def test_an_answer_goes_on_past_its_ends_until_it_is_long_enough(scripted: Any) -> None:
+    decoder, tokenizer = scripted("hi\0there you\0")
+    asked = {"min_new_tokens": 8, "stop": ["th", "y"]}
+    one = sequence(decoder, tokenizer, 1, **asked)
+    pieces = run(decoder, one)
+    text = fold(pieces).text
+    assert (text[:2], text[3:], one.finish_reason) == ("hi", "there ", "stop")
+    assert "\0" not in text
+    assert fold(run(decoder, sequence(decoder, tokenizer, 1, stop=["th"]))).finish_reason == "eos"
+
+
+def test_an_answer_that_echoes_begins_with_the_prompt(scripted: Any) -> None:
+    decoder, tokenizer = scripted("hello")
+    asked: dict[str, Any] = {"echo": True, "max_new_tokens": 5, "stop": "ab"}
+    text = encode_prompt("ab", tokenizer, 128)
+    pieces = run(decoder, Sequence(decoder, tokenizer, text, Options(**asked)))
+    assert [piece.text for piece in pieces] == ["abh", "e", "l", "l", "o"]
+    ids = sequence(decoder, tokenizer, *b"ab", **asked)
+    assert fold(run(decoder, ids)).text == "abhello"
+    messages = [{"role": "user", "content": "ab"}]
+    begun = Options(**asked, prefill="I say ")
+    prompt = encode_prompt(messages, tokenizer, 128, options=begun)
+    assert fold(run(decoder, Sequence(decoder, tokenizer, prompt, begun))).text == "I say hello"
+
+
+def test_a_processor_that_raises_ends_its_own_sequence_alone(scripted: Any) -> None:
+    decoder, tokenizer = scripted("hello")
+
+    class Own(Exception):
+        pass
+
+    def raising(ids: Any, scores: Any) -> Any:
+        raise Own("mine")
+
+    broken = sequence(decoder, tokenizer, 1, logits_processors=[raising])
+    sound = sequence(decoder, tokenizer, 2, max_new_tokens=5)
+    logits = decoder.forward_batch([[1], [2]], [broken.cache, sound.cache])
+    with pytest.raises(Own, match="mine"):
+        broken.accept(logits[0][0])
+    assert isinstance(broken.error, Own) and broken.finished
+    pieces = [sound.accept(logits[1][0]), *run(decoder, sound)]
+    assert fold(pieces).text == "hello"
+
+
+def test_a_bias_outside_the_vocabulary_is_refused(scripted: Any) -> None:
+    decoder, tokenizer = scripted("hello")
+    with pytest.raises(ConfigError, match="token id 128, outside the vocabulary of 128"):
+        sequence(decoder, tokenizer, 1, logit_bias={128: 1})

@@ -1,0 +1,113 @@
+"""How likely a model finds texts: the log-probability of each token after those before it.
+
+Texts go through the layers together, a block of rows at a time. So the logits of a block are all
+that is held of them: 150 MB for a vocabulary of 150,000.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuralchat_lite.checkpoints.tokenizer import Tokenizer
+from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
+from neuralchat_lite.errors import PromptError
+from neuralchat_lite.generation.logprobs import logprobs_of
+from neuralchat_lite.generation.prompt import Prompt, encode_prompt
+from neuralchat_lite.generation.sampling import check_finite
+from neuralchat_lite.generation.text import Detokenizer
+from neuralchat_lite.models.decoder import blocks
+
+ROWS = 256  # tokens whose logits are there at once
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely the model finds a text.
+
+    token_ids: with the special tokens of the tokenizer, such as <s> first
+    logprobs: natural log-probability of each token after those before it; None for the first,
+        which comes after nothing
+    tokens: the text of each token, or its name if it is special
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    tokens: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        """The sum of all log-probabilities; 0 for a single token."""
+        return math.fsum(value for value in self.logprobs if value is not None)
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(-mean log-probability); None for a single token."""
+        count = len(self.logprobs) - 1
+        return math.exp(-self.total / count) if count else None
+
+
+def score(decoder: Decoder, tokenizer: Tokenizer, texts: Sequence[Any]) -> list[Score]:
+    """The score of each text, in order. Batches do not change it: a text has the same score alone.
+
+    texts: texts (tokenized with the special tokens of the tokenizer) or token ids
+
+    Raises PromptError for no texts, and for one that is empty, has another form or is longer than
+    the context; CheckpointError for logits that are not finite.
+    """
+    if not len(texts):
+        raise PromptError("there are no texts to score: give at least one")
+    ids = [encode(text, index, decoder, tokenizer) for index, text in enumerate(texts)]
+    found: list[list[float]] = [[] for _ in ids]
+    remedy = getattr(decoder, "when_not_finite", WHEN_NOT_FINITE)
+    caches: dict[int, Any] = {}
+    # The last token of a text is predicted, and never fed.
+    for block in blocks([len(each) - 1 for each in ids], ROWS):
+        for text, _, _ in block:
+            if text not in caches:
+                caches[text] = decoder.new_cache(len(ids[text]))
+        logits = decoder.forward_batch(
+            [ids[text][first:last] for text, first, last in block],
+            [caches[text] for text, _, _ in block],
+            keep=None,
+        )
+        for (text, first, last), rows in zip(block, logits, strict=True):
+            check_finite(rows, first + 1, remedy)
+            found[text] += logprobs_of(rows, ids[text][first + 1 : last + 1])
+            if last == len(ids[text]) - 1:
+                del caches[text]  # its memory is free for the next ones
+    name = Detokenizer(tokenizer).name
+    return [
+        Score(tuple(each), (None, *logprobs), tuple(map(name, each)))
+        for each, logprobs in zip(ids, found, strict=True)
+    ]
+
+
+def encode(text: Any, index: int, decoder: Decoder, tokenizer: Tokenizer) -> Sequence[int]:
+    if isinstance(text, Sequence) and text and isinstance(text[0], Mapping):
+        raise PromptError(
+            f"text {index} is a list of messages, expected a text or token ids: give the ids of "
+            "the tokenizer's apply_chat_template"
+        )
+    size, limit = decoder.architecture.vocab_size, decoder.context_length
+    try:
+        prompt: Prompt = encode_prompt(text, tokenizer, size, limit)
+    except PromptError as error:
+        raise PromptError(f"text {index}: {error}") from None
+    # The last token needs no place.
+    if len(prompt.ids) > limit + 1:
+        raise PromptError(
+            f"text {index} has {len(prompt.ids)} tokens, and {limit + 1} can be scored in a "
+            f"context of {limit}: cut it, or load with a larger context_length "
+            f"(this model allows {decoder.architecture.max_positions})"
+        )
+    return prompt.ids
+
+
+def is_one(texts: Any) -> bool:
+    """Whether what was given is one text or one list of ids, and no list of several."""
+    if isinstance(texts, str | Mapping) or getattr(texts, "ndim", None) == 1:
+        return True
+    return isinstance(texts, list | tuple) and bool(texts) and isinstance(texts[0], int)
