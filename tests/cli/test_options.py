@@ -181,3 +181,9 @@ def test_biases_and_template_variables_reach_the_model(
     assert model.asked["chat_template_kwargs"] == {"think": False}
     if command == "generate":
         assert (model.asked["prefill"], model.asked["echo"]) == ("So\n", True)
+
+
+def test_a_prefill_needs_a_message(run: Run) -> None:
+    code, _, said = run("generate", "model", "hi", "--raw", "--prefill", "So")
+    assert code == 2
+    assert "--prefill 'So' is part of a chat: leave --raw or --prefill out" in said
