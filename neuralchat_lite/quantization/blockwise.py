@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,16 +23,17 @@ from torch import Tensor
 
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.families.architecture import TensorSpec
+from neuralchat_lite.families.architecture import HEAD_MODULE, TensorSpec
 from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.files.folder import flush_file, flush_folder
 from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.progress import Progress, ProgressCallback
 from neuralchat_lite.files.work import at_work_in
 from neuralchat_lite.kernels.layout import SCALE_DTYPES, SYMMETRIC_ZERO
+from neuralchat_lite.quantization import rtn, search
 from neuralchat_lite.quantization.algorithm_args import all_settings
 from neuralchat_lite.quantization.calibration import Calibration
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.config import SEARCHED, WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import BITS, LEVELS
 from neuralchat_lite.quantization.nearest import RoundToNearest
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
@@ -125,12 +125,6 @@ class BlockResult:
     changed: dict[str, Tensor] = field(default_factory=dict)
 
 
-# (block, targets, samples, settings, seed) -> what the block became. The block may be changed.
-BlockAlgorithm = Callable[
-    [TorchBlock, Sequence[Target], Samples, Mapping[str, Any], int], BlockResult
-]
-
-
 class Blockwise(Quantizer):
     """The quantizer of a calibrated algorithm. Its subclasses say which.
 
@@ -162,7 +156,8 @@ class Blockwise(Quantizer):
     def identity(self) -> QuantizerIdentity:
         assert self.calibration is not None, "calibrate_with comes first"
         name = self.algorithm.lower()
-        return QuantizerIdentity(name, self.version, self.settings, self.calibration.digest)
+        settings = {**self.settings, "outside_blocks": rounding_versions(self.config)}
+        return QuantizerIdentity(name, self.version, settings, self.calibration.digest)
 
     def calibrate_with(self, calibration: Calibration | None) -> None:
         if calibration is None:
@@ -277,6 +272,15 @@ class Blockwise(Quantizer):
         files.remove(f"plain-{index}")
         if last:
             files.remove(f"plain-{index + 1}")
+
+
+def rounding_versions(config: WeightOnlyQuantConfig) -> dict[str, int]:
+    """The versions of what rounds the matrices that have no block: the head, and an embedding that
+    an override names."""
+    patterns = (each.pattern for each in config.overrides)
+    named = [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+    types = {config.dtype_of(module) for module in (HEAD_MODULE, *named)}
+    return {"rtn": rtn.VERSION} | ({"search": search.VERSION} if SEARCHED in types else {})
 
 
 def embed(source: Source, calibration: Calibration, files: StateFiles, *, both: bool) -> None:
