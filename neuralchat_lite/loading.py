@@ -41,7 +41,8 @@ from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.kernels.kv_format import KVFormat, kv_format_of
 from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.spellings import float_name
 from neuralchat_lite.values import shown
 
 log = logging.getLogger(__name__)

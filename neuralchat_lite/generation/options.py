@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.quantization.config import suggestion
-from neuralchat_lite.values import plain, shown
+from neuralchat_lite.values import plain, shown, suggestion
 
 # What other libraries call our options.
 OTHER_NAMES = {
