@@ -13,7 +13,7 @@ class Progress:
     """How far a long operation is.
 
     stage: "hash" (the source's files), "wait" (for another process), "calibrate", "quantize",
-        "merge", "export" or "verify"
+        "merge", "export", "verify" or "measure"
     name: the tensor or file being worked on
     done, total: bytes
     """

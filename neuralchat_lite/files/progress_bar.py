@@ -21,6 +21,7 @@ STAGES = {
     "export": "Writing",
     "merge": "Merging",
     "verify": "Verifying",
+    "measure": "Measuring matrix by matrix",
 }
 # Only these stages know their total size at the start; the others count file by file.
 WHOLE = ("calibrate", "quantize", "merge", "export")
