@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neuralchat_lite.generation.options import GenerationOptions
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
     from neuralchat_lite.generation.stream import Stream
+    from neuralchat_lite.mixed_precision import Sensitivity, sensitivity
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PromptError",
     "Reply",
     "ResourceError",
+    "Sensitivity",
     "Stream",
     "Timings",
     "UnsupportedModelError",
@@ -47,6 +49,7 @@ __all__ = [
     "load",
     "merge",
     "quantize",
+    "sensitivity",
     "stream",
 ]
 
@@ -58,6 +61,7 @@ HOMES = {
     "Model": "api",
     "Piece": "generation.sequence",
     "Reply": "generation.sequence",
+    "Sensitivity": "mixed_precision",
     "Stream": "generation.stream",
     "Timings": "generation.sequence",
     "WeightOnlyQuantConfig": "quantization.config",
@@ -66,6 +70,7 @@ HOMES = {
     "load": "api",
     "merge": "api",
     "quantize": "api",
+    "sensitivity": "mixed_precision",
     "stream": "api",
 }
 

@@ -4,7 +4,7 @@ Each matrix has options with a size and a KL divergence, measured with this matr
 Divergences of several matrices are taken to add up, which is an assumption: what a mix really costs
 is measured afterwards. A choice under a budget of bytes is then a knapsack, and the greedy rule is
 close to the best: all matrices begin with their smallest option, and steps to a larger one are
-taken in the order of divergence saved per byte. It is off by less than one step.
+taken in the order of divergence saved per byte.
 """
 
 from __future__ import annotations
@@ -105,20 +105,42 @@ def steps(costs: Sequence[Cost]) -> list[Step]:
 
 
 def within_bytes(costs: Sequence[Cost], budget: int) -> Mixture:
-    """The mixture of at most so many bytes. A step that does not fit is left out, and so are later
-    ones of its matrix. Raises ConfigError when even the smallest options take more."""
-    mixture = list(smallest(costs))
-    left = budget - bytes_of(tuple(mixture))
-    if left < 0:
-        least = budget - left
+    """The mixture of at most so many bytes. Raises ConfigError when even the smallest options take
+    more.
+
+    A step that does not fit is left out. As that may be a large one of much worth, filling up is
+    tried again with each single option given beforehand, and the best of all is taken.
+    """
+    least = bytes_of(smallest(costs))
+    if least > budget:
         weights = sum(cost.weights for cost in costs)
         raise ConfigError(
             f"a budget of {size_text(budget)} ({8 * budget / weights:.3f} bits per weight) is too "
             f"small: the smallest candidates take {size_text(least)} ({8 * least / weights:.3f}); "
             "give a larger budget, or a smaller candidate"
         )
+    ordered = steps(costs)
+    first = [filled(costs, budget, ordered)]
+    forced = (filled(costs, budget, ordered, step) for step in ordered)
+    return min([*first, *(found for found in forced if found)], key=kl_of)
+
+
+def filled(
+    costs: Sequence[Cost], budget: int, ordered: Sequence[Step], given: Step | None = None
+) -> Mixture:
+    """Steps taken in order as long as they fit; empty when the given one does not fit.
+
+    given: a step to take first, whatever comes before it
+    """
+    mixture = list(smallest(costs))
     over: set[int] = set()
-    for step in steps(costs):
+    if given is not None:
+        mixture[given.index] = given.option
+        over.add(given.index)
+    left = budget - bytes_of(tuple(mixture))
+    if left < 0:
+        return ()
+    for step in ordered:
         if step.index in over:
             continue
         if step.nbytes > left:

@@ -7,6 +7,7 @@ viewer, light or dark; other formats have a white ground.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,26 +46,33 @@ SETTINGS: dict[Any, Any] = {
 LEAST = 1e-12  # nats: less is drawn there, on an axis of logarithms
 
 
+def require_drawable(file: Path) -> None:
+    """Raise ConfigError when a picture cannot be drawn into such a file."""
+    if file.suffix.lower() not in (".svg", ".png"):
+        raise ConfigError(
+            f"the picture {file} must end in .svg, which follows light and dark, or .png: give "
+            "another name"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(
+            "the picture needs the package matplotlib, which is not installed: pip install "
+            "'neuralchat_lite[plot]', or leave the picture out"
+        )
+
+
 def draw(costs: Sequence[Cost], chosen: Mixture, measured: Mapping[str, float], file: Path) -> Path:
     """Write a picture. measured: the KL of the configured and of the chosen mixture, by label."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError(
-            "the picture needs matplotlib, which is not installed: pip install "
-            "'neuralchat_lite[plot]', or leave the picture out"
-        ) from None
-    kind = file.suffix.lower()
-    if kind not in (".svg", ".png"):
-        raise ConfigError(f"the picture {file} must end in .svg or .png: give another name")
+    require_drawable(file)
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.2, 7.2), layout="constrained")
         above, below = figure.subplots(2, 1)
         draw_costs(above, costs, chosen)
         draw_path(below, costs, chosen, measured)
         file.parent.mkdir(parents=True, exist_ok=True)
-        if kind == ".png":
+        if file.suffix.lower() == ".png":
             figure.savefig(file, dpi=144)
             return file
         figure.savefig(file, metadata={"Date": None, "Creator": None}, transparent=True)
@@ -91,6 +99,7 @@ def draw_costs(axes: Any, costs: Sequence[Cost], chosen: Mixture) -> None:
         for x, y, filled in zip(xs, heights, more, strict=True):
             face = colour if filled else "none"
             axes.plot(x, y, mark, color=colour, markerfacecolor=face, markersize=5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_yscale("log")
     axes.set_xlabel("layer (the head after the last); filled: more bytes are proposed")
     axes.set_ylabel("KL of one matrix alone, nats")
@@ -105,16 +114,14 @@ def draw_path(
     """The sum of KL along the greedy path, and what was measured."""
     weights = sum(cost.weights for cost in costs)
     path = [(8 * mixture.bytes_of(m) / weights, mixture.kl_of(m)) for m in mixture.along(costs)]
-    axes.plot(*zip(*path, strict=True), color=FAINT, linewidth=1.4)
-    middle = path[len(path) // 3]
-    axes.annotate("sums of matrices alone", middle, xytext=(8, 10), textcoords="offset points",
-                  fontsize=9, color=INK)  # fmt: skip
+    label = "sums of what matrices cost alone"
+    axes.plot(*zip(*path, strict=True), color=FAINT, linewidth=1.4, label=label)
     mixtures = (mixture.configured(costs), chosen)
     for number, ((label, kl), each) in enumerate(zip(measured.items(), mixtures, strict=True)):
         x = 8 * mixture.bytes_of(each) / weights
-        axes.plot(x, kl, MARKS[number], color=SERIES[number], markersize=7)
-        axes.annotate(f"{label}, measured: {kl:.3g}", (x, kl), xytext=(9, 4),
-                      textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+        text = f"{label}, measured: {kl:.3g}"
+        axes.plot(x, kl, MARKS[number], color=SERIES[number], markersize=7, label=text)
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("bits per weight")
     axes.set_ylabel("KL, nats")
