@@ -142,7 +142,10 @@ class WeightsGroup:
         noted = {} if self.config_file is None else options_in(given.pop("config_file"))
         if "override" in given:
             overrides = [override_of(text) for text in given.pop("override")]
-            given["overrides"] = [*overrides, *noted.get("overrides", {}).items()]
+            replaced = {pattern for pattern, _ in overrides}
+            kept = WeightOnlyQuantConfig(**noted).overrides
+            overrides += [(e.pattern, e.given()) for e in kept if e.pattern not in replaced]
+            given["overrides"] = overrides
         given = {**noted, **given}
         WeightOnlyQuantConfig(**given)
         return given or None

@@ -183,7 +183,8 @@ class Measure:
         return divergence(self.reference, self.decoder.replaced(self.ids, self.replace(config)))
 
     def replace(self, config: WeightOnlyQuantConfig) -> Callable[[str], Tensor | None]:
-        specs = {spec.module: spec for spec in self.architecture.tensors()}
+        matrices = ("linear", "lm_head", "embedding")
+        specs = {spec.module: spec for spec in self.architecture.tensors() if spec.role in matrices}
         table = self.architecture.embedding_name.removesuffix(".weight")
 
         def weight(module: str) -> Tensor | None:
