@@ -18,6 +18,13 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
 from neuralchat_lite.quantization.algorithm_args import checked_args
 from neuralchat_lite.quantization.legacy import accept_legacy
+from neuralchat_lite.quantization.schemes import (
+    HEAD,
+    SEARCHED,
+    SEARCHED_SCHEME,
+    not_searched,
+    refuse_schemes,
+)
 from neuralchat_lite.quantization.settings import MatrixSettings, Override, checked_overrides
 from neuralchat_lite.quantization.spellings import OF_A_MATRIX, canonical, checked_group_size
 from neuralchat_lite.values import shown
@@ -29,9 +36,6 @@ if TYPE_CHECKING:
 # What compute_dtype="auto" takes: 8 bits cost int4 weights nothing beside their own rounding, and
 # int8 weights more than that (docs/explanation/quantization.md has figures).
 AUTO_COMPUTE = {"int4": "int8", "int4_clip": "int8", "int4_fullrange": "int8", "int8": "bf16"}
-SEARCHED = "int4"  # the weight type whose scales are searched for
-SEARCHED_SCHEME = "affine8"  # what it has unless another is asked for, and it alone
-WITH_MINIMA = ("affine", "affine8")
 # Names that weight types had in folders of format version 1.
 FIRST_NAMES = {"int4_clip": "int4"}
 WIDTHS = ("int8", "bf16", "fp32")  # precisions of activations, narrowest first
@@ -123,22 +127,13 @@ class WeightOnlyQuantConfig:
     def checked_scheme(self, scheme: object) -> str:
         """The scheme of the matrices without one of their own; None is the default of "int4" where
         something has this type, but for algorithms that have no minima."""
-        nearest = self.algorithm == "RTN"
         if scheme is None:
-            return SEARCHED_SCHEME if nearest and self.searches() else "sym"
-        found = canonical("scheme", scheme)
-        if not nearest:
-            for each in (found, *(override.scheme for override in self.overrides)):
-                if each in WITH_MINIMA:
-                    raise ConfigError(
-                        f"algorithm={self.algorithm!r} gives integer zero points, and "
-                        f"scheme={each!r} has minima: use scheme='asym', or algorithm='RTN'"
-                    )
+            found = SEARCHED_SCHEME if self.algorithm == "RTN" and self.searches() else "sym"
+        else:
+            found = canonical("scheme", scheme)
         if found == SEARCHED_SCHEME and not self.searches():
-            raise ConfigError(
-                f"scheme={found!r} is for weight_dtype={SEARCHED!r}, got "
-                f"weight_dtype={self.weight_dtype!r}: use scheme='asym' or 'affine'"
-            )
+            raise not_searched("", self.weight_dtype)
+        refuse_schemes(self.algorithm, found, self.overrides, self.weight_dtype, self.lm_head)
         return found
 
     def searches(self) -> bool:
@@ -157,7 +152,7 @@ class WeightOnlyQuantConfig:
         """How a linear layer is quantized; None when it stays as it is."""
         if not self.converts(module):
             return None
-        weight_dtype = self.lm_head if module == "lm_head" else self.weight_dtype
+        weight_dtype = self.lm_head if module == HEAD else self.weight_dtype
         common = MatrixSettings(weight_dtype, self.group_size, self.scheme, self.scale_dtype)
         override = self.override_of(module)
         found = common if override is None else override.over(common)
@@ -195,7 +190,7 @@ class WeightOnlyQuantConfig:
     def computes(self) -> dict[str, str]:
         """`compute_of` each weight_dtype that the model has: its layers', its head's, and those of
         overrides."""
-        head = self.settings_of("lm_head")
+        head = self.settings_of(HEAD)
         names = [self.weight_dtype, *([head.weight_dtype] if head else [])]
         names += [each.weight_dtype for each in self.overrides if each.weight_dtype]
         return {name: self.compute_of(name) for name in names}

@@ -22,7 +22,7 @@ from neuralchat_lite.kernels.layout import (
     PackedMatrix,
     dequantize,
 )
-from neuralchat_lite.quantization.config import SEARCHED, SEARCHED_SCHEME
+from neuralchat_lite.quantization.schemes import SEARCHED, SEARCHED_SCHEME
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.rtn import quantize_rtn
 from neuralchat_lite.quantization.search import quantize_search

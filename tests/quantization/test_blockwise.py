@@ -18,11 +18,12 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization import QUANTIZERS, blockwise, open_quantizer, rtn, search
-from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise, Target
+from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise
 from neuralchat_lite.quantization.calibration import Calibration
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.rtn import quantize_rtn
 from neuralchat_lite.quantization.states import Samples
+from neuralchat_lite.quantization.target import Target
 from neuralchat_lite.quantization.torch_block import TorchBlock
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
