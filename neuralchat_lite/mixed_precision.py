@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.api import QuantizationOptions
-from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.errors import ConfigError, NeuralchatError
 from neuralchat_lite.files.digests import digest_of
+from neuralchat_lite.files.folder import unwritable
 from neuralchat_lite.files.progress import hashing
 from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.calibration_texts import CalibrationOption, texts_of, tokenized
@@ -161,7 +162,12 @@ def sensitivity(
         )
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", source.name).lstrip(".")[:80] or "model"
         file = root / "sensitivity" / f"{name}-{key[:12]}.jsonl"
-        costs = measure.run(file, key, step)
+        try:
+            costs = measure.run(file, key, step)
+        except OSError as error:
+            if isinstance(error, NeuralchatError):
+                raise
+            raise unwritable(file, error) from error
         source.require_unchanged()
     check = None if other is None else Measure(source, other, asked, tried)
     if kl is not None:

@@ -255,12 +255,17 @@ def read_costs(file: Path, key: str) -> dict[int | None, list[Cost]]:
     """What was measured already, by layer. Half a line at the end is what a kill has left."""
     if not file.exists():
         return {}
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-    if not lines or json.loads(lines[0]) != {"key": key}:
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+        if not lines or json.loads(lines[0]) != {"key": key}:
+            return {}
+        rows = map(json.loads, lines[1:])
+        found = {row["layer"]: [cost_of(each) for each in row["costs"]] for row in rows}
+    except (ValueError, TypeError, KeyError):  # of JSON, of its shape
+        log.warning("%s is damaged: everything is measured again", file)
         return {}
     file.write_text("".join(f"{line}\n" for line in lines))  # without the half
-    rows = map(json.loads, lines[1:])
-    return {row["layer"]: [cost_of(each) for each in row["costs"]] for row in rows}
+    return found
 
 
 def cost_of(noted: Mapping[str, Any]) -> Cost:

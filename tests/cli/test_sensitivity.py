@@ -152,6 +152,14 @@ def test_a_matplotlib_that_is_missing_is_named_before_anything_is_measured(
     assert not (cache / "sensitivity").exists()
 
 
+def test_a_cache_that_cannot_be_written_is_told(run: Run, texts: str, cache: Path) -> None:
+    cache.mkdir()
+    (cache / "sensitivity").write_text("in the place of the folder")
+    short = ("--calibration-samples", "1", "--calibration-length", "8")
+    code, _, err = run("sensitivity", NANO, "--calibration", texts, *short)
+    assert code == 2 and "cannot be written" in err and err.count("\n") == 2, err
+
+
 # ---- --config ----
 
 

@@ -122,6 +122,21 @@ def test_a_killed_run_goes_on_after_the_last_block(
     assert seen == [0, 1], "what was measured for another key is not taken"
 
 
+@pytest.mark.parametrize("line", ["{", "[]", '{"layer": 0}', '{"layer": 0, "costs": [{}]}'])
+def test_a_damaged_file_is_measured_again_and_said_so(
+    line: str,
+    write_checkpoint: WriteCheckpoint,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder, file = write_checkpoint(), tmp_path / "costs.jsonl"
+    want = measure(folder).run(file, "key")
+    file.write_text(f'{{"key": "key"}}\n{line}\n')
+    assert measure(folder).run(file, "key") == want
+    assert "is damaged: everything is measured again" in caplog.text
+    assert measure(folder).run(file, "key") == want
+
+
 @pytest.mark.parametrize(
     ("weight_dtype", "scheme"),
     [
