@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neuralchat_lite.generation.score import Score
     from neuralchat_lite.generation.sequence import Piece, Reply, Timings
     from neuralchat_lite.generation.stream import Stream
+    from neuralchat_lite.mixed_precision import Sensitivity, sensitivity
     from neuralchat_lite.model import Model
     from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
@@ -44,6 +45,7 @@ __all__ = [
     "Reply",
     "ResourceError",
     "Score",
+    "Sensitivity",
     "Stream",
     "Timings",
     "TopLogprob",
@@ -54,6 +56,7 @@ __all__ = [
     "load",
     "merge",
     "quantize",
+    "sensitivity",
     "stream",
 ]
 
@@ -67,6 +70,7 @@ HOMES = {
     "Piece": "generation.sequence",
     "Reply": "generation.sequence",
     "Score": "generation.score",
+    "Sensitivity": "mixed_precision",
     "Stream": "generation.stream",
     "Timings": "generation.sequence",
     "TopLogprob": "generation.logprobs",
@@ -76,6 +80,7 @@ HOMES = {
     "load": "api",
     "merge": "api",
     "quantize": "api",
+    "sensitivity": "mixed_precision",
     "stream": "api",
 }
 

@@ -25,7 +25,7 @@ from neuralchat_lite.engines import NATIVE, check_name, open_engine
 from neuralchat_lite.engines.engine import Engine, Request
 from neuralchat_lite.engines.native import open_native
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.families.architecture import checked_context
+from neuralchat_lite.families.architecture import HEAD_MODULE, checked_context
 from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.files.folder import given_folder
 from neuralchat_lite.files.progress import ProgressCallback
@@ -41,7 +41,8 @@ from neuralchat_lite.kernels.cpu import check_threads
 from neuralchat_lite.kernels.kv_format import KVFormat, kv_format_of
 from neuralchat_lite.packed.cache import open_cached
 from neuralchat_lite.packed.format import PackedModel, open_packed
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.spellings import float_name
 from neuralchat_lite.values import shown
 
 log = logging.getLogger(__name__)
@@ -338,7 +339,31 @@ def config_for(
     stored = source.implied_options(asked or {})
     if not stored:
         return WeightOnlyQuantConfig(**given)
+    floats = of_floats(source, stored, given)
+    if floats:  # the codes have the scheme that they have, whatever another head would have
+        given = {"scheme": stored["scheme"], **given}
+        stored = {**stored, **floats}
     return agreed_config(WeightOnlyQuantConfig(**stored), given, origin)
+
+
+def of_floats(
+    source: Source, stored: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that were asked for of the head and the embedding, where a checkpoint of codes
+    has these two as floats.
+
+    stored: the options of its codes
+    """
+    if "lm_head" in stored or "overrides" in stored:
+        return {}
+    table = source.architecture.embedding_name.removesuffix(".weight")
+    found = {
+        each.pattern: each.given()
+        for each in WeightOnlyQuantConfig(**asked).overrides
+        if each.pattern in (HEAD_MODULE, table)
+    }
+    head = {"lm_head": asked["lm_head"]} if asked.get("lm_head") else {}
+    return {**head, **({"overrides": found} if found else {})}
 
 
 def agreed_config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from typing import Any
 
 SHOWN = 100  # characters
@@ -25,3 +26,9 @@ def shown(value: Any) -> str:
     except Exception:
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def suggestion(name: str, valid: list[str]) -> str:
+    """ " (did you mean ...?)" for a name that is close to a valid one, else nothing."""
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -405,7 +405,9 @@ def test_several_answers_are_a_list_and_the_first_is_the_one_of_the_seed(model: 
     several: Any = model.generate(PROMPT, n=3, seed=4, **sampled)
     alone = [model.generate(PROMPT, seed=seed, **sampled) for seed in (4, 5, 6)]
     assert [reply.text for reply in several] == [reply.text for reply in alone]
-    with pytest.raises(ConfigError, match=r"n=3 asks for several answers, and only generate gives several"):
+    with pytest.raises(
+        ConfigError, match=r"n=3 asks for several answers, and only generate gives several"
+    ):
         model.stream(PROMPT, n=3, **sampled)
     with pytest.raises(ConfigError, match="n must be a positive integer, got 0"):
         model.generate(PROMPT, n=0, **sampled)

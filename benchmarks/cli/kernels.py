@@ -18,7 +18,7 @@ from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.kernels import _native, runtime
 from neuralchat_lite.kernels.cpu import check_threads, choose_isa
-from neuralchat_lite.quantization.config import checked_group_size
+from neuralchat_lite.quantization.spellings import checked_group_size
 from neuralchat_lite.values import shown
 
 

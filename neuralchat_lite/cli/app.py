@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from neuralchat_lite import installed_version
-from neuralchat_lite.cli import cache, chat, doctor, engines, generate, quantize
+from neuralchat_lite.cli import cache, chat, doctor, engines, generate, quantize, sensitivity
 from neuralchat_lite.cli.terminal import (
     discard_output,
     open_missing_streams,
@@ -46,6 +46,7 @@ app.command(epilog=chat.EXAMPLE)(chat.chat)
 app.command(epilog=quantize.QUANTIZE_EXAMPLE)(quantize.quantize)
 app.command(epilog=quantize.MERGE_EXAMPLE)(quantize.merge)
 app.command(epilog=quantize.EXPORT_EXAMPLE)(quantize.export)
+app.command(epilog=sensitivity.EXAMPLE)(sensitivity.sensitivity)
 app.command()(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(engines.app, name="engines")

@@ -29,14 +29,21 @@ RemoveAll = Annotated[bool, typer.Option("--all", help="Remove everything.")]
 
 @app.command("list")
 def cache_list() -> None:
-    """Show what is in the cache: name, size, date, source and state of each model."""
+    """Show what is in the cache: name, size, date, source, settings and state of each model."""
     from neuralchat_lite.packed.cache import cache_root, disk_bytes, entries, leftovers
 
     found = entries()
     for entry in found:
         date = "-" if entry.written is None else f"{datetime.fromtimestamp(entry.written):{DATE}}"
-        columns = entry.name, size_text(entry.disk_bytes), date, entry.source or "-"
-        say("\t".join(" ".join(visible(text).split()) for text in (*columns, state_of(entry))))
+        columns = (
+            entry.name,
+            size_text(entry.disk_bytes),
+            date,
+            entry.source or "-",
+            entry.settings or "-",
+            state_of(entry),
+        )
+        say("\t".join(" ".join(visible(text).split()) for text in columns))
     total = size_text(sum(entry.disk_bytes for entry in found))
     warn(f"{len(found)} model{'s' * (len(found) != 1)}, {total}, in {cache_root()}")
     if unfinished := leftovers():

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -34,6 +35,18 @@ Adapter = Annotated[
     list[str] | None,
     option(WEIGHTS, "Merge this LoRA adapter first (folder or hub name; repeatable, in order)."),
 ]
+Calibration = Annotated[
+    Path | None,
+    option(WEIGHTS, 'Texts to calibrate with: text, or JSONL with "text" or "messages".'),
+]
+CalibrationSamples = Annotated[
+    int | None,
+    option(WEIGHTS, "How many pieces of it to take (128; sensitivity: 4, and 4 to check)."),
+]
+CalibrationLength = Annotated[
+    int | None, option(WEIGHTS, "Tokens of a piece (512; sensitivity: 128).")
+]
+CalibrationSeed = Annotated[int | None, option(WEIGHTS, "Which pieces are taken (0).")]
 Revision = Annotated[str | None, option(RUN, "Branch, tag or commit of a hub name.")]
 ShowTimings = Annotated[bool, option(RUN, "Say on stderr what it took.", "--timings")]
 
@@ -123,6 +136,14 @@ def pairs(texts: list[str], option: str, example: str) -> dict[str, Any]:
 class WeightsGroup:
     """How weights are quantized, and the precision that activations have."""
 
+    config_file: Annotated[
+        Path | None,
+        option(
+            WEIGHTS,
+            "A JSON file with a quantization configuration; the other options replace its own.",
+            "--config",
+        ),
+    ] = None
     weight_dtype: Annotated[
         str | None, option(WEIGHTS, "int4 (default), int4_fullrange or int8.")
     ] = None
@@ -159,8 +180,14 @@ class WeightsGroup:
         from neuralchat_lite import WeightOnlyQuantConfig
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
+        noted = {} if self.config_file is None else options_in(given.pop("config_file"))
         if "override" in given:
-            given["overrides"] = [override_of(text) for text in given.pop("override")]
+            overrides = [override_of(text) for text in given.pop("override")]
+            replaced = {pattern for pattern, _ in overrides}
+            kept = WeightOnlyQuantConfig(**noted).overrides
+            overrides += [(e.pattern, e.given()) for e in kept if e.pattern not in replaced]
+            given["overrides"] = overrides
+        given = {**noted, **given}
         WeightOnlyQuantConfig(**given)
         return given or None
 
@@ -169,18 +196,59 @@ def override_of(text: str) -> tuple[str, dict[str, Any]]:
     """An override as it is typed, such as "lm_head=int8" or "*.down_proj=group_size=64"; its values
     are checked elsewhere."""
     pattern, _, rest = text.partition("=")
-    options: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals:
-            name, value = "weight_dtype", name
-        number = name == "group_size" and value.lstrip("-").isdecimal()
-        options[name] = int(value) if number else value
+    options = matrix_options(rest)
     if not pattern or not options:
         raise ConfigError(
             f"--override {text!r} needs a pattern and its settings: write it as 'lm_head=int8'"
         )
     return pattern, options
+
+
+def matrix_options(text: str) -> dict[str, Any]:
+    """Settings of a matrix as they are typed, such as "int8,group_size=64"."""
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            name, value = "weight_dtype", name
+        number = name == "group_size" and value.lstrip("-").isdecimal()
+        options[name] = int(value) if number else value
+    return options
+
+
+def options_in(file: Path) -> dict[str, Any]:
+    """The options in a configuration file. Raises ConfigError when it has none that can be used."""
+    from neuralchat_lite.files.json_file import JSON_LIMIT
+    from neuralchat_lite.files.regular import read_regular, remedy_of
+    from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, options_of_json
+
+    try:
+        options = options_of_json(read_regular(file, JSON_LIMIT).decode("utf-8"))
+        WeightOnlyQuantConfig(**options)
+    except OSError as error:
+        raise ConfigError(
+            f"the configuration {file} cannot be read ({error.strerror or error}): "
+            f"{remedy_of(error)}"
+        ) from None
+    except ValueError as error:  # ConfigError too
+        raise ConfigError(f"{file}: {error}") from None
+    return options
+
+
+def calibration_option(
+    file: Path | None, samples: int | None, length: int | None, seed: int | None
+) -> dict[str, Any] | None:
+    """The options of `calibration`. Raises ConfigError when they are given without a file."""
+    given = {"samples": samples, "length": length, "seed": seed}
+    given = {name: value for name, value in given.items() if value is not None}
+    if file is None:
+        if given:
+            name = next(iter(given))
+            raise ConfigError(
+                f"--calibration-{name} {given[name]} needs texts: give --calibration FILE too"
+            )
+        return None
+    return {"file": str(file), **given}
 
 
 @dataclass(frozen=True)

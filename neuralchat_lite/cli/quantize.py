@@ -11,9 +11,14 @@ import typer
 from neuralchat_lite.cli.options import (
     WEIGHTS,
     Adapter,
+    Calibration,
+    CalibrationLength,
+    CalibrationSamples,
+    CalibrationSeed,
     ModelArgument,
     Revision,
     WeightsGroup,
+    calibration_option,
     option,
     with_groups,
 )
@@ -52,15 +57,10 @@ def quantize(
         list[str] | None,
         option(WEIGHTS, "A setting of the algorithm, such as iters=100 (repeatable)."),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        option(WEIGHTS, 'Texts to calibrate with: text, or JSONL with "text" or "messages".'),
-    ] = None,
-    calibration_samples: Annotated[
-        int | None, option(WEIGHTS, "How many pieces of it to take (128).")
-    ] = None,
-    calibration_length: Annotated[int | None, option(WEIGHTS, "Tokens of a piece (512).")] = None,
-    calibration_seed: Annotated[int | None, option(WEIGHTS, "Which pieces are taken (0).")] = None,
+    calibration: Calibration = None,
+    calibration_samples: CalibrationSamples = None,
+    calibration_length: CalibrationLength = None,
+    calibration_seed: CalibrationSeed = None,
     adapter: Adapter = None,
     revision: Revision = None,
 ) -> None:
@@ -102,22 +102,6 @@ def setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value.lower())
     except ValueError:
         return name, value
-
-
-def calibration_option(
-    file: Path | None, samples: int | None, length: int | None, seed: int | None
-) -> dict[str, Any] | None:
-    """The options of `calibration`. Raises ConfigError when they are given without a file."""
-    given = {"samples": samples, "length": length, "seed": seed}
-    given = {name: value for name, value in given.items() if value is not None}
-    if file is None:
-        if given:
-            name = next(iter(given))
-            raise ConfigError(
-                f"--calibration-{name} {given[name]} needs texts: give --calibration FILE too"
-            )
-        return None
-    return {"file": str(file), **given}
 
 
 def merge(

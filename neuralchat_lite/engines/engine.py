@@ -13,8 +13,9 @@ from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.kernels.kv_format import KV_FORMATS
 from neuralchat_lite.models.decoder import PREFILL_BLOCK, Keep, kept_of
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, float_name
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
+from neuralchat_lite.quantization.spellings import float_name
 from neuralchat_lite.values import shown
 
 FLOAT_BITS = {"bf16": 16, "fp32": 32}

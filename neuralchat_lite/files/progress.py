@@ -13,7 +13,7 @@ class Progress:
     """How far a long operation is.
 
     stage: "hash" (the source's files), "wait" (for another process), "calibrate", "quantize",
-        "merge", "export", "verify", or "generate" (answers to several prompts)
+        "merge", "export", "verify", "measure", or "generate" (answers to several prompts)
     name: the tensor or file being worked on
     done, total: bytes; of "generate", answers
     """

@@ -22,6 +22,7 @@ STAGES = {
     "merge": "Merging",
     "verify": "Verifying",
     "generate": "Answering",
+    "measure": "Measuring matrix by matrix",
 }
 ANSWERS = ("generate",)  # stages that count answers, not bytes
 # Only these stages know their total size at the start; the others count file by file.

@@ -8,8 +8,7 @@ from typing import Any, TypedDict
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.generation.option_rules import FORMS, RULES, LogitsProcessor
-from neuralchat_lite.quantization.config import suggestion
-from neuralchat_lite.values import plain, shown
+from neuralchat_lite.values import plain, shown, suggestion
 
 # What other libraries call our options.
 OTHER_NAMES = {

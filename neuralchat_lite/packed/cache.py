@@ -27,9 +27,16 @@ from neuralchat_lite.files.folder import (
 from neuralchat_lite.files.names import MANIFEST
 from neuralchat_lite.files.progress import Progress, ProgressCallback, hashing
 from neuralchat_lite.files.work import unfinished_work
-from neuralchat_lite.packed.manifest import check_sizes, format_version, read_manifest, remedy
+from neuralchat_lite.packed.manifest import (
+    check_sizes,
+    format_version,
+    noted_config,
+    read_manifest,
+    remedy,
+)
 from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.description import described
 from neuralchat_lite.values import shown
 
 if TYPE_CHECKING:
@@ -78,6 +85,16 @@ class Entry:
         adapters = len(self.manifest["adapters"])
         more = f" + {adapters} adapter{'s' * (adapters != 1)}" if adapters else ""
         return f"{made_from}{more}"
+
+    @property
+    def settings(self) -> str | None:
+        """How it is quantized, in a line; its name has the common settings alone."""
+        if self.manifest is None:
+            return None
+        try:
+            return described(noted_config(self.manifest))
+        except ConfigError:  # written by a newer release, or changed
+            return None
 
 
 def cache_root() -> Path:

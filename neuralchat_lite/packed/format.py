@@ -33,6 +33,7 @@ from neuralchat_lite.packed.manifest import (
     check_digests,
     check_sizes,
     is_stamped,
+    noted_config,
     read_manifest,
     remedy,
 )
@@ -207,12 +208,10 @@ def without_remedy(error: CheckpointError) -> str:
 
 def read_config(folder: Path, manifest: dict[str, Any]) -> WeightOnlyQuantConfig:
     path = folder / QUANTIZATION
-    first = manifest["format_version"] == 1
-    read = WeightOnlyQuantConfig.from_first_format if first else WeightOnlyQuantConfig.from_dict
     try:
         text = read_regular(path, JSON_LIMIT).decode("utf-8")
-        config = read(options_of_json(text))
-        noted = read(manifest["quantization"])
+        config = noted_config(manifest, options_of_json(text))
+        noted = noted_config(manifest)
     except OSError as error:
         raise CacheError(
             f"{path} cannot be read ({error.strerror}): {remedy_of(error)}, or {remedy(folder)}"

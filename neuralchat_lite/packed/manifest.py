@@ -53,6 +53,16 @@ def format_version(config: WeightOnlyQuantConfig) -> int:
     return 2 if config.searches() or config.scheme == "affine" or config.overrides else 1
 
 
+def noted_config(
+    manifest: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> WeightOnlyQuantConfig:
+    """The configuration in a manifest, or `options` that lie beside it, by the names of its format
+    version. Raises ConfigError."""
+    first = manifest["format_version"] == 1
+    read = WeightOnlyQuantConfig.from_first_format if first else WeightOnlyQuantConfig.from_dict
+    return read(manifest["quantization"] if options is None else options)
+
+
 def creator() -> dict[str, str]:
     try:
         version = importlib.metadata.version("neuralchat_lite")

@@ -42,10 +42,10 @@ from neuralchat_lite.packed.manifest import (
 )
 from neuralchat_lite.quantization import open_quantizer
 from neuralchat_lite.quantization.calibration import Calibration
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names, suggestion
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, names
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer
-from neuralchat_lite.values import shown
+from neuralchat_lite.values import shown, suggestion
 
 BESIDE_CODES = ("scales", "zeros", "minima")  # fields of PackedSlab
 WORKING_MEMORY = 64 << 20  # slabs, torch's scratch space and buffers

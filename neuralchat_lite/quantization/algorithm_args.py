@@ -6,13 +6,12 @@ AutoRound.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.values import plain, shown
+from neuralchat_lite.values import plain, shown, suggestion
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,7 @@ def checked_args(algorithm: str, given: Any) -> dict[str, Any]:
     checked = {}
     for name, value in given.items():
         if name not in known:
-            close = difflib.get_close_matches(str(name), list(known), n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = suggestion(str(name), list(known))
             expected = f"expected some of {list(known)}" if known else "it has none: leave it out"
             raise ConfigError(f"{shown(name)} is not a setting of {algorithm}{hint}: {expected}")
         value = plain(value)

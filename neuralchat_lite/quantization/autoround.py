@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise, Target
+from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise
 from neuralchat_lite.quantization.rtn import QuantizedMatrix
 from neuralchat_lite.quantization.states import Samples
+from neuralchat_lite.quantization.target import Target
 from neuralchat_lite.quantization.torch_block import TorchBlock
 
 LOSS_SCALE = 1000.0  # auto-round's; signs of gradients do not depend on it

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.block import Block
-from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise, Target
+from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise
 from neuralchat_lite.quantization.hqq import PACKAGES, as_stored
 from neuralchat_lite.quantization.rtn import QuantizedMatrix
 from neuralchat_lite.quantization.states import Samples
+from neuralchat_lite.quantization.target import Target
 from neuralchat_lite.quantization.torch_block import TorchBlock
 
 PREFIX = "layers"  # of the one block, where the search looks for blocks
@@ -79,7 +80,7 @@ class ActivationAware(Blockwise):
                 "dtype": "int",
                 "bits": target.bits,
                 "group_size": target.group_size,
-                "scheme": target.scheme,
+                "scheme": target.integer_scheme,
             }
             for target in targets
         }
@@ -96,7 +97,9 @@ class ActivationAware(Blockwise):
         with torch.no_grad(), right_bits():
             search.quantize(
                 use_auto_scale=self.settings["use_auto_scale"],
-                use_mse_search=self.settings["use_mse_search"],
+                # Matrices with minima have their own search of ranges, in `nearest`.
+                use_mse_search=self.settings["use_mse_search"]
+                and any(not target.has_minima for target in targets),
                 folding=True,
                 return_int=False,
             )
@@ -130,7 +133,7 @@ def changed_tensors(
 def nearest(
     block: TorchBlock, targets: Sequence[Target], ranges: Mapping[str, float]
 ) -> BlockResult:
-    """Round what the block has now by Neural Compressor's rule.
+    """Round what the block has now: by Neural Compressor's rule, with minima by ours.
 
     ranges: module -> share of the range of each group that is kept
     """
@@ -139,6 +142,9 @@ def nearest(
     matrices: dict[str, QuantizedMatrix] = {}
     for target in targets:
         weight = block.get_parameter(f"{target.name}.weight").data
+        if target.has_minima:
+            matrices[target.name] = target.with_minima(weight)
+            continue
         _, scales, zeros = quant_tensor(
             weight.clone(),
             bits=target.bits,

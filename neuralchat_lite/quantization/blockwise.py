@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,92 +23,29 @@ from torch import Tensor
 
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.families.architecture import TensorSpec
+from neuralchat_lite.families.architecture import HEAD_MODULE, TensorSpec
 from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.files.folder import flush_file, flush_folder
 from neuralchat_lite.files.mapped import MappedFile
 from neuralchat_lite.files.progress import Progress, ProgressCallback
 from neuralchat_lite.files.work import at_work_in
-from neuralchat_lite.kernels.layout import SCALE_DTYPES, SYMMETRIC_ZERO
+from neuralchat_lite.quantization import rtn, search
 from neuralchat_lite.quantization.algorithm_args import all_settings
 from neuralchat_lite.quantization.calibration import Calibration
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
-from neuralchat_lite.quantization.levels import BITS, LEVELS
 from neuralchat_lite.quantization.nearest import RoundToNearest
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
 from neuralchat_lite.quantization.quiet import quiet
 from neuralchat_lite.quantization.rtn import QuantizedMatrix
-from neuralchat_lite.quantization.settings import MatrixSettings
+from neuralchat_lite.quantization.schemes import SEARCHED
 from neuralchat_lite.quantization.states import Samples, StateFiles
+from neuralchat_lite.quantization.target import Target
 from neuralchat_lite.quantization.torch_block import TorchBlock
 
 log = logging.getLogger(__name__)
 
+PARTS = ("codes", "scales", "zeros", "minima")  # of a PackedSlab
 EXTRA = "pip install 'neuralchat_lite[calibration]'"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A matrix of a block that is to be quantized.
-
-    name: of its module relative to the block; module: its full name
-    stored: its weight type in kernels/layout.py
-    """
-
-    name: str
-    module: str
-    stored: str
-    group_size: int
-    scheme: str
-    scale_dtype: str
-
-    @classmethod
-    def of(cls, name: str, module: str, settings: MatrixSettings) -> Target:
-        stored = LEVELS[settings.weight_dtype].stored
-        return cls(name, module, stored, settings.group_size, settings.scheme, settings.scale_dtype)
-
-    @property
-    def bits(self) -> int:
-        return BITS[self.stored]
-
-    @property
-    def symmetric(self) -> bool:
-        return self.scheme == "sym"
-
-    @property
-    def torch_scale_dtype(self) -> torch.dtype:
-        return SCALE_DTYPES[self.scale_dtype]
-
-    def matrix(self, levels: Tensor, scales: Tensor, zeros: Tensor | None) -> QuantizedMatrix:
-        """The matrix of an algorithm's results.
-
-        levels, zeros: [rows, cols], [rows, groups], from 0 to 2 ** bits - 1; symmetric matrices
-            have their zero in the middle
-        scales: [rows, groups]
-        Raises ConfigError for scales that scale_dtype cannot hold.
-        """
-        offset = SYMMETRIC_ZERO[self.stored] - (1 << (self.bits - 1))  # int8 codes are signed
-        stored = scales.to(self.torch_scale_dtype)
-        if not bool(stored.isfinite().all()):
-            raise ConfigError(
-                f"{self.module}: a group needs the scale {float(scales.abs().max()):.3g}, which "
-                f"{self.scale_dtype} does not hold: use scale_dtype='bf16' or 'fp32'"
-            )
-        codes = (levels.round() + offset).to(torch.int8)
-        found = None
-        if not self.symmetric:
-            assert zeros is not None, f"{self.module} has no zeros"
-            found = (zeros.round() + offset).to(torch.int8)
-        return QuantizedMatrix(codes, stored, found)
-
-    def dequantized(self, matrix: QuantizedMatrix) -> Tensor:
-        """[rows, cols] fp32: the weights that the kernels will see."""
-        cols = matrix.codes.shape[1]
-        group = torch.arange(cols) // (cols if self.group_size == -1 else self.group_size)
-        scales = matrix.scales.float()[:, group]
-        if matrix.zeros is None:
-            return scales * (matrix.codes.float() - SYMMETRIC_ZERO[self.stored])
-        return scales * (matrix.codes.float() - matrix.zeros.float()[:, group])
 
 
 @dataclass
@@ -123,12 +59,6 @@ class BlockResult:
 
     matrices: dict[str, QuantizedMatrix]
     changed: dict[str, Tensor] = field(default_factory=dict)
-
-
-# (block, targets, samples, settings, seed) -> what the block became. The block may be changed.
-BlockAlgorithm = Callable[
-    [TorchBlock, Sequence[Target], Samples, Mapping[str, Any], int], BlockResult
-]
 
 
 class Blockwise(Quantizer):
@@ -162,7 +92,8 @@ class Blockwise(Quantizer):
     def identity(self) -> QuantizerIdentity:
         assert self.calibration is not None, "calibrate_with comes first"
         name = self.algorithm.lower()
-        return QuantizerIdentity(name, self.version, self.settings, self.calibration.digest)
+        settings = {**self.settings, "outside_blocks": rounding_versions(self.config)}
+        return QuantizerIdentity(name, self.version, settings, self.calibration.digest)
 
     def calibrate_with(self, calibration: Calibration | None) -> None:
         if calibration is None:
@@ -178,16 +109,14 @@ class Blockwise(Quantizer):
         if index is None:
             return self.head.slabs(source, spec)
         file = self.opened(index)
-        zeros = f"{spec.module}.zeros"
-        return iter(
-            [
-                PackedSlab(
-                    file.tensor(f"{spec.module}.codes"),
-                    file.tensor(f"{spec.module}.scales"),
-                    file.tensor(zeros) if zeros in file.header else None,
-                )
-            ]
-        )
+        parts = {
+            part: file.tensor(name)
+            for part in PARTS
+            if (name := f"{spec.module}.{part}") in file.header
+        }
+        codes, scales = parts["codes"], parts["scales"]
+        slab = PackedSlab(codes, scales, parts.get("zeros"), minima=parts.get("minima"))
+        return iter([slab])
 
     def changed(self, source: Source, name: str) -> Tensor | None:
         index = layer_of(source, name)
@@ -279,6 +208,15 @@ class Blockwise(Quantizer):
             files.remove(f"plain-{index + 1}")
 
 
+def rounding_versions(config: WeightOnlyQuantConfig) -> dict[str, int]:
+    """The versions of what rounds the matrices that have no block: the head, and an embedding that
+    an override names."""
+    patterns = (each.pattern for each in config.overrides)
+    named = [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+    types = {config.dtype_of(module) for module in (HEAD_MODULE, *named)}
+    return {"rtn": rtn.VERSION} | ({"search": search.VERSION} if SEARCHED in types else {})
+
+
 def embed(source: Source, calibration: Calibration, files: StateFiles, *, both: bool) -> None:
     """Write the inputs of the first block: rows of the embedding."""
     table = source.weight(source.architecture.embedding_name)
@@ -321,10 +259,9 @@ def write_block(
     tensors = {name: tensor.contiguous() for name, tensor in changed.items()}
     for target in targets:
         slab = matrices[target.name].packed(target.stored)
-        tensors[f"{target.module}.codes"] = slab.codes
-        tensors[f"{target.module}.scales"] = slab.scales
-        if slab.zeros is not None:
-            tensors[f"{target.module}.zeros"] = slab.zeros
+        for part in PARTS:
+            if (tensor := getattr(slab, part)) is not None:
+                tensors[f"{target.module}.{part}"] = tensor
     unfinished = path.with_suffix(".writing")
     save_file(tensors, unfinished)
     flush_file(unfinished)

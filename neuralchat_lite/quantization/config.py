@@ -8,133 +8,37 @@ the remedy.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.files.json_file import parse_json
-from neuralchat_lite.quantization import QUANTIZERS
 from neuralchat_lite.quantization.algorithm_args import checked_args
+from neuralchat_lite.quantization.legacy import accept_legacy
+from neuralchat_lite.quantization.schemes import (
+    HEAD,
+    SEARCHED,
+    SEARCHED_SCHEME,
+    not_searched,
+    refuse_schemes,
+)
 from neuralchat_lite.quantization.settings import MatrixSettings, Override, checked_overrides
-from neuralchat_lite.values import plain, shown
+from neuralchat_lite.quantization.spellings import OF_A_MATRIX, canonical, checked_group_size
+from neuralchat_lite.values import shown
 
 if TYPE_CHECKING:
     import torch
 
 
-class ByOwnName(Mapping[str, str]):
-    """Maps each name of a table to itself: these names have one spelling only."""
-
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self.table = table
-
-    def __getitem__(self, name: str) -> str:
-        if name not in self.table:
-            raise KeyError(name)
-        return name
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.table)
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-
-# Spellings of a value -> its one name here. torch dtypes are looked up by their printed name.
-INTEGER_WEIGHTS = {
-    "int4": "int4",
-    "int4_clip": "int4_clip",
-    "int4_fullrange": "int4_fullrange",
-    "int8": "int8",
-    "torch.int8": "int8",
-}
-FLOATS = {
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "torch.bfloat16": "bf16",
-    "fp32": "fp32",
-    "float32": "fp32",
-    "torch.float32": "fp32",
-}
-HALF = {"fp16": "fp16", "float16": "fp16", "torch.float16": "fp16"}
-SPELLINGS: dict[str, Mapping[str, str]] = {
-    "weight_dtype": INTEGER_WEIGHTS,
-    "lm_head": INTEGER_WEIGHTS,
-    "compute_dtype": {**FLOATS, "int8": "int8", "torch.int8": "int8", "auto": "auto"},
-    "scale_dtype": {**FLOATS, **HALF},
-    "scheme": {name: name for name in ("sym", "asym", "affine", "affine8")},
-    "algorithm": ByOwnName(QUANTIZERS),
-}
-DEFAULTS: dict[str, str] = {
-    "weight_dtype": "int4",
-    "compute_dtype": "bf16",
-    "scale_dtype": "fp16",
-    "algorithm": "RTN",
-    "lm_head": "int8",
-}
 # What compute_dtype="auto" takes: 8 bits cost int4 weights nothing beside their own rounding, and
 # int8 weights more than that (docs/explanation/quantization.md has figures).
 AUTO_COMPUTE = {"int4": "int8", "int4_clip": "int8", "int4_fullrange": "int8", "int8": "bf16"}
-SEARCHED = "int4"  # the weight type whose scales are searched for
-SEARCHED_SCHEME = "affine8"  # what it has unless another is asked for, and it alone
-WITH_MINIMA = ("affine", "affine8")
 # Names that weight types had in folders of format version 1.
 FIRST_NAMES = {"int4_clip": "int4"}
 WIDTHS = ("int8", "bf16", "fp32")  # precisions of activations, narrowest first
-GROUP_SIZES = (32, 64, 128, -1)
-
-# Known names that are not supported, and what to do instead.
-REFUSED_VALUES: dict[str, dict[str, str]] = {
-    option: {
-        name: f"is a float weight type, which has no kernel here: use {option}='int4' or 'int8'"
-        for name in ("nf4", "fp4", "fp4_e2m1", "fp4_e2m1_bnb", "fp8", "fp8_e5m2", "fp8_e4m3")
-    }
-    for option in ("weight_dtype", "lm_head")
-} | {
-    "compute_dtype": {
-        name: "has too small a range for activations: use compute_dtype='bf16'" for name in HALF
-    },
-}
-
-# Options of intel-extension-for-transformers that control its engines and calibration. None of
-# them changes what is computed here.
-WITHOUT_EFFECT = frozenset(
-    (
-        "use_ggml",
-        "use_neural_speed",
-        "use_llm_runtime",
-        "low_bit_model",
-        "use_quant",
-        "use_gptq",
-        "use_autoround",
-        "use_double_quant",
-        "double_quant_scale_dtype",
-        "mse_range",
-        "tokenizer",
-        "calib_func",
-        "calib_dataset",
-        "calib_dataloader",
-        "calib_iters",
-        "calib_len",
-        "calib_padding",
-        "quant_method",
-    )
-)
-# Values of these options that would change the weights there. They are refused.
-UNMET_PROMISES: dict[str, tuple[bool, str]] = {
-    "mse_range": (True, "searches clipping ranges, which is not implemented: leave it out"),
-    "use_double_quant": (True, "quantizes scales, which is not implemented: leave it out"),
-    "use_gptq": (True, "reads GPTQ checkpoints, which is not supported: use the original one"),
-    "use_autoround": (True, "reads AutoRound files, which is not supported: use the original one"),
-    "use_quant": (False, "means no quantization: load the model without a quantization config"),
-}
-RENAMED = {"llm_int8_skip_modules": "modules_to_not_convert"}
 
 
 @dataclass(frozen=True, init=False)
@@ -202,7 +106,7 @@ class WeightOnlyQuantConfig:
             "algorithm": algorithm,
             "lm_head": lm_head,
         }
-        skipped = accept_legacy(legacy)
+        skipped = accept_legacy(legacy, [each.name for each in dataclasses.fields(self)])
         if skipped is not None:
             if modules_to_not_convert:
                 raise ConfigError(
@@ -223,22 +127,13 @@ class WeightOnlyQuantConfig:
     def checked_scheme(self, scheme: object) -> str:
         """The scheme of the matrices without one of their own; None is the default of "int4" where
         something has this type, but for algorithms that have no minima."""
-        nearest = self.algorithm == "RTN"
         if scheme is None:
-            return SEARCHED_SCHEME if nearest and self.searches() else "sym"
-        found = canonical("scheme", scheme)
-        if not nearest:
-            for each in (found, *(override.scheme for override in self.overrides)):
-                if each in WITH_MINIMA:
-                    raise ConfigError(
-                        f"algorithm={self.algorithm!r} gives integer zero points, and "
-                        f"scheme={each!r} has minima: use scheme='asym', or algorithm='RTN'"
-                    )
+            found = SEARCHED_SCHEME if self.algorithm == "RTN" and self.searches() else "sym"
+        else:
+            found = canonical("scheme", scheme)
         if found == SEARCHED_SCHEME and not self.searches():
-            raise ConfigError(
-                f"scheme={found!r} is for weight_dtype={SEARCHED!r}, got "
-                f"weight_dtype={self.weight_dtype!r}: use scheme='asym' or 'affine'"
-            )
+            raise not_searched("", self.weight_dtype)
+        refuse_schemes(self.algorithm, found, self.overrides, self.weight_dtype, self.lm_head)
         return found
 
     def searches(self) -> bool:
@@ -257,7 +152,7 @@ class WeightOnlyQuantConfig:
         """How a linear layer is quantized; None when it stays as it is."""
         if not self.converts(module):
             return None
-        weight_dtype = self.lm_head if module == "lm_head" else self.weight_dtype
+        weight_dtype = self.lm_head if module == HEAD else self.weight_dtype
         common = MatrixSettings(weight_dtype, self.group_size, self.scheme, self.scale_dtype)
         override = self.override_of(module)
         found = common if override is None else override.over(common)
@@ -295,7 +190,7 @@ class WeightOnlyQuantConfig:
     def computes(self) -> dict[str, str]:
         """`compute_of` each weight_dtype that the model has: its layers', its head's, and those of
         overrides."""
-        head = self.settings_of("lm_head")
+        head = self.settings_of(HEAD)
         names = [self.weight_dtype, *([head.weight_dtype] if head else [])]
         names += [each.weight_dtype for each in self.overrides if each.weight_dtype]
         return {name: self.compute_of(name) for name in names}
@@ -381,50 +276,6 @@ def options_of_json(text: str) -> dict[str, Any]:
         ) from None
 
 
-def canonical(option: str, value: object) -> str:
-    """The one name of a value, from any of its spellings."""
-    if value is None:
-        return DEFAULTS[option]
-    name = str(value)
-    found = SPELLINGS[option].get(name)
-    if found is None and option == "algorithm":
-        name = name.upper()
-        found = SPELLINGS[option].get(name)
-    if found is not None:
-        return found
-    reason = REFUSED_VALUES.get(option, {}).get(name)
-    if reason is not None:
-        raise ConfigError(f"{option}={shown(name)} {reason}")
-    if option == "lm_head" and name in {**FLOATS, **HALF}:
-        raise ConfigError(
-            f"lm_head={shown(name)} is not an integer type: keep the head in the checkpoint's "
-            "precision with modules_to_not_convert=['lm_head']"
-        )
-    valid = [spelling for spelling in SPELLINGS[option] if not spelling.startswith("torch.")]
-    raise ConfigError(
-        f"{option} must be one of {valid}, got {shown(value)}{suggestion(name, valid)}"
-    )
-
-
-def checked_group_size(value: object) -> int:
-    value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value not in GROUP_SIZES:
-        raise ConfigError(
-            f"group_size must be 32, 64, 128 or -1 (a whole row), got {shown(value)}: "
-            "32 is the most accurate, 128 the smallest"
-        )
-    return value
-
-
-# The options that an override may give, and how they are checked.
-OF_A_MATRIX: dict[str, Callable[[Any], Any]] = {
-    "weight_dtype": partial(canonical, "weight_dtype"),
-    "group_size": checked_group_size,
-    "scheme": partial(canonical, "scheme"),
-    "scale_dtype": partial(canonical, "scale_dtype"),
-}
-
-
 def checked_modules(value: object) -> tuple[str, ...]:
     modules = () if value is None else value
     if not isinstance(modules, (tuple, list)) or not all(
@@ -435,42 +286,6 @@ def checked_modules(value: object) -> tuple[str, ...]:
             f"got {shown(value)}"
         )
     return tuple(modules)
-
-
-def accept_legacy(options: Mapping[str, Any]) -> list[str] | None:
-    """Check options of intel-extension-for-transformers. Returns llm_int8_skip_modules if given."""
-    known = WITHOUT_EFFECT | RENAMED.keys()
-    fields = [field.name for field in dataclasses.fields(WeightOnlyQuantConfig)]
-    for option, value in options.items():
-        if option not in known:
-            raise ConfigError(
-                f"{option!r} is not an option{suggestion(option, [*fields, *sorted(known)])}: "
-                f"expected one of {fields}"
-            )
-        promise, reason = UNMET_PROMISES.get(option, (None, ""))
-        if promise is not None and value is not None and bool(value) is promise:
-            raise ConfigError(f"{option}={shown(value)} {reason}")
-    idle = sorted(WITHOUT_EFFECT & options.keys())
-    if idle:
-        # stacklevel 3: the line that called __init__, which called accept_legacy.
-        warnings.warn(f"these options have no effect here: {', '.join(idle)}", stacklevel=3)
-    return options.get("llm_int8_skip_modules")
-
-
-def float_name(dtype: Any) -> str:
-    """ "fp32" or "bf16" for any of their spellings. Raises ConfigError."""
-    name = FLOATS.get(str(dtype))
-    if name is None:
-        raise ConfigError(
-            f"dtype must be 'fp32' or 'bf16', got {shown(dtype)}: "
-            "for int4 or int8 give a WeightOnlyQuantConfig"
-        )
-    return name
-
-
-def suggestion(name: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def names(entry: str, module: str) -> bool:

@@ -3,8 +3,9 @@
 Zeros are moved so that the error of most weights is small, at the cost of a few that are far out
 (a norm below 1), by half-quadratic splitting. Neural Compressor's solver does it. Its own grouping
 runs over rows, which no kernel here reads, so it is given the groups of this library. Three things
-are ours: the zero is rounded and clipped to what is stored, the scale is that which is stored, and
-a symmetric group, which has no zero to be moved, has its scale solved for by the same splitting.
+are ours: the zero is rounded and clipped to what is stored (with scheme "affine" as a minimum in
+floats), the scale is that which is stored, and a symmetric group, which has no zero to be moved,
+has its scale solved for by the same splitting.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from torch import Tensor
 from neuralchat_lite.checkpoints.finite import not_finite
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.families.architecture import TensorSpec
-from neuralchat_lite.kernels.layout import ROW_TILE
+from neuralchat_lite.kernels.layout import MINIMUM_STEPS, ROW_TILE
 from neuralchat_lite.quantization.algorithm_args import all_settings
-from neuralchat_lite.quantization.blockwise import Target, require_packages
+from neuralchat_lite.quantization.blockwise import require_packages
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
 from neuralchat_lite.quantization.quiet import quiet
 from neuralchat_lite.quantization.rtn import QuantizedMatrix
+from neuralchat_lite.quantization.target import Target
 
 VERSION = 1
 SLAB_WEIGHTS = 1 << 21  # the solver stops a slab when its mean error grows
@@ -94,6 +96,16 @@ def solved(weight: Tensor, target: Target, settings: dict[str, Any]) -> Quantize
     )
 
 
+def stored_zeros(zeros: Tensor, scales: Tensor, target: Target) -> Tensor:
+    """The zeros as kernels will read them: whole, in eighths, or from a minimum in the scales'
+    dtype."""
+    highest = (1 << target.bits) - 1
+    if target.scheme == "affine":
+        return target.zeros_of(target.minima_of(zeros, scales), scales)
+    steps = MINIMUM_STEPS if target.scheme == "affine8" else 1
+    return (zeros * steps).round_().div_(steps).clamp_(0, highest)
+
+
 Solution = tuple[Tensor, Tensor, Tensor]  # levels [groups, size], scales and zeros [groups, 1]
 
 
@@ -103,19 +115,20 @@ def asymmetric(grouped: Tensor, target: Target, settings: dict[str, Any]) -> Sol
     )
 
     highest = (1 << target.bits) - 1
-    low = grouped.amin(1, keepdim=True).clamp_(max=0)
-    high = grouped.amax(1, keepdim=True).clamp_(min=0)
+    low, high = grouped.amin(1, keepdim=True), grouped.amax(1, keepdim=True)
+    if target.scheme != "affine":  # zero lies within the levels
+        low, high = low.clamp_(max=0), high.clamp_(min=0)
     scales = as_stored((high - low) / highest, target)
     inverse = 1 / scales
     _, zeros = optimize_weights_proximal(
         grouped,
         inverse,
-        (-low * inverse).round_(),
+        -low * inverse if target.has_minima else (-low * inverse).round_(),
         (0, highest),
         axis=1,
         opt_params={name: settings[name] for name in ("lp_norm", "beta", "kappa", "iters")},
     )
-    zeros = zeros.clone().round_().clamp_(0, highest)
+    zeros = stored_zeros(zeros.clone(), scales, target)
     levels = (grouped * inverse).add_(zeros).round_().clamp_(0, highest)
     return levels, scales, zeros
 

@@ -12,8 +12,9 @@ from dataclasses import asdict
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.families.architecture import TensorSpec
 from neuralchat_lite.quantization import rtn, search
-from neuralchat_lite.quantization.config import SEARCHED, WeightOnlyQuantConfig
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.quantizer import PackedSlab, Quantizer, QuantizerIdentity
+from neuralchat_lite.quantization.schemes import SEARCHED
 
 
 class RoundToNearest(Quantizer):

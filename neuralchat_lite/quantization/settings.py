@@ -6,14 +6,13 @@ the order in which they are tried.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.values import shown
+from neuralchat_lite.values import shown, suggestion
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,7 @@ def checked_options(
     checked = {}
     for name, value in options.items():
         if name not in checks:
-            close = difflib.get_close_matches(str(name), checks, n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            meant = suggestion(str(name), list(checks))
             raise ConfigError(
                 f"{where}: {shown(name)} is not an option of a single matrix{meant}: expected one "
                 f"of {list(checks)}"

@@ -23,9 +23,10 @@ from neuralchat_lite.quantization.awq import (
     nearest,
     refuse_ragged,
 )
-from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise, Target
+from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise
 from neuralchat_lite.quantization.hqq import PACKAGES
 from neuralchat_lite.quantization.states import Samples
+from neuralchat_lite.quantization.target import Target
 from neuralchat_lite.quantization.torch_block import TorchBlock
 
 
@@ -56,7 +57,7 @@ class TrainableEquivalent(Blockwise):
                 f"{PREFIX}.0.{target.name}": {
                     "bits": target.bits,
                     "group_size": target.group_size,
-                    "scheme": target.scheme,
+                    "scheme": target.integer_scheme,
                 }
                 for target in targets
             },

@@ -9,9 +9,10 @@ from typing import Any
 
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.quantization.config import FLOATS, HALF, WeightOnlyQuantConfig, suggestion
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
+from neuralchat_lite.quantization.spellings import FLOATS, HALF
 from neuralchat_lite.transformers.configs import CalibratedConfig, LegacyConfig
-from neuralchat_lite.values import shown
+from neuralchat_lite.values import shown, suggestion
 
 # Arguments of ITREX, IPEX and transformers that have no effect, whatever their value: there is one
 # engine, weights are always mapped, and code from a model is never run.

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.quantization.config import WeightOnlyQuantConfig, suggestion
+from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.levels import LEVELS
-from neuralchat_lite.values import shown
+from neuralchat_lite.values import shown, suggestion
 
 # ITREX's own formats, for scripts that give bits alone.
 WEIGHT_DTYPES = {4: "int4_clip", 8: "int8"}

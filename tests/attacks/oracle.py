@@ -22,9 +22,9 @@ from neuralchat_lite.kernels.layout import (
     PackedMatrix,
     dequantize,
 )
-from neuralchat_lite.quantization.config import SEARCHED, SEARCHED_SCHEME
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.rtn import quantize_rtn
+from neuralchat_lite.quantization.schemes import SEARCHED, SEARCHED_SCHEME
 from neuralchat_lite.quantization.search import quantize_search
 
 TOLERANCE = 1e-3  # of the norm of a token's logits; right ones differ by 1e-5

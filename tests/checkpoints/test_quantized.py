@@ -215,6 +215,36 @@ def test_a_quantized_checkpoint_answers_with_and_without_codes(
         ncl.load(folder, {"algorithm": "GPTQ"}, calibration=texts)
 
 
+@pytest.mark.parametrize(
+    ("asked", "dtypes"),
+    [
+        ({"lm_head": "int4"}, ("int4", None)),
+        ({"overrides": {"lm_head": {"weight_dtype": "int4", "group_size": 64}}}, ("int4", None)),
+        ({"overrides": {"model.embed_tokens": "int8"}}, ("int8", "int8")),
+    ],
+    ids=str,
+)
+def test_the_head_and_the_embedding_beside_codes_have_settings_of_their_own(
+    asked: dict[str, Any], dtypes: tuple[str, str | None], tmp_path: Path
+) -> None:
+    write, said, options = CASES["gptq v1"]
+    folder, reference = make(tmp_path / "theirs", write, said, **options)
+    ours = open_packed(ncl.quantize(folder, asked, tmp_path / "ours"))
+    for name, want in reference.items():
+        stored = ours.weight(name)
+        assert isinstance(stored, PackedMatrix) and torch.equal(dequantize(stored), want)
+    found = [ours.weight(name) for name in ("lm_head.weight", "model.embed_tokens.weight")]
+    assert tuple(getattr(each, "weight_dtype", None) for each in found) == dtypes
+
+
+def test_other_settings_for_stored_codes_are_refused(tmp_path: Path) -> None:
+    write, said, options = CASES["gptq v1"]
+    folder, _ = make(tmp_path / "theirs", write, said, **options)
+    for overrides in ({"model.layers.0.*": "int8"}, {"lm_head": "int4", "*.q_proj": "int8"}):
+        with pytest.raises(ConfigError, match=r"overrides=.* \(stored: .*leave these options out"):
+            ncl.quantize(folder, {"overrides": overrides}, tmp_path / "ours")
+
+
 def test_layers_that_were_left_out_stay_as_they_are(tmp_path: Path) -> None:
     write, said, options = CASES["awq"]
     keep = ("layers.0.self_attn",)

@@ -39,8 +39,9 @@ def test_the_list_says_from_where_and_when(
     shutil.copytree(stories, source)
     before = datetime.now().replace(second=0, microsecond=0)
     run("quantize", str(source))
-    name, size, date, made_from, state = run("cache", "list")[1].rstrip("\n").split("\t")
+    name, size, date, made_from, settings, state = run("cache", "list")[1].rstrip("\n").split("\t")
     assert name.startswith("my_model-int4-g32-") and size.endswith("kB") and state == "whole"
+    assert settings == "int4 affine8 g32, head int8"
     assert made_from == str(source).replace("\t", " ")
     assert before <= datetime.strptime(date, "%Y-%m-%d %H:%M") <= datetime.now()
     copy = neuralchat_lite.load(source).save_pretrained(tmp_path / "copy")
@@ -61,6 +62,25 @@ def test_the_beginning_of_a_name_will_do_when_only_one_has_it(run: Run, stories:
     assert second.exists() and not first.exists()
     assert run("cache", "remove", "")[0] == 2  # not the only one either
     assert run("cache", "remove", stem)[0] == 0 and not second.exists()
+
+
+def test_entries_with_equal_names_are_told_apart_by_their_settings(run: Run, stories: str) -> None:
+    ways: dict[str, tuple[str, ...]] = {
+        "int4 affine8 g32, head int8": (),
+        "int4 asym g32, head int8": ("--scheme", "asym"),
+        "int4 affine8 g32, lm_head=int4,scale_dtype=bf16, model.layers.0.*=group_size=64": (
+            "--override",
+            "lm_head=int4,scale_dtype=bf16",
+            "--override",
+            "model.layers.0.*=group_size=64",
+        ),
+    }
+    made = {
+        Path(run("quantize", stories, *way)[1].strip()).name: text for text, way in ways.items()
+    }
+    rows = [line.split("\t") for line in run("cache", "list")[1].splitlines()]
+    assert {row[0]: row[4] for row in rows} == made
+    assert len({name.rpartition("-")[0] for name in made}) == 1, "the names are the same but for it"
 
 
 def test_listing_and_removing_load_no_heavy_package(run: Run, stories: str) -> None:

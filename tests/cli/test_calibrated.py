@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -54,9 +55,13 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("group_size", ["32", "128"])
-@pytest.mark.parametrize("scheme", ["sym", "asym"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+LAYOUTS = [
+    *itertools.product(ALGORITHMS, ("sym", "asym"), ("32", "128")),
+    *itertools.product(("hqq", "awq", "teq"), ("affine", "affine8"), ("32",)),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "scheme", "group_size"), LAYOUTS)
 def test_every_algorithm_runs_with_every_scheme_and_group_size(
     algorithm: str, scheme: str, group_size: str, run: Run, problems: str, tmp_path: Path
 ) -> None:
@@ -81,9 +86,62 @@ def test_every_algorithm_runs_with_every_scheme_and_group_size(
     assert "Answer: 3" in reply[1]
 
 
+def test_matrices_have_settings_of_their_own_beside_an_algorithm(
+    run: Run, problems: str, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("neural_compressor") is None:
+        pytest.skip("neural_compressor is not installed: pip install '.[calibration]'")
+    texts = ("--calibration", problems, "--calibration-samples", "2", "--calibration-length", "32")
+    mix = ("--override", "lm_head=int8,group_size=64", "--override", "*.v_proj=int8,scheme=asym")
+    made = tmp_path / "made"
+    command = ("quantize", NANO, "-o", str(made), "--algorithm", "gptq", "--group-size", "128")
+    assert run(*command, *texts, *mix)[0] == 0
+    packed = open_packed(made)
+    found = {}
+    for name in ("lm_head", "model.layers.1.self_attn.v_proj", "model.layers.1.mlp.up_proj"):
+        matrix = packed.weight(f"{name}.weight")
+        assert isinstance(matrix, PackedMatrix)
+        found[name.rpartition(".")[2]] = (matrix.weight_dtype, matrix.group_size, matrix.scheme)
+    assert found == {
+        "lm_head": ("int8", 64, "sym"),
+        "v_proj": ("int8", 128, "asym"),
+        "up_proj": ("int4", 128, "sym"),
+    }
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_missing_package_is_named_with_its_extra(
+    algorithm: str, run: Run, problems: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    missing = ("neural_compressor", "auto_round")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in missing else find(name)
+    )
+    texts = () if algorithm == "hqq" else ("--calibration", problems)
+    code, out, err = run("quantize", NANO, "--algorithm", algorithm, *texts)
+    assert (code, out) == (2, "")
+    assert f"algorithm={algorithm.upper()!r} needs the package" in err
+    assert "pip install 'neuralchat_lite[calibration]'" in err
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (("--algorithm", "gptq", "--scheme", "affine"), "gives integer zero points, and scheme="),
+        (
+            ("--algorithm", "autoround", "--override", "*.q_proj=scheme=affine8"),
+            "gives integer zero points, and scheme='affine8' has minima: use scheme='asym'",
+        ),
+        (
+            ("--algorithm", "hqq", "--override", "*.q_proj=int8,scheme=affine8"),
+            "scheme='affine8' is for weight_dtype='int4', got weight_dtype='int8': use",
+        ),
+        (("--algorithm", "hqq", "--override", "*.x_proj=int8"), "matches no matrix of this model"),
+        (
+            ("--algorithm", "hqq", "--calibration", "{texts}", "--calibration-length", "2"),
+            "algorithm 'hqq' looks at weights alone",
+        ),
         (("--algorithm", "gptq"), "algorithm='GPTQ' needs texts to calibrate with, got none"),
         (("--algorithm", "best"), "algorithm must be one of"),
         (

@@ -109,6 +109,141 @@ def test_groups_that_are_not_full_are_refused_where_they_must_be(
         quantize_checkpoint(source, config, tmp_path / "made", calibration=Calibration(IDS))
 
 
+ALL = ["GPTQ", "AUTOROUND", "AWQ", "TEQ", "HQQ"]
+MIX = {
+    "lm_head": {"weight_dtype": "int4", "group_size": 64},
+    "model.layers.0.mlp.*": {"weight_dtype": "int8", "group_size": 64},
+    "*.v_proj": {"scheme": "asym", "scale_dtype": "bf16"},
+    "*.o_proj": {"group_size": -1},
+}
+
+
+def loss(folder: Path, want: Tensor) -> float:
+    """How far the last block's output is off, as a part of it."""
+    return float((want - hidden_states(unpacked(folder), IDS)).norm() / want.norm())
+
+
+def made_with(
+    algorithm: str, folder: Path, out: Path, **options: Any
+) -> tuple[Path, WeightOnlyQuantConfig]:
+    require(algorithm)
+    config = WeightOnlyQuantConfig(
+        algorithm=algorithm, algorithm_args=QUICK.get(algorithm), **options
+    )
+    texts = None if algorithm in ("HQQ", "RTN") else Calibration(IDS)
+    return quantize_checkpoint(open_checkpoint(folder), config, out, calibration=texts), config
+
+
+@pytest.mark.parametrize("algorithm", ALL)
+def test_every_algorithm_gives_each_matrix_its_own_settings(
+    algorithm: str, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(intermediate_size=192, dtype=torch.float32)
+    made, config = made_with(algorithm, folder, tmp_path / "made", overrides=MIX)
+    packed = open_packed(made)
+    for spec in packed.architecture.tensors():
+        settings = config.settings_of(spec.module) if spec.is_matrix else None
+        if settings is None:
+            continue
+        found = packed.weight("lm_head.weight" if spec.role == "lm_head" else spec.name)
+        assert isinstance(found, PackedMatrix)
+        dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        assert (found.weight_dtype, found.group_size, found.scheme, found.scales.dtype) == (
+            settings.weight_dtype,
+            settings.group_size,
+            settings.scheme,
+            dtypes[settings.scale_dtype],
+        )
+    want = hidden_states(open_checkpoint(folder), IDS)
+    nearest, _ = made_with("RTN", folder, tmp_path / "nearest", overrides=MIX, scheme="sym")
+    assert loss(made, want) < 1.3 * loss(nearest, want)
+
+
+@pytest.mark.parametrize("scheme", ["affine", "affine8"])
+@pytest.mark.parametrize("algorithm", ["HQQ", "AWQ", "TEQ"])
+def test_minima_lose_less_than_integer_zeros(
+    algorithm: str, scheme: str, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(intermediate_size=192, dtype=torch.float32)
+    want = hidden_states(open_checkpoint(folder), IDS)
+    whole, _ = made_with(algorithm, folder, tmp_path / "whole", scheme="asym")
+    made, _ = made_with(algorithm, folder, tmp_path / "made", scheme=scheme)
+    found = open_packed(made).weight("model.layers.1.mlp.down_proj.weight")
+    assert isinstance(found, PackedMatrix) and found.scheme == scheme
+    assert loss(made, want) < 0.96 * loss(whole, want)
+
+
+def test_minima_of_hqq_hold_groups_far_from_zero(
+    write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+
+    def off_zero(weights: dict[str, Tensor]) -> None:
+        weights[name].view(64, -1, 32).add_(torch.linspace(-0.1, 0.1, 64).view(64, 1, 1))
+
+    folder = write_checkpoint(dtype=torch.float32, tensors=off_zero)
+    weight = open_checkpoint(folder).weight(name)
+    errors = {}
+    for scheme in ("asym", "affine8", "affine"):
+        made, _ = made_with("HQQ", folder, tmp_path / scheme, scheme=scheme)
+        errors[scheme] = float((unpacked(made).weight(name) - weight).norm())
+    assert errors["affine"] < 0.8 * errors["asym"]
+    assert errors["affine8"] < 0.99 * errors["asym"]
+
+
+@pytest.mark.parametrize("algorithm", ["HQQ", "AWQ", "TEQ"])
+def test_minima_of_8_bits_lose_almost_nothing(
+    algorithm: str, write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(intermediate_size=192, dtype=torch.float32)
+    want = hidden_states(open_checkpoint(folder), IDS)
+    options = {"weight_dtype": "int8", "scheme": "affine"}
+    made, _ = made_with(algorithm, folder, tmp_path / "made", **options)
+    assert loss(made, want) < 0.02
+
+
+def test_equal_weights_of_a_group_are_held_by_its_minimum(
+    write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    def flat(weights: dict[str, Tensor]) -> None:
+        weights["model.layers.0.self_attn.q_proj.weight"][:, :32] = 0.25
+
+    folder = write_checkpoint(tensors=flat)
+    for scheme in ("affine", "affine8", "asym", "sym"):
+        made, _ = made_with("HQQ", folder, tmp_path / scheme, scheme=scheme)
+        weight = unpacked(made).weight("model.layers.0.self_attn.q_proj.weight")[:, :32]
+        torch.testing.assert_close(weight, torch.full_like(weight, 0.25), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("algorithm", ["GPTQ", "AUTOROUND"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheme": "affine"},
+        {"scheme": "affine8"},
+        {"overrides": {"*.q_proj": {"scheme": "affine"}}},
+        {"overrides": {"*": {"scheme": "affine8"}}},
+    ],
+    ids=str,
+)
+def test_minima_are_refused_where_an_algorithm_has_none(
+    algorithm: str, options: dict[str, Any]
+) -> None:
+    message = rf"algorithm='{algorithm}' gives integer zero .*use scheme='asym', or one of \['RTN'"
+    with pytest.raises(ConfigError, match=message):
+        WeightOnlyQuantConfig(algorithm=algorithm, **options)
+
+
+def test_the_head_beside_gptq_may_have_minima(
+    write_checkpoint: WriteCheckpoint, tmp_path: Path
+) -> None:
+    """It has no block, and is rounded to nearest."""
+    head = {"lm_head": {"weight_dtype": "int4", "scheme": "affine8"}}
+    made, _ = made_with("GPTQ", write_checkpoint(), tmp_path / "made", overrides=head)
+    found = open_packed(made).weight("lm_head.weight")
+    assert isinstance(found, PackedMatrix) and found.scheme == "affine8"
+
+
 def problems(first: int, last: int) -> list[list[dict[str, str]]]:
     """Solved problems of the kind that nano was trained on, of which none is in two such parts."""
     sys.path.insert(0, str(ROOT / "examples/nano"))

@@ -17,12 +17,13 @@ from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.rope import RotaryTable
 from neuralchat_lite.packed.quantize import quantize_checkpoint
-from neuralchat_lite.quantization import QUANTIZERS, blockwise
-from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise, Target
+from neuralchat_lite.quantization import QUANTIZERS, blockwise, open_quantizer, rtn, search
+from neuralchat_lite.quantization.blockwise import BlockResult, Blockwise
 from neuralchat_lite.quantization.calibration import Calibration
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.quantization.rtn import quantize_rtn
 from neuralchat_lite.quantization.states import Samples
+from neuralchat_lite.quantization.target import Target
 from neuralchat_lite.quantization.torch_block import TorchBlock
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
@@ -164,3 +165,33 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Toy, "packages", {"no_such_package": "no-such-package"})
     with pytest.raises(ConfigError, match=r"no-such-package, which is not installed: pip install"):
         quantized(tmp_path / "model")
+
+
+IN_INT4 = [
+    {"lm_head": "int4"},
+    {"overrides": {"lm_head": "int4"}},
+    {"overrides": {"model.embed_tokens": "int4"}},
+    {"overrides": {"model.embed_tokens": {"group_size": 32}}},
+]
+
+
+@pytest.mark.parametrize("options", IN_INT4, ids=str)
+def test_the_version_of_the_search_is_part_of_the_identity_where_something_is_searched(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head and the embedding have no block: they are rounded to nearest."""
+    config = WeightOnlyQuantConfig(**CONFIG, **options)
+    before = open_quantizer(config, Calibration(IDS)).identity.to_key()
+    monkeypatch.setattr(search, "VERSION", search.VERSION + 1)
+    assert open_quantizer(config, Calibration(IDS)).identity.to_key() != before
+
+
+def test_a_search_that_is_not_used_leaves_the_identity_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = WeightOnlyQuantConfig(**CONFIG, overrides={"model.layers.0.*": "int4"})
+    before = open_quantizer(config, Calibration(IDS)).identity.to_key()
+    monkeypatch.setattr(search, "VERSION", search.VERSION + 1)
+    assert open_quantizer(config, Calibration(IDS)).identity.to_key() == before
+    monkeypatch.setattr(rtn, "VERSION", rtn.VERSION + 1)
+    assert open_quantizer(config, Calibration(IDS)).identity.to_key() != before

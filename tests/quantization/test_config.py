@@ -229,3 +229,19 @@ def test_group_size_may_come_from_numpy():
     assert WeightOnlyQuantConfig(group_size=np.int32(64)).to_json() == (
         WeightOnlyQuantConfig(group_size=64).to_json()
     )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model.layers.0.*": {"weight_dtype": "int8", "scheme": "affine8"}},
+        {"model.layers.0.*": {"weight_dtype": "int4_clip", "scheme": "affine8"}},
+        {"lm_head": {"scheme": "affine8"}},  # which is int8
+    ],
+    ids=str,
+)
+def test_an_override_with_minima_of_8_bits_is_for_int4(overrides):
+    with pytest.raises(ConfigError, match=r"overrides\[.*scheme='affine8' is for .*use scheme="):
+        WeightOnlyQuantConfig(overrides=overrides)
+    lone = {"lm_head": {"scheme": "affine8"}}
+    assert WeightOnlyQuantConfig(lm_head="int4", scheme="sym", overrides=lone)
