@@ -22,6 +22,8 @@ from neuralchat_lite.packed.format import open_packed
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 
+from ..made_gguf import write_gguf
+
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 IDS = torch.tensor([5, 80, 33, 7, 100, 3])
 FOLDERS = [kind for kind, where in EXPORTS.items() if "gguf" not in where]
@@ -103,7 +105,7 @@ def test_transformers_reads_compressed_tensors_and_answers_the_same(tmp_path: Pa
     pytest.importorskip("compressed_tensors", reason="needs compressed-tensors")
     from transformers import AutoModelForCausalLM
 
-    # With zero points, compressed-tensors 0.20 plans them unpacked in transformers, and refuses all.
+    # compressed-tensors 0.20 plans zero points unpacked in transformers, and refuses them.
     folder = quantized(tmp_path, weight_dtype="int4", scheme="sym")
     out = ncl.export(folder, tmp_path / "out", "compressed-tensors")
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
@@ -188,6 +190,19 @@ def test_a_folder_of_one_format_becomes_one_of_the_other(tmp_path: Path) -> None
     third = ncl.export(second, tmp_path / "again", "gptq")
     assert (first / "model.safetensors").read_bytes() == (third / "model.safetensors").read_bytes()
     assert (first / "config.json").read_text() == (third / "config.json").read_text()
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_gguf_file_becomes_a_folder(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("gguf", reason="needs the gguf package: pip install gguf")
+    weights = write_gguf(tmp_path / "model.gguf", lambda name: "Q4_0")
+    found = open_checkpoint(ncl.export(tmp_path / "model.gguf", tmp_path / "out", kind))
+    assert found.packed("lm_head.weight") is not None
+    for name, wanted in weights.items():
+        assert torch.equal(found.weight(name).float(), wanted), name
+    write_gguf(tmp_path / "other.gguf", lambda name: "Q4_1")
+    with pytest.raises(ConfigError, match=r"int4, affine, .* or export a GGUF file"):
+        ncl.export(tmp_path / "other.gguf", tmp_path / "more", kind)
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
