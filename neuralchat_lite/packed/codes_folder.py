@@ -37,6 +37,7 @@ from neuralchat_lite.packed.gguf import value_of
 from neuralchat_lite.quantization.levels import BITS
 
 HELD = ("sym", "asym")
+BYTES_A_WEIGHT = 16  # while a matrix is packed
 QUANTIZE = "quantize the original checkpoint with scheme='sym' or scheme='asym'"
 
 
@@ -166,7 +167,14 @@ def export_codes(
     files = {**sidecars, "config.json": (json.dumps(config, indent=2) + "\n").encode()}
     largest = max(spec.shape[0] * spec.shape[1] for spec in specs if len(spec.shape) == 2)
     return write_folder(
-        out, files, planned, pieces, held_bytes=16 * largest, stage="export", progress=progress
+        out,
+        files,
+        planned,
+        pieces,
+        held_bytes=BYTES_A_WEIGHT * largest,
+        stage="export",
+        progress=progress,
+        check=(lambda: None) if isinstance(model, PackedModel) else model.require_unchanged,
     )
 
 
