@@ -42,8 +42,8 @@ from neuralchat_lite.loading import (
 )
 from neuralchat_lite.model import Model
 from neuralchat_lite.packed.cache import cached
+from neuralchat_lite.packed.export import export_model
 from neuralchat_lite.packed.format import open_packed
-from neuralchat_lite.packed.gguf import export_gguf
 from neuralchat_lite.packed.quantize import quantize_checkpoint
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
 from neuralchat_lite.shortages import shortages
@@ -222,13 +222,16 @@ def export(
     token: str | None = None,
     progress: ProgressOption = None,
 ) -> Path:
-    """Write a model as the GGUF file `output`, for llama.cpp; returns its path.
+    """Write a model for other programs; returns `output`.
 
     model: a quantized folder, whose codes are written as they are, or a checkpoint
-    type: of a checkpoint's matrices: "q8_0" (None), "q4_0" or "q4_1"; the embedding and the head
-        are Q8_0
+    output: a new GGUF file, or a new folder
+    type: None for a GGUF file, for llama.cpp, with the codes of a quantized folder; of a
+        checkpoint's matrices there: "q8_0" (None), "q4_0" or "q4_1"; the embedding and the head
+        are Q8_0. "gptq" or "compressed-tensors" for a folder of that format with the codes of a
+        quantized folder
 
-    Raises what `load` raises, ConfigError for codes that no type of GGUF holds exactly.
+    Raises what `load` raises, ConfigError for codes that the format does not hold exactly.
     """
     out = given_folder(output, "output")
     found, _ = find(model, (), revision, token)
@@ -236,11 +239,11 @@ def export(
         if found.packed:
             packed = open_packed(found.folder)
             files = read_files(open_sidecars(found.folder, SIDECARS))
-            return export_gguf(
+            return export_model(
                 packed, load_tokenizer(found.folder), files, out, type, progress=step
             )
         source, tokenizer = open_with_tokenizer(found)
-        return export_gguf(source, tokenizer, source.sidecars(), out, type, progress=step)
+        return export_model(source, tokenizer, source.sidecars(), out, type, progress=step)
 
 
 @overload

@@ -272,6 +272,9 @@ class Model:
     def report(self) -> dict[str, Any]:
         """What runs, and why: engine, threads, precisions, sizes (bytes), times (seconds).
 
+        embedding, embedding_bytes: the type of its numbers, and its size; 0 where it is the head's
+            matrix too
+        scheduler: what it has computed so far, and what keys and values take
         import_losses: what putting codes of another format into ours has lost: for each matrix the
             squared error, as a part of the sum of squares; those that are not named are exact
         generation_config_not_used: what the model's generation_config.json recommends about

@@ -16,6 +16,7 @@ import torch
 import neuralchat_lite as ncl
 from neuralchat_lite.checkpoints.gguf.source import open_gguf
 from neuralchat_lite.errors import CheckpointError, ConfigError
+from neuralchat_lite.kernels.layout import PackedMatrix, dequantize
 from neuralchat_lite.transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .made_gguf import CONFIG, END, write_folder, write_gguf
@@ -57,13 +58,33 @@ def test_logits_are_those_of_the_dequantized_weights(
     assert model.report()["import_losses"].keys() == lossy
 
 
-def test_a_tied_model_has_the_codes_of_its_embedding_as_its_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tied_model_has_one_matrix_as_embedding_and_head(tmp_path: Path, kind: str) -> None:
     config, path = CONFIG | {"tie_word_embeddings": True}, tmp_path / "model.gguf"
-    weights = write_gguf(path, lambda name: "Q8_0" if "embd" in name else "Q4_1", config)
+    weights = write_gguf(path, lambda name: kind if "embd" in name else "Q4_1", config)
     folder = write_folder(tmp_path / "folder", weights, open_gguf(path).sidecars(), config)
-    found = logits(ncl.load(path, compute_dtype="fp32"))
+    model = ncl.load(path, compute_dtype="fp32")
     wanted = logits(ncl.load(folder, dtype="fp32"))
-    assert (found - wanted).norm() / wanted.norm() < 1e-5
+    assert (logits(model) - wanted).norm() / wanted.norm() < 1e-5
+    table = model.decoder.plan.embedding
+    assert isinstance(table, PackedMatrix)
+    assert torch.equal(dequantize(table), weights["model.embed_tokens.weight"])
+    report = model.report()
+    assert (report["embedding"], report["embedding_bytes"]) == (table.weight_dtype, 0)
+
+
+def test_an_embedding_that_is_rounded_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    for tied, name in ((True, "lm_head"), (False, "model.embed_tokens")):
+        config = CONFIG | {"tie_word_embeddings": tied}
+        weights = write_gguf(path, lambda name: "Q6_K" if "embd" in name else "Q4_1", config)
+        model = ncl.load(path)
+        table, wanted = model.decoder.plan.embedding, weights["model.embed_tokens.weight"]
+        assert isinstance(table, PackedMatrix)
+        error = (dequantize(table) - wanted).square().sum() / wanted.square().sum()
+        report = model.report()
+        assert report["import_losses"] == {name: pytest.approx(float(error), rel=1e-3)}
+        assert report["embedding_bytes"] == (0 if tied else table.nbytes)
 
 
 def test_a_file_of_floats_is_quantized_like_a_checkpoint(tmp_path: Path) -> None:

@@ -23,12 +23,13 @@ from benchmarks.engines.table import Variant
 from benchmarks.engines.workers import LOAD_SECONDS, convert, start_worker
 from benchmarks.models.kept import cache_root
 from benchmarks.models.model import Model
-from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
+from neuralchat_lite.checkpoints import open_source
 from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.engines.engine import FullCache, OneByOne
 from neuralchat_lite.environments.process import Worker
 from neuralchat_lite.families.architecture import checked_context
 from neuralchat_lite.kernels import native
+from neuralchat_lite.loading import tokenizer_of
 from neuralchat_lite.models.decoder import check_ids
 
 CALL_SECONDS = 600.0
@@ -109,6 +110,7 @@ def open_rival(
 ) -> ncl.Model:
     """Convert a checkpoint to the engine's format, unless that is there, and load it.
 
+    checkpoint: a folder, or a GGUF file
     sha256: of all that the checkpoint holds: formats are kept by it
     Raises EngineError with what the engine said.
     """
@@ -137,6 +139,5 @@ def open_rival(
         worker.close()
         raise
     engine = RivalEngine(variant, RivalDecoder(worker, model, length, loaded), versions, threads)
-    return ncl.Model(
-        engine, load_tokenizer(checkpoint), checkpoint, None, time.perf_counter() - start
-    )
+    tokenizer = tokenizer_of(open_source(checkpoint))
+    return ncl.Model(engine, tokenizer, checkpoint, None, time.perf_counter() - start)

@@ -64,6 +64,10 @@ COMMANDS = {
         "benchmarks.cli.agreement:agreement_command",
         "Compare our log-likelihoods with lm_eval's own backend.",
     ),
+    "file": (
+        "benchmarks.cli.one_file:file_command",
+        "Compare our distributions with llama.cpp's on one GGUF file.",
+    ),
     "report": (
         "benchmarks.cli.results:report_command",
         "Write results as one file, table and page.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.engines.environments import environment_of, installed, python_of
-from benchmarks.engines.table import Variant, chosen_variants
+from benchmarks.engines.table import Variant, chosen_variants, file_variants
 from benchmarks.latency import machine
 from benchmarks.latency.bench import Bench
 from benchmarks.latency.cases import PROFILES, Case, Profile
@@ -20,6 +21,7 @@ from benchmarks.models.model import Model
 from benchmarks.models.random_checkpoint import random_model
 from benchmarks.models.shapes import shape_name
 from benchmarks.report.terminal import show_latency
+from neuralchat_lite.checkpoints import is_source_file
 from neuralchat_lite.checkpoints.hub import resolve
 from neuralchat_lite.cli.terminal import warn
 from neuralchat_lite.errors import ConfigError
@@ -35,7 +37,7 @@ ShapeName = Annotated[
     str | None, typer.Option("--shape", help="Random weights: mistral-7b, 1b, 135m, 100m, 10m.")
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="A real checkpoint: folder or hub name.")
+    str | None, typer.Option("--model", help="A real checkpoint: folder, hub name, GGUF file.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="A new JSON lines file.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with this file of an earlier run.")]
@@ -76,13 +78,16 @@ def latency(
         raise ConfigError("--quick and --thorough exclude each other: give one of them")
     profile = PROFILES["quick" if quick else "thorough" if thorough else "full"]
     cases = chosen_cases(profile, contexts, batches, rounds, new_tokens)
-    variants = installed_variants(engine, profile)
     if threads is not None:
         native.set_threads(check_threads(threads, "--threads"))
     threads = int(native.threads().value)
     if pin:
         machine.pin(threads)
     path = results_path(output, resume)
+    if model is None or not is_source_file(Path(model)):
+        variants = installed_variants(engine, profile.variants)
+    else:
+        variants = installed_variants(engine, [each.engine for each in file_variants()], file=True)
     measured = open_model(shape or (None if model else profile.shape), model)
     start = machine.CpuTime.now()
     load_average = machine.load_average()
@@ -103,19 +108,22 @@ def latency(
         warn(f"written to {path}")
 
 
-def installed_variants(asked: list[str] | None, profile: Profile) -> list[Variant]:
-    """The variants that were asked for, else those of the profile whose engines are installed.
+def installed_variants(
+    asked: list[str] | None, default: Sequence[str], *, file: bool = False
+) -> list[Variant]:
+    """The variants that were asked for, else those of `default` whose engines are installed.
 
+    file: for a GGUF file, which a few engines read, instead of a checkpoint
     Raises EngineError where an engine that was asked for is not installed.
     """
     if asked:
-        found = chosen_variants(asked)
+        found = chosen_variants(asked, file=file)
         for name in {variant.engine for variant in found}:
             environment = environment_of(name)
             if environment is not None:
                 environment.require_ready()
         return found
-    return installed(chosen_variants(profile.variants), warn)
+    return installed(chosen_variants(default, file=file), warn)
 
 
 def chosen_cases(

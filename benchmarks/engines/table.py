@@ -6,7 +6,7 @@ A row's variants are what is compared: a format of the weights and a precision o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Engine:
     variants: name -> (options of its file, stored format), for a worker
     loaded: name -> arguments of `neuralchat_lite.load`, for the scores of an engine that the
         library runs itself; None where `variants` are scored
+    as_is: as `variants`, for a GGUF file instead of a checkpoint; empty where it is not read
     """
 
     title: str
@@ -51,6 +52,7 @@ class Engine:
     environment: str | None
     variants: Mapping[str, tuple[Mapping[str, Any], str | None]]
     loaded: Mapping[str, Mapping[str, Any]] | None = None
+    as_is: Mapping[str, tuple[Mapping[str, Any], str | None]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -113,6 +115,10 @@ ENGINES: dict[str, Engine] = {
             "int4-int8": grouped("int4", 32, compute_dtype="int8"),
             "int4-auto": grouped("int4", 32, compute_dtype="auto"),
         },
+        as_is={
+            "as-is": ({"compute_dtype": "auto"}, "as-is"),
+            "as-is-bf16": ({"compute_dtype": "bf16"}, "as-is"),
+        },
     ),
     "transformers": Engine(
         "transformers",
@@ -129,6 +135,7 @@ ENGINES: dict[str, Engine] = {
         "llamacpp.py",
         "llamacpp",
         {kind: ({"type": kind}, kind) for kind in ("Q4_0", "Q4_K_M", "Q8_0")},
+        as_is={"as-is": ({}, None)},
     ),
     "openvino": Engine(
         "OpenVINO GenAI",
@@ -195,11 +202,20 @@ ENGINES: dict[str, Engine] = {
 
 
 def all_variants() -> list[Variant]:
-    """What is timed: every engine in a worker."""
+    """What is timed with a checkpoint: every engine in a worker."""
     return [
         Variant(name, variant, options, stored)
         for name, engine in ENGINES.items()
         for variant, (options, stored) in engine.variants.items()
+    ]
+
+
+def file_variants() -> list[Variant]:
+    """What is timed with a GGUF file."""
+    return [
+        Variant(name, variant, options, stored)
+        for name, engine in ENGINES.items()
+        for variant, (options, stored) in engine.as_is.items()
     ]
 
 
@@ -228,13 +244,17 @@ def find_variants(names: Iterable[str], among: Sequence[Variant]) -> list[Varian
             choices = [variant.name for variant in among if variant.engine == engine]
             raise ConfigError(
                 f"there is no engine or variant {name!r}: choose one of "
-                f"{', '.join(choices or ENGINES)}"
+                f"{', '.join(choices or dict.fromkeys(variant.engine for variant in among))}"
             )
         found |= matching
     return list(found.values())
 
 
-def chosen_variants(asked: Iterable[str]) -> list[Variant]:
-    """The variants to time, in the order of the table. Raises ConfigError as `find_variants`."""
-    labels = {variant.label for variant in find_variants(asked, all_variants())}
-    return [variant for variant in all_variants() if variant.label in labels]
+def chosen_variants(asked: Iterable[str], *, file: bool = False) -> list[Variant]:
+    """The variants to time, in the order of the table. Raises ConfigError as `find_variants`.
+
+    file: of a GGUF file instead of a checkpoint
+    """
+    among = file_variants() if file else all_variants()
+    labels = {variant.label for variant in find_variants(asked, among)}
+    return [variant for variant in among if variant.label in labels]

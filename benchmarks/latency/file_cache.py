@@ -11,6 +11,9 @@ import numpy as np
 
 
 def files_in(folder: Path) -> list[Path]:
+    """Those of a folder, or a file that is a model by itself."""
+    if folder.is_file():
+        return [folder]
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

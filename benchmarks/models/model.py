@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.models.kept import COMPLETE, is_whole
+from neuralchat_lite.checkpoints import is_source_file, open_source
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.families.architecture import Architecture
 from neuralchat_lite.families.config_json import read_architecture
@@ -33,7 +34,7 @@ class Model:
     """The checkpoint that all engines run.
 
     name: its name in rows
-    folder: of the checkpoint
+    folder: of the checkpoint; or a GGUF file
     formats: the folder of what engines have made of it
     digest: equal for equal models; of what it covers, see `at`
     """
@@ -53,7 +54,11 @@ class Model:
         folder = folder.absolute()  # workers run in another one
         digest = digest or checkpoint_digest(folder)
         formats = formats_folder(name, digest, root)
-        return cls(name, folder, formats, digest, read_architecture(folder))
+        return cls(name, folder, formats, digest, architecture_of(folder))
+
+    @property
+    def is_file(self) -> bool:
+        return is_source_file(self.folder)
 
     def stored(self, wanted: Format) -> Path:
         """The folder that an engine loads."""
@@ -75,6 +80,10 @@ class Model:
         return 2 * seen * arch.kv_size * item
 
 
+def architecture_of(folder: Path) -> Architecture:
+    return open_source(folder).architecture if is_source_file(folder) else read_architecture(folder)
+
+
 def formats_folder(name: str, digest: str, root: Path) -> Path:
     """The folder of all formats of a model."""
     return root / f"{name.replace('/', '_')}-{digest[:12]}"
@@ -85,8 +94,11 @@ def checkpoint_digest(folder: Path) -> str:
 
     Of a random checkpoint it is the digest of its shape. Of a real one it covers config.json and
     the headers of its files: names, types and shapes of all tensors. Speed depends on no more,
-    and hashing 14 GB of weights takes longer than most measurements.
+    and hashing 14 GB of weights takes longer than most measurements. Of a GGUF file it is that of
+    all its bytes.
     """
+    if is_source_file(folder):
+        return sha256_of(folder)
     mark = folder / COMPLETE
     if mark.exists():
         return str(read_json(mark)["sha256"])

@@ -7,8 +7,11 @@ there are several. Memory holds one tensor, however large the model is.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from neuralchat_lite.checkpoints.finite import finite_pieces
 from neuralchat_lite.checkpoints.source import Source
@@ -25,6 +28,8 @@ from neuralchat_lite.files.safetensors_file import (
 
 PYTORCH_METADATA = {"format": "pt"}  # transformers requires it
 SHARD_BYTES = 5_000_000_000
+STAGES = {"merge": "merging", "export": "exporting"}  # of progress -> in errors
+TENSOR_NAMES = {**DTYPE_NAMES, torch.int32: "I32", torch.int64: "I64"}
 WORKING_MEMORY = 64 << 20  # torch's scratch space and buffers
 
 
@@ -43,37 +48,78 @@ def write_checkpoint(
     """
     out = Path(out)
     require_empty(out)
-    shards = plan_shards(source, shard_bytes)
+
+    def pieces(name: str) -> Iterable[Tensor]:
+        return finite_pieces(source.weight(name), name)
+
+    return write_folder(
+        out,
+        source.sidecars(),
+        stored_tensors(source),
+        pieces,
+        held_bytes=source.held_bytes(),
+        stage="merge",
+        progress=progress,
+        shard_bytes=shard_bytes,
+        check=source.require_unchanged,
+    )
+
+
+def write_folder(
+    out: Path,
+    sidecars: Mapping[str, bytes],
+    tensors: Iterable[StoredTensor],
+    pieces: Callable[[str], Iterable[Tensor]],
+    *,
+    held_bytes: int,
+    stage: str,
+    progress: ProgressCallback | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
+    """Write a folder of these files and tensors, whole or not at all.
+
+    pieces: the name of a tensor -> its data, from its first row to its last
+    held_bytes: the memory that making them takes
+    stage: of progress
+    check: called when all has been read; raises what the folder must not be kept with
+    """
+    shards = plan_shards(tensors, shard_bytes)
     total = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors)
     done = 0
-    sidecars = source.sidecars()
-    with whole_folder(out, estimate(source, shards, sidecars)) as folder:
+    with whole_folder(out, estimate(shards, sidecars, held_bytes, STAGES[stage])) as folder:
         for name, data in sidecars.items():
             write_flushed(folder / name, data)
         if len(shards) > 1:
             write_flushed(folder / INDEX, index_of(shards, total))
-        for file, tensors in shards.items():
-            with SafetensorsWriter(folder / file, tensors, PYTORCH_METADATA) as writer:
-                for tensor in tensors:
+        for file, stored in shards.items():
+            with SafetensorsWriter(folder / file, stored, PYTORCH_METADATA) as writer:
+                for tensor in stored:
                     writer.begin(tensor.name)
-                    for piece in finite_pieces(source.weight(tensor.name), tensor.name):
+                    for piece in pieces(tensor.name):
                         writer.write(piece)
                         done += piece.numel() * piece.element_size()
                         if progress is not None:
-                            progress(Progress("merge", tensor.name, done, total))
+                            progress(Progress(stage, tensor.name, done, total))
                 writer.finish()
-        source.require_unchanged()
+        check()
     return out
 
 
-def plan_shards(source: Source, shard_bytes: int = SHARD_BYTES) -> dict[str, list[StoredTensor]]:
-    """File name -> tensors in their order in the file. A tied head is not stored."""
+def stored_tensors(source: Source) -> Iterator[StoredTensor]:
+    """The tensors of a checkpoint. A tied head is not stored."""
+    for spec in source.architecture.tensors():
+        if not (spec.role == "lm_head" and source.architecture.tied):
+            yield StoredTensor(spec.name, TENSOR_NAMES[source.dtype(spec.name)], spec.shape)
+
+
+def plan_shards(
+    tensors: Iterable[StoredTensor], shard_bytes: int = SHARD_BYTES
+) -> dict[str, list[StoredTensor]]:
+    """File name -> tensors in their order in the file."""
     shards: list[list[StoredTensor]] = [[]]
     room = shard_bytes
-    for spec in source.architecture.tensors():
-        if spec.role == "lm_head" and source.architecture.tied:
-            continue
-        tensor = StoredTensor(spec.name, DTYPE_NAMES[source.dtype(spec.name)], spec.shape)
+    for tensor in tensors:
         if shards[-1] and tensor.nbytes > room:
             shards.append([])
             room = shard_bytes
@@ -95,7 +141,10 @@ def index_of(shards: dict[str, list[StoredTensor]], total: int) -> bytes:
 
 
 def estimate(
-    source: Source, shards: dict[str, list[StoredTensor]], sidecars: Mapping[str, bytes]
+    shards: dict[str, list[StoredTensor]],
+    sidecars: Mapping[str, bytes],
+    held_bytes: int,
+    called: str,
 ) -> Estimate:
     """Disk space and memory for writing a checkpoint folder of these shards and files."""
     disk = sum(map(len, sidecars.values()))
@@ -105,4 +154,4 @@ def estimate(
         )
     if len(shards) > 1:
         disk += len(index_of(shards, disk))
-    return Estimate(disk, WORKING_MEMORY + source.held_bytes(), "merging")
+    return Estimate(disk, WORKING_MEMORY + held_bytes, called)

@@ -126,16 +126,22 @@ def merge(
 
 def export(
     model: ModelArgument,
-    output: Annotated[Path, typer.Argument(metavar="FILE", help="The new GGUF file.")],
+    output: Annotated[Path, typer.Argument(help="The new GGUF file or folder.")],
     kind: Annotated[
         str | None,
-        option(WEIGHTS, "Of a checkpoint's matrices: q8_0 (default), q4_0 or q4_1.", "--type"),
+        option(
+            WEIGHTS,
+            "Of a GGUF file of a checkpoint: q8_0 (default), q4_0, q4_1. Of a folder of codes: "
+            "gptq, compressed-tensors.",
+            "--type",
+        ),
     ] = None,
     revision: Revision = None,
 ) -> None:
-    """Write a model as a GGUF file for llama.cpp, and print its path.
+    """Write a model for other programs, and print the path: a GGUF file or a folder of codes.
 
-    The codes of a quantized folder are written as they are; a checkpoint is quantized.
+    The codes of a quantized folder are written as they are; for a GGUF file a checkpoint is
+    quantized.
     """
     from neuralchat_lite.api import export as export_model
 

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.kv_format import KVFormat
+from neuralchat_lite.kernels.layout import SCALE_DTYPES, PackedMatrix
 from neuralchat_lite.kernels.runtime import PRODUCTS, UNQUANTIZED, product
 from neuralchat_lite.models.build import Weights, load_decoder
 from neuralchat_lite.models.decoder import Decoder
@@ -53,10 +56,19 @@ class NativeEngine:
             "kv_cache_dtype": self.decoder.kv_format.name,
             "products": self.products(),
             "weight_bytes": self.decoder.weight_bytes,
+            "embedding": type_of(self.decoder.plan.embedding),
+            "embedding_bytes": self.decoder.table_bytes,
         }
 
     def close(self) -> None:
         """Does nothing: nothing is held outside this process. Mapped files close with the model."""
+
+
+def type_of(matrix: PackedMatrix | Tensor) -> str:
+    """The type of a matrix' numbers: "int8" or "int4" of codes, else that of the floats."""
+    if isinstance(matrix, PackedMatrix):
+        return matrix.weight_dtype
+    return next(name for name, dtype in SCALE_DTYPES.items() if dtype == matrix.dtype)
 
 
 def kinds_of(

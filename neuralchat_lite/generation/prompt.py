@@ -25,8 +25,7 @@ from neuralchat_lite.generation.messages import (
     with_joined_parts,
 )
 from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.quantization.config import suggestion
-from neuralchat_lite.values import shown
+from neuralchat_lite.values import shown, suggestion
 
 # A text, messages, token ids, or what a tokenizer of transformers returns.
 PromptInput = str | Sequence[Message] | Sequence[int] | Tensor | Mapping[str, Any]
@@ -154,21 +153,13 @@ def refuse_several(prompts: Any) -> None:
     """Raise PromptError for a list of texts or of conversations, which is several prompts."""
     if not isinstance(prompts, list | tuple) or not prompts:
         return
-    kinds = {
-        "text": all(isinstance(each, str) for each in prompts),
-        "list of messages": all(
-            isinstance(each, list | tuple) and each and isinstance(each[0], Mapping)
-            for each in prompts
-        ),
-    }
-    for kind, found in kinds.items():
-        if found:
-            raise PromptError(
-                f"got a list with {len(prompts)} prompts (each a {kind}), and a list is one prompt:"
-                " messages ({'role': ..., 'content': ...}) or token ids. For one answer each, call "
-                "[model.generate(prompt) for prompt in prompts]; a batch that reads the weights "
-                "once is generate of neuralchat_lite.transformers.AutoModelForCausalLM"
-            )
+    if isinstance(prompts[0], str) or (
+        isinstance(prompts[0], list | tuple) and prompts[0] and isinstance(prompts[0][0], Mapping)
+    ):
+        raise PromptError(
+            f"got a list with {len(prompts)} prompts where one is asked for: give one, or call "
+            "generate or stream of the model, which take a list"
+        )
 
 
 def check_length(text: str, tokenizer: Tokenizer, context_length: int | None) -> None:

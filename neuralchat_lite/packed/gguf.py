@@ -40,7 +40,6 @@ from neuralchat_lite.families.architecture import HEAD, Architecture, TensorSpec
 from neuralchat_lite.files.progress import Progress, ProgressCallback
 from neuralchat_lite.kernels.layout import PackedMatrix, dequantize, unpack_codes, unpack_groups
 from neuralchat_lite.packed.format import PackedModel
-from neuralchat_lite.values import shown
 
 TYPES = ("q8_0", "q4_0", "q4_1")
 FLOAT_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -138,8 +137,6 @@ def export_gguf(
 
 
 def checked_kind(model: Source | PackedModel, kind: str | None) -> str:
-    if kind is not None and kind.lower() not in TYPES:
-        raise ConfigError(f"type must be one of {', '.join(TYPES)}, got {shown(kind)}")
     if kind is not None and (isinstance(model, PackedModel) or model.implied_options({})):
         raise ConfigError(
             f"type {kind!r} quantizes a checkpoint, but this model has codes, which are written as "

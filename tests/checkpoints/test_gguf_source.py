@@ -126,6 +126,9 @@ def test_the_settings_of_a_file_are_the_commonest_and_overrides(tmp_path: Path) 
         "overrides": {
             "model.layers.0.mlp.down_proj": {**int8, "scheme": "affine"},
             "lm_head": {**int8, "scheme": "sym"},
+            "model.embed_tokens": {
+                "weight_dtype": "int4", "scheme": "affine", "scale_dtype": "fp32", "group_size": 32,
+            },
         },
         "modules_to_not_convert": ["model.layers.1.self_attn.v_proj"],
     }  # fmt: skip

@@ -98,9 +98,8 @@ def test_the_folder_holds_the_merged_tensors_in_one_file_or_in_shards(
 def test_the_estimate_of_the_disk_is_right_and_never_too_small(
     source: MergedCheckpoint, tmp_path: Path, limit: int
 ) -> None:
-    promised = write.estimate(
-        source, write.plan_shards(source, limit), source.sidecars()
-    ).disk_bytes
+    shards = write.plan_shards(write.stored_tensors(source), limit)
+    promised = write.estimate(shards, source.sidecars(), 0, "merging").disk_bytes
     folder = write.write_checkpoint(source, tmp_path / "merged", shard_bytes=limit)
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert promised - 100 < size <= promised
@@ -169,7 +168,9 @@ source = MergedCheckpoint(base, [open_adapter(folder, base)])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 write.write_checkpoint(source, folder / "out")
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(after - before, write.estimate(source, write.plan_shards(source), {}).memory_bytes)
+shards = write.plan_shards(write.stored_tensors(source))
+estimate = write.estimate(shards, {}, source.held_bytes(), "merging")
+print(after - before, estimate.memory_bytes)
 """
 
 

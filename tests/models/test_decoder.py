@@ -24,6 +24,7 @@ from neuralchat_lite.models import decoder as decoder_module
 from neuralchat_lite.models.build import load_decoder
 from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.rtn import quantize_rtn
+from neuralchat_lite.quantization.search import quantize_search
 
 
 @dataclass
@@ -38,13 +39,11 @@ class MemoryWeights:
 
 
 def quantize(tensor: Tensor, weight_dtype: str, group_size: int, scheme: str) -> PackedMatrix:
-    result = quantize_rtn(
-        tensor,
-        weight_dtype=weight_dtype,
-        group_size=group_size,
-        scheme=scheme,
-        scale_dtype="fp16",
-    )
+    options: Any = {"group_size": group_size, "scheme": scheme, "scale_dtype": "fp16"}
+    if scheme == "affine8":
+        result = quantize_search(tensor, **options)
+    else:
+        result = quantize_rtn(tensor, weight_dtype=weight_dtype, **options)
     stored = LEVELS[weight_dtype].stored
     return PackedMatrix(
         stored,
@@ -171,14 +170,20 @@ def test_greedy_ids_of_random_shapes_are_those_of_transformers(seed):
     assert greedy(decoder, prompt, 30) == want
 
 
-@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
-@pytest.mark.parametrize("weight_dtype", ["int4", "int8"])
+@pytest.mark.parametrize(
+    ("weight_dtype", "scheme"),
+    [
+        *((kind, scheme) for kind in ("int4", "int8") for scheme in ("sym", "asym", "affine")),
+        ("int4", "affine8"),
+    ],
+)
 def test_rows_of_a_quantized_embedding_are_its_dequantized_weights(weight_dtype, scheme):
     config = random_shape(1) | {"tie_word_embeddings": False}
     architecture = parse_architecture(config)
     weights = share_weights(transformers_model(config, 1), architecture, "int8", 64, "affine")
     name = architecture.embedding_name
     packed = quantize(weights.tensors[name], weight_dtype, 32, scheme)
+    assert packed.scheme == scheme
     ids = torch.randint(0, config["vocab_size"], (40,))
     logits = []
     for table in (packed, dequantize(packed)):

@@ -95,7 +95,7 @@ def test_codes_that_gguf_does_not_have_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_asked_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="type must be one of q8_0, q4_0, q4_1, got 'q5_k'"):
+    with pytest.raises(ConfigError, match=r"must be one of q8_0, q4_0, q4_1, .*, got 'q5_k'"):
         ncl.export(NANO, tmp_path / "nano.gguf", "q5_k")
     path = ncl.export(NANO, tmp_path / "nano.gguf")
     with pytest.raises(CacheError, match="exists already"):

@@ -5,6 +5,7 @@ packages, and defines
 
     versions()                            packages and their versions
     prepare(checkpoint, folder, options)  convert a Hugging Face folder to the engine's own format
+                                          (or, of variants "as-is", a GGUF file)
     load(folder, options, threads)        the loaded engine, an object with
 
         weight_bytes    read for each token

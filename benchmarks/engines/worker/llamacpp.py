@@ -38,7 +38,8 @@ def prepare(checkpoint, folder, options):
 
 
 def load(folder, options, threads):
-    return Engine(Path(folder, FILE), threads)
+    path = Path(folder)
+    return Engine(path if path.is_file() else path / FILE, threads)
 
 
 class Engine:

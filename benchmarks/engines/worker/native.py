@@ -10,7 +10,8 @@ def versions():
 
 
 def prepare(checkpoint, folder, options):
-    config = WeightOnlyQuantConfig(weight_dtype=options["weight_dtype"])
+    given = options.get("weight_dtype")  # a file's codes have their own
+    config = None if given is None else WeightOnlyQuantConfig(weight_dtype=given)
     ncl.quantize(checkpoint, config, folder)
 
 

@@ -136,7 +136,7 @@ class GGUFSource(Source):
 
     def implied_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a WeightOnlyQuantConfig that the file's codes have; empty where all
-        matrices are floats. A matrix in floats beside codes stays as it is."""
+        matrices are floats. What is in floats beside codes stays as it is."""
         specs = {spec.module: spec for spec in self.architecture.tensors() if spec.is_matrix}
         found = {module: self.setting(spec.name) for module, spec in specs.items()}
         settings = Counter(setting for setting in found.values() if setting is not None)
@@ -152,6 +152,11 @@ class GGUFSource(Source):
         head = found.get("lm_head")
         if head == common:
             others["lm_head"] = options_of(common)
+        # An override with its full name keeps the codes of the embedding. In a tied model they are
+        # the head's, so both have one setting and are stored once.
+        table = self.setting(self.architecture.embedding_name)
+        if table is not None:
+            others[self.architecture.embedding_name.removesuffix(".weight")] = options_of(table)
         kept = [module for module, setting in found.items() if setting is None]
         return {**options_of(common), "overrides": others, "modules_to_not_convert": kept}
 
@@ -164,10 +169,10 @@ class GGUFSource(Source):
         return {**files_identity([self.file], self.hub, root, progress), "gguf_reader": READER}
 
     def held_bytes(self) -> int:
-        """A matrix as codes, twice, and its scales; an embedding of codes in fp32."""
-        embedding = self.architecture.embedding_name
+        """A matrix as codes, twice, and its scales; an embedding in fp32 where it alone has codes,
+        as all is quantized then."""
         sizes = [
-            8 * spec.shape[0] * spec.shape[1] if spec.name == embedding else 4 * size_of(spec)
+            8 * size_of(spec) if spec.role == "embedding" else 4 * size_of(spec)
             for spec in self.architecture.tensors()
             if len(spec.shape) == 2 and self.setting(spec.name) is not None
         ]

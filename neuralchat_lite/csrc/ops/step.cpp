@@ -27,6 +27,12 @@ class Clock {
   Time::time_point last_;
 };
 
+// The minimum of a group; `scale` is the group's.
+float minimum_of(const Matrix& m, size_t at, float scale) {
+  if (!m.byte_minima) return load_float(m.minima, m.scale_type, at);
+  return scale * (static_cast<const int8_t*>(m.minima)[at] / 8.0f - 8.0f);
+}
+
 // One row of a packed matrix as floats, [cols]. With minima a weight is rounded twice, as it is
 // where all is multiplied in fp32.
 void unpack_row(const Matrix& m, int row, float* out) {
@@ -38,7 +44,7 @@ void unpack_row(const Matrix& m, int row, float* out) {
     const bool nibbles = m.type == WeightType::kInt4;
     const int zero = m.minima ? 0 : m.zeros ? m.zeros[at] : nibbles ? 8 : 0;
     const float scale = load_float(m.scales, m.scale_type, at);
-    const float minimum = m.minima ? load_float(m.minima, m.scale_type, at) : 0.0f;
+    const float minimum = m.minima ? minimum_of(m, at, scale) : 0.0f;
     for (int i = 0; i < kColumnBlock && first + i < m.cols; ++i) {
       const int four = i / 4;  // of columns, which lie together
       const uint8_t byte = codes[(nibbles ? four / 2 : four) * 64 + i % 4];

@@ -90,6 +90,19 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are(name: str, choi
         chosen_variants([name])
 
 
+def test_a_file_has_variants_of_its_own() -> None:
+    chosen = chosen_variants(["llamacpp", "neuralchat_lite:as-is"], file=True)
+    assert [variant.label for variant in chosen] == ["neuralchat_lite:as-is", "llamacpp:as-is"]
+    refused = {
+        ("transformers:bf16", True): "choose one of neuralchat_lite, llamacpp",
+        ("llamacpp:Q4_0", True): "choose one of as-is",
+        ("llamacpp:as-is", False): "choose one of Q4_0",
+    }
+    for (name, file), why in refused.items():
+        with pytest.raises(ConfigError, match=why):
+            chosen_variants([name], file=file)
+
+
 def test_an_engine_that_is_not_installed_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

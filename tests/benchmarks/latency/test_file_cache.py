@@ -31,6 +31,13 @@ def test_a_file_that_was_read_is_in_memory(folder: Path) -> None:
     assert file_cache.resident_share(folder) == 1.0
 
 
+def test_a_file_alone_is_a_model_too(folder: Path) -> None:
+    weights = folder / "deep" / "weights"
+    file_cache.read_all(weights)
+    assert file_cache.disk_bytes(weights) == 1 << 20
+    assert file_cache.resident_share(weights) == 1.0
+
+
 def test_a_dropped_file_is_not_and_holds_what_it_held(folder: Path) -> None:
     if not on_disk(folder):
         pytest.skip("this temporary folder lies in memory")
