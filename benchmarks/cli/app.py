@@ -44,6 +44,10 @@ COMMANDS = {
         "benchmarks.cli.kernels:kernels",
         "Measure products alone, beside the peak of their instruction.",
     ),
+    "calibration": (
+        "benchmarks.cli.calibration:calibration",
+        "Measure calibrated quantizing, kill it at random and compare the bytes.",
+    ),
     "check": (
         "benchmarks.cli.check:check",
         "Compare our figures of an engine with those of its own clock.",

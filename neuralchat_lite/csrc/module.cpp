@@ -43,6 +43,13 @@ const std::map<std::string, ncl::FloatType> kFloatTypes = {
     {"fp16", ncl::FloatType::kFp16},
 };
 
+const std::map<std::string, ncl::Scheme> kSchemes = {
+    {"sym", ncl::Scheme::kSym},
+    {"asym", ncl::Scheme::kAsym},
+    {"affine", ncl::Scheme::kAffine},
+    {"affine8", ncl::Scheme::kAffine8},
+};
+
 const std::map<std::string, ncl::ComputeType> kComputeTypes = {
     {"bf16", ncl::ComputeType::kBf16},
     {"int8", ncl::ComputeType::kInt8},
@@ -149,12 +156,14 @@ void step(const ncl::Program& program, Address ids, int rows, const std::vector<
 
 bool round_to_nearest(Address weights, const std::string& weight_type, int rows, int cols,
                       int group_size, const std::string& type, float lowest, float highest,
-                      float steps, int symmetric_zero, const std::string& scale_type, Address codes,
-                      Address scales, Address zeros, bool search, bool eighths) {
+                      float steps, int symmetric_zero, const std::string& scale_type,
+                      const std::string& scheme, Address codes, Address scales, Address beside,
+                      bool search) {
   return ncl::round_to_nearest({pointer<const void>(weights), kFloatTypes.at(weight_type), rows,
                                 cols, group_size, kWeightTypes.at(type), lowest, highest, steps,
-                                symmetric_zero, kFloatTypes.at(scale_type), pointer<uint8_t>(codes),
-                                pointer<void>(scales), pointer<int8_t>(zeros), search, eighths});
+                                symmetric_zero, kFloatTypes.at(scale_type), kSchemes.at(scheme),
+                                pointer<uint8_t>(codes), pointer<void>(scales),
+                                pointer<void>(beside), search});
 }
 
 // (name, why it cannot run here or ""), best first.

@@ -106,11 +106,11 @@ def round_to_nearest(
     steps: float,
     symmetric_zero: int,
     scale_type: str,
+    scheme: str,
     codes: int,
     scales: int,
-    zeros: int,
+    beside: int,
     search: bool,
-    eighths: bool,
     /,
 ) -> bool: ...
 def measure_bandwidth(bytes: int, passes: int, /) -> Sequence[float]: ...

@@ -68,21 +68,18 @@ def round_to_nearest(
     steps: int,
     group_size: int,
     scale_dtype: torch.dtype,
-    asymmetric: bool,
+    scheme: str,
     search: bool = False,
-    eighths: bool = False,
-) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """Quantize [rows, cols] weights into packed codes, scales and zeros in one pass.
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None:
+    """Quantize [rows, cols] weights into packed codes, scales, zeros and minima in one pass.
 
     stored: "int4" or "int8"; lowest, highest: codes, before the symmetric zero is added
-    steps: a group's scale is its largest weight (asymmetric: its range) divided by `steps`
-
-    search: for better scales and zeros, as `quantization.search` does
-    eighths: zeros are the byte minima of scheme "affine8"
+    steps: a group's scale is its largest weight (not symmetric: its range) divided by `steps`
+    search: for better scales and zeros or minima, as `quantization.search` does
 
     The result has the same bits as `quantization.rtn` or `search`. None when the weights hold NaN
-    or infinity, or need a scale that overflows or is subnormal: the kernel does not handle these
-    cases.
+    or infinity, or need a scale or a minimum that overflows, or a scale that is subnormal: the
+    kernel does not handle these cases.
     """
     isa(), threads()
     rows, cols = weight.shape
@@ -90,7 +87,11 @@ def round_to_nearest(
     codes_shape, scales_shape = packed_shapes(stored, rows, cols, group_size)
     codes = torch.empty(codes_shape, dtype=torch.uint8)
     scales = torch.zeros(scales_shape, dtype=scale_dtype)  # zero for padded rows
-    zeros = torch.zeros(scales_shape, dtype=torch.int8) if asymmetric else None
+    zeros = torch.zeros(scales_shape, dtype=torch.int8) if scheme == "asym" else None
+    minima = None
+    if scheme in ("affine", "affine8"):
+        minima = torch.zeros_like(scales, dtype=torch.int8 if scheme == "affine8" else scale_dtype)
+    beside = zeros if minima is None else minima
     done = _native.round_to_nearest(
         weight.data_ptr(),
         FLOAT_NAMES[weight.dtype],
@@ -103,13 +104,13 @@ def round_to_nearest(
         steps,
         SYMMETRIC_ZERO[stored],
         FLOAT_NAMES[scale_dtype],
+        scheme,
         codes.data_ptr(),
         scales.data_ptr(),
-        0 if zeros is None else zeros.data_ptr(),
+        0 if beside is None else beside.data_ptr(),
         search,
-        eighths,
     )
-    return (codes, scales, zeros) if done else None
+    return (codes, scales, zeros, minima) if done else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ scale and the minimum are rounded to the dtype in which they are stored before t
 computed, so the codes are the nearest ones for what a kernel reads.
 Rows are processed a few at a time, so that temporaries stay in the CPU's cache and a matrix of any
 size fits into memory. `packed_rtn` gives the same bits in one native pass. The PyTorch code is its
-oracle, and handles what it does not: weights that are not finite, extreme scales, and minima.
+oracle, and handles what it does not: weights that are not finite, and extreme scales.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,23 +124,14 @@ def rtn_slabs(
 
     slab_weights: about how many weights one piece has
     """
-    rows, cols = weight.shape
     levels = LEVELS[weight_dtype]
-    groups = group_count(cols, group_size)
-    size = cols if group_size == -1 else group_size
-    ragged = groups * size - cols
-    step = slab_rows(slab_weights, cols)
-    last = rows if last is None else last
+    step = slab_rows(slab_weights, weight.shape[1])
 
     @functools.cache
     def largest() -> float:  # of the whole tensor; only needed when a scale underflows
         return max(float(part.abs().amax()) for part in torch.split(weight, step))
 
-    for start in range(first, last, step):
-        slab = weight[start : min(start + step, last)].float()
-        if ragged:  # a weight that is there already does not widen a group's range
-            slab = torch.cat((slab, slab[:, -1:].expand(-1, ragged)), dim=1)
-        grouped = slab.view(-1, groups, size)
+    for start, slab, grouped in grouped_slabs(weight, group_size, first, last, slab_weights):
         if scheme == "sym":
             reach = spread = grouped.abs().amax(-1)
             wanted = reach / levels.symmetric[2]
@@ -166,7 +158,8 @@ def rtn_slabs(
         lowest, highest = levels.asymmetric
         zeros = minima = None
         if scheme == "affine":
-            minima = stored_minima(low - lowest * scales.float(), scale_dtype, name)
+            # Adding 0 makes 0 of -0, which is as small as 0.
+            minima = stored_minima(low - lowest * scales.float() + 0, scale_dtype, name)
             above = grouped - minima.float().unsqueeze(-1)
             codes = (above / divisor.unsqueeze(-1)).round_().clamp_(lowest, highest)
             # Weights that are all the same need no code: it is that of padding.
@@ -182,7 +175,7 @@ def rtn_slabs(
             zeros = zeros.to(torch.int8)
         elif scheme == "sym":
             codes.clamp_(*levels.symmetric[:2]).add_(SYMMETRIC_ZERO[levels.stored])
-        codes = codes.to(torch.int8).view(-1, groups * size)[:, :cols]
+        codes = codes.to(torch.int8).flatten(1)[:, : slab.shape[1]]
         underflows = 0 if lost is None else int(lost.sum())
         yield QuantizedMatrix(codes, scales, zeros, underflows, minima)
 
@@ -198,51 +191,63 @@ def packed_rtn(
     slab_weights: int = NATIVE_SLAB_WEIGHTS,
 ) -> Iterator[PackedSlab]:
     """`quantize_rtn` with packed results, piece by piece in row order. Raises the same errors."""
-    levels = LEVELS[weight_dtype]
-
-    def in_one_pass(rows: Tensor) -> PackedSlab | None:
-        packed = None
-        if scheme != "affine":
-            packed = native.round_to_nearest(
-                rows,
-                levels.stored,
-                *levels.limits(scheme),
-                group_size,
-                SCALE_DTYPES[scale_dtype],
-                scheme == "asym",
-            )
-        return None if packed is None else PackedSlab(*packed)
-
-    slabs = functools.partial(
-        rtn_slabs,
-        weight,
-        weight_dtype=weight_dtype,
-        group_size=group_size,
-        scheme=scheme,
-        scale_dtype=scale_dtype,
-        name=name,
-    )
-    return packed_slabs(weight, slab_weights, levels.stored, in_one_pass, slabs)
+    options: dict[str, Any] = {
+        "weight_dtype": weight_dtype,
+        "group_size": group_size,
+        "scheme": scheme,
+        "scale_dtype": scale_dtype,
+    }
+    slabs = functools.partial(rtn_slabs, weight, **options, name=name)
+    return packed_slabs(weight, slab_weights, slabs, **options)
 
 
 def packed_slabs(
     weight: Tensor,
     slab_weights: int,
-    stored: str,
-    in_one_pass: Callable[[Tensor], PackedSlab | None],
     slabs: Callable[..., Iterator[QuantizedMatrix]],
+    *,
+    weight_dtype: str,
+    group_size: int,
+    scheme: str,
+    scale_dtype: str,
+    search: bool = False,
 ) -> Iterator[PackedSlab]:
     """A matrix piece by piece in row order: as the native pass gives it, or, where that gives
     nothing, from `slabs(first=row, last=row)`."""
     rows, cols = weight.shape
+    levels = LEVELS[weight_dtype]
+    limits = levels.limits(scheme)
     step = slab_rows(slab_weights, cols)
     for first in range(0, rows, step):
-        packed = in_one_pass(weight[first : first + step].contiguous())
+        piece = weight[first : first + step].contiguous()
+        packed = native.round_to_nearest(
+            piece, levels.stored, *limits, group_size, SCALE_DTYPES[scale_dtype], scheme, search
+        )
         if packed is not None:
-            yield packed
+            codes, scales, zeros, minima = packed
+            yield PackedSlab(codes, scales, zeros, minima=minima)
             continue
         for slab in slabs(first=first, last=min(first + step, rows)):
-            yield slab.packed(stored)
+            yield slab.packed(levels.stored)
+
+
+def grouped_slabs(
+    weight: Tensor, group_size: int, first: int, last: int | None, slab_weights: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Rows `first` up to `last` a few row tiles at a time: the first row, the weights in fp32
+    [rows, cols], and the same [rows, groups, columns of a group].
+
+    A ragged group is filled with its last weight: one that is there already widens no range.
+    """
+    rows, cols = weight.shape
+    groups = group_count(cols, group_size)
+    size = cols if group_size == -1 else group_size
+    step = slab_rows(slab_weights, cols)
+    last = rows if last is None else last
+    for start in range(first, last, step):
+        slab = weight[start : min(start + step, last)].float()
+        filled = torch.cat((slab, slab[:, -1:].expand(-1, groups * size - cols)), dim=1)
+        yield start, slab, filled.view(-1, groups, size)
 
 
 def slab_rows(weights: int, cols: int) -> int:

@@ -17,27 +17,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralchat_lite.kernels import native
 from neuralchat_lite.kernels.layout import (
     MINIMUM_STEPS,
     SCALE_DTYPES,
     group_count,
 )
-from neuralchat_lite.quantization.levels import LEVELS
 from neuralchat_lite.quantization.quantizer import PackedSlab
 from neuralchat_lite.quantization.rtn import (
     NATIVE_SLAB_WEIGHTS,
     SLAB_WEIGHTS,
     QuantizedMatrix,
+    grouped_slabs,
     joined,
     packed_slabs,
     rtn_slabs,
-    slab_rows,
 )
 
 VERSION = 1  # increased whenever the same weights get other codes
@@ -170,20 +169,18 @@ def search_slabs(
     slab_weights: int = SLAB_WEIGHTS,
 ) -> Iterator[QuantizedMatrix]:
     """`quantize_search` a few row tiles at a time: the pieces from row `first` up to row `last`."""
-    rows, cols = weight.shape
+    cols = weight.shape[1]
     count = group_count(cols, group_size)
     size = cols if group_size == -1 else group_size
     ragged = count * size - cols
-    step = slab_rows(slab_weights, cols)
-    last = rows if last is None else last
     factors = torch.ones(cols) if importance is None else importance.float()
     factors = by_column(F.pad(factors, (0, ragged)).view(1, count, size))
     dtype = SCALE_DTYPES[scale_dtype]
     smallest = torch.finfo(dtype).smallest_normal
     # The plain form of byte minima has whole zeros.
     plain_scheme = "asym" if scheme == "affine8" else scheme
-    for start in range(first, last, step):
-        end = min(start + step, last)
+    for start, slab, grouped in grouped_slabs(weight, group_size, first, last, slab_weights):
+        end = start + len(slab)
         (plain,) = rtn_slabs(
             weight,
             weight_dtype=PLAIN,
@@ -195,9 +192,6 @@ def search_slabs(
             last=end,
             slab_weights=slab_weights,
         )
-        slab = weight[start:end].float()
-        repeated = torch.cat((slab, slab[:, -1:].expand(-1, ragged)), dim=1)
-        grouped = repeated.view(-1, count, size)
         low, high = grouped.amin(-1), grouped.amax(-1)
         padded = F.pad(slab, (0, ragged)).view(-1, count, size)
         groups = Groups(by_column(padded), factors)
@@ -265,35 +259,10 @@ def packed_search(
 ) -> Iterator[PackedSlab]:
     """`quantize_search` with packed results, piece by piece in row order, without importance.
     Raises the same errors."""
-    levels = LEVELS[PLAIN]
-    in_bytes = scheme == "affine8"
-
-    def in_one_pass(rows: Tensor) -> PackedSlab | None:
-        packed = None
-        if scheme != "affine":
-            packed = native.round_to_nearest(
-                rows,
-                levels.stored,
-                *levels.limits(scheme),
-                group_size,
-                SCALE_DTYPES[scale_dtype],
-                scheme != "sym",
-                search=True,
-                eighths=in_bytes,
-            )
-        if packed is None:
-            return None
-        codes, scales, zeros = packed
-        return PackedSlab(
-            codes, scales, None if in_bytes else zeros, minima=zeros if in_bytes else None
-        )
-
-    slabs = partial(
-        search_slabs,
-        weight,
-        group_size=group_size,
-        scheme=scheme,
-        scale_dtype=scale_dtype,
-        name=name,
-    )
-    return packed_slabs(weight, slab_weights, levels.stored, in_one_pass, slabs)
+    options: dict[str, Any] = {
+        "group_size": group_size,
+        "scheme": scheme,
+        "scale_dtype": scale_dtype,
+    }
+    slabs = partial(search_slabs, weight, **options, name=name)
+    return packed_slabs(weight, slab_weights, slabs, weight_dtype=PLAIN, search=True, **options)

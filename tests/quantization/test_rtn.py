@@ -19,6 +19,7 @@ RANGES = {
     "int4_fullrange": (-8, 7, 8, 0, 15),
     "int8": (-127, 127, 127, -128, 127),
 }
+PARTS = ("codes", "scales", "zeros", "minima")
 NORMAL = {"weight_dtype": "int4_clip", "group_size": 32, "scheme": "sym", "scale_dtype": "fp16"}
 
 
@@ -255,31 +256,25 @@ def test_the_codes_of_version_1_do_not_change():
 
 
 def packed_whole(weight, **options):
-    """(codes, scales, zeros or None, underflows) of all pieces together."""
+    """(codes, scales, zeros or None, minima or None, underflows) of all pieces together."""
     slabs = list(packed_rtn(weight, **options))
-    zeros = [slab.zeros for slab in slabs if slab.zeros is not None]
-    return (
-        torch.cat([slab.codes for slab in slabs]),
-        torch.cat([slab.scales for slab in slabs]),
-        torch.cat(zeros) if zeros else None,
-        sum(slab.underflows for slab in slabs),
-    )
+    parts = [[getattr(slab, part) for slab in slabs] for part in PARTS]
+    whole = [None if part[0] is None else torch.cat(part) for part in parts]
+    return *whole, sum(slab.underflows for slab in slabs)
 
 
 def oracle(weight, **options):
-    matrix = quantize_rtn(weight, **options)
-    stored = rtn.LEVELS[options["weight_dtype"]].stored
-    zeros = None if matrix.zeros is None else pack_groups(matrix.zeros)
-    return pack_codes(matrix.codes, stored), pack_groups(matrix.scales), zeros, matrix.underflows
+    slab = quantize_rtn(weight, **options).packed(rtn.LEVELS[options["weight_dtype"]].stored)
+    return *(getattr(slab, part) for part in PARTS), slab.underflows
 
 
 def assert_same(got, want):
-    for part, wanted in zip(got[:3], want[:3], strict=True):
+    for part, wanted in zip(got[:4], want[:4], strict=True):
         assert (part is None) == (wanted is None)
         if part is not None:
             assert part.dtype == wanted.dtype
-            assert torch.equal(part, wanted)
-    assert got[3] == want[3]
+            assert torch.equal(part.view(torch.uint8), wanted.view(torch.uint8))
+    assert got[4] == want[4]
 
 
 @pytest.fixture
@@ -294,7 +289,7 @@ def without_torch(monkeypatch):
 
 @pytest.mark.parametrize("weight_dtype", DTYPES)
 @pytest.mark.parametrize("group_size", [32, 64, 128, -1])
-@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_native_pass_gives_the_bits_of_its_oracle(
@@ -305,6 +300,11 @@ def test_the_native_pass_gives_the_bits_of_its_oracle(
     weight[4] = weight[4].abs()
     weight[5] = -weight[5].abs()
     weight[6, ::2] = weight[6, 0] * 0.5  # halves, which round to even
+    weight[7], weight[7, 9::40] = 0.25, -0.0  # the smallest is both zeros, or a group is one value
+    weight[7, 10::40] = 0.0
+    weight[8] += 100  # codes of minima that are rounded far from the smallest weight
+    weight[9] = weight[9].abs()
+    weight[9, ::32] = 1e-5  # minima that are subnormal in fp16
     options = {
         "weight_dtype": weight_dtype,
         "group_size": group_size,
@@ -318,7 +318,7 @@ def test_the_native_pass_gives_the_bits_of_its_oracle(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
 def test_the_native_pass_leaves_bad_weights_to_its_oracle(value, scheme, isa):
     weight = torch.randn(50, 40)
     weight[33, 39] = value
@@ -327,15 +327,15 @@ def test_the_native_pass_leaves_bad_weights_to_its_oracle(value, scheme, isa):
 
 
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
-@pytest.mark.parametrize("scheme", ["sym", "asym"])
+@pytest.mark.parametrize("scheme", ["sym", "asym", "affine"])
 def test_the_native_pass_leaves_extreme_scales_to_its_oracle(scale_dtype, scheme, isa):
     weight = torch.randn(50, 64)
     weight[20, :32] = torch.linspace(-(2.0**-13), 2.0**-14, 32)  # its scale is subnormal in fp16
-    weight[33, 32:] = 1e-8 if scale_dtype == "fp16" else 1e-44  # lost
+    weight[33, 32:] = torch.linspace(-1e-8 if scale_dtype == "fp16" else -1e-44, 0, 32)  # lost
     options = NORMAL | {"scheme": scheme, "scale_dtype": scale_dtype}
     want = oracle(weight, **options)
     assert_same(packed_whole(weight, **options, slab_weights=1), want)
-    stored = "int4", -7, 7, 7, 32, SCALE_DTYPES[scale_dtype], scheme == "asym"
+    stored = "int4", -7, 7, 7, 32, SCALE_DTYPES[scale_dtype], scheme
     left = [
         native.round_to_nearest(weight[first : first + 16].clone(), *stored) is None
         for first in range(0, 50, 16)

@@ -13,7 +13,6 @@ from neuralchat_lite.quantization.rtn import quantize_rtn
 from neuralchat_lite.quantization.search import packed_search, quantize_search
 
 SCHEMES = ("sym", "asym", "affine", "affine8")
-NATIVE = ("sym", "asym", "affine8")
 NORMAL = {"group_size": 32, "scheme": "affine8", "scale_dtype": "fp16"}
 
 
@@ -133,7 +132,7 @@ def assert_same(got, want):
 
 
 @pytest.mark.parametrize("group_size", [32, 64, 128, -1])
-@pytest.mark.parametrize("scheme", NATIVE)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("scale_dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_native_pass_gives_the_bits_of_its_oracle(

@@ -69,9 +69,6 @@ struct AttentionTask {
   float* total;        // [count] sum of weights e^(score - largest)
 };
 
-// The zero of a group that is searched together with its scale: none, whole, or in eighths.
-enum class SearchedZero { kNone, kWhole, kEighths };
-
 // Float weights to quantize by rounding to nearest. The limits are those of quantization/rtn.py.
 struct Rounding {
   const void* weights;  // [rows][cols]
@@ -84,11 +81,11 @@ struct Rounding {
   float steps;            // the scale is the largest weight, or the range, divided by it
   int symmetric_zero;
   FloatType scale_type;
+  Scheme scheme;
   uint8_t* codes;  // packed, all three
   void* scales;
-  int8_t* zeros;  // null: symmetric
-  bool search;    // for better scales and zeros, as quantization/search.py does
-  bool eighths;   // zeros are stored as layout.h has byte minima
+  void* beside;  // zeros or minima, as the scheme has them; null: symmetric
+  bool search;   // for better scales and zeros, as quantization/search.py does
 };
 
 // Bytes of scratch memory that one thread needs for a call of a kernel.

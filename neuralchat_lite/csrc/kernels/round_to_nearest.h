@@ -15,29 +15,35 @@
 namespace ncl {
 namespace {
 
-// Rounds a positive scale to its stored type. False when it overflows or is subnormal: the
-// caller leaves those to quantization/rtn.py.
-inline bool store_scale(float wanted, FloatType type, void* scales, size_t index, float* stored) {
-  if (type == FloatType::kFp32) {
-    static_cast<float*>(scales)[index] = *stored = wanted;
-    return wanted == 0 || (std::isfinite(wanted) && wanted >= std::numeric_limits<float>::min());
-  }
+// Rounds a finite value to a stored type, to nearest even as PyTorch does: what can be read again.
+inline float store_float(float value, FloatType type, void* target, size_t index) {
+  if (type == FloatType::kFp32) return static_cast<float*>(target)[index] = value;
   uint16_t half;
-  bool normal;
   if (type == FloatType::kBf16) {
-    half = float_to_bf16(wanted);
-    *stored = bf16_to_float(half);
-    normal = std::isfinite(*stored) && wanted >= std::numeric_limits<float>::min();
+    half = float_to_bf16(value);
   } else {
     uint32_t bits;
-    std::memcpy(&bits, &wanted, 4);
-    bits += 0xfff + (bits >> 13 & 1);  // to nearest even at bit 13
-    normal = std::isfinite(wanted) && wanted >= 0x1p-14f && bits < 0x47800000u;  // 2^16
-    half = normal ? static_cast<uint16_t>((bits >> 13) - (112 << 10)) : 0;
-    *stored = normal ? fp16_to_float(half) : 0;
+    std::memcpy(&bits, &value, 4);
+    const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size < 0x38800000) {  // 2^-14: below it fp16 has steps of 2^-24
+      half = static_cast<uint16_t>(round_even(std::fabs(value) * 0x1p24f));
+    } else if (size < 0x477ff000) {  // 65520, the first that becomes infinite
+      half = static_cast<uint16_t>(((size + 0xfff + (size >> 13 & 1)) >> 13) - (112 << 10));
+    } else {
+      half = 0x7c00;
+    }
+    half = static_cast<uint16_t>(half | sign);
   }
-  static_cast<uint16_t*>(scales)[index] = half;
-  return normal || wanted == 0;
+  static_cast<uint16_t*>(target)[index] = half;
+  return type == FloatType::kBf16 ? bf16_to_float(half) : fp16_to_float(half);
+}
+
+// The same for a scale. False when it overflows or is subnormal: the caller leaves those to
+// quantization/rtn.py.
+inline bool store_scale(float wanted, FloatType type, void* scales, size_t index, float* stored) {
+  const float smallest = type == FloatType::kFp16 ? 0x1p-14f : std::numeric_limits<float>::min();
+  *stored = store_float(wanted, type, scales, index);
+  return wanted == 0 || (std::isfinite(*stored) && std::fabs(wanted) >= smallest);
 }
 
 // One group of up to eight neighbouring rows, rounded plainly. Takes what a search finds where the
@@ -51,6 +57,11 @@ struct RoundedGroups {
   int8_t* codes[kLanes];  // [count] each
 };
 
+// A zero among the codes as "asym" has it, or as the minimum that "affine8" has for it.
+inline int8_t byte_of_zero(Scheme scheme, float zero) {
+  return static_cast<int8_t>(scheme == Scheme::kAffine8 ? 8 * (8 - zero) : zero);
+}
+
 inline void improve(const Rounding& op, const RoundedGroups& plain) {
   Groups groups = {plain.weights, plain.count, Lanes{}};
   Lanes low = groups.column(0), high = low;
@@ -60,40 +71,44 @@ inline void improve(const Rounding& op, const RoundedGroups& plain) {
     low = at_most(low, column);
     high = at_least(high, column);
   }
-  const Fit found = search_groups(groups, low, high,
-                                  !op.zeros    ? SearchedZero::kNone
-                                  : op.eighths ? SearchedZero::kEighths
-                                               : SearchedZero::kWhole);
+  const Fit found = search_groups(groups, low, high, op.scheme);
   const Lanes before = groups.squared_error(plain.levels, plain.scale, plain.zero - 8.0f);
-  float bits[kLanes];  // room for any type
-  Lanes stored = {};
+  float scales[kLanes], minima[kLanes];  // room for any type
+  Lanes stored = {}, zero = found.zero;
   LaneMask good = {};
   for (int row = 0; row < plain.rows; ++row) {
-    const float wanted = found.scale[row];
-    float exact = 0;
-    good[row] = wanted != 0 && plain.scale[row] > 0 &&
-                store_scale(std::fabs(wanted), op.scale_type, bits + row, 0, &exact);
-    stored[row] = std::copysign(exact, wanted);
+    float scale = 0;
+    good[row] = found.scale[row] != 0 && plain.scale[row] > 0 &&
+                store_scale(found.scale[row], op.scale_type, scales + row, 0, &scale);
+    stored[row] = scale;
+    if (op.scheme == Scheme::kAffine) {
+      const float minimum =
+          store_float(-(found.zero[row] + 8.0f) * found.scale[row], op.scale_type, minima + row, 0);
+      zero[row] = -minimum / scale - 8.0f;
+      good[row] = good[row] && std::isfinite(minimum);
+    }
   }
   const Lanes inverse = 1.0f / stored;
   for (int i = 0; i < plain.count; ++i) {
-    const Lanes level = level_of(groups.column(i) * inverse + found.zero);
+    const Lanes level = level_of(groups.column(i) * inverse + zero);
     std::memcpy(plain.levels + i * kLanes, &level, sizeof level);
   }
-  good &= groups.squared_error(plain.levels, stored, found.zero) < before;
-  const int size = op.scale_type == FloatType::kFp32 ? 4 : 2;
+  LaneMask better = groups.squared_error(plain.levels, stored, zero) < before;
+  const size_t size = op.scale_type == FloatType::kFp32 ? 4 : 2;
+  const auto put = [&](void* target, int row, const float* value) {
+    std::memcpy(static_cast<char*>(target) + plain.at[row] * size, value + row, size);
+  };
   for (int row = 0; row < plain.rows; ++row) {
-    if (!good[row]) continue;
+    if (!good[row] || !better[row]) continue;
     for (int i = 0; i < plain.count; ++i) {
       plain.codes[row][i] =
           static_cast<int8_t>(static_cast<int>(plain.levels[i * kLanes + row]) + 8);
     }
-    char* target = static_cast<char*>(op.scales) + plain.at[row] * size;
-    std::memcpy(target, bits + row, size);
-    if (stored[row] < 0) target[size - 1] = static_cast<char>(target[size - 1] | 0x80);
-    if (op.zeros) {
-      const float zero = found.zero[row];
-      op.zeros[plain.at[row]] = static_cast<int8_t>(op.eighths ? -8 * zero : zero + 8);
+    put(op.scales, row, scales);
+    if (op.scheme == Scheme::kAffine) {
+      put(op.beside, row, minima);
+    } else if (op.beside) {
+      static_cast<int8_t*>(op.beside)[plain.at[row]] = byte_of_zero(op.scheme, zero[row] + 8);
     }
   }
 }
@@ -128,6 +143,44 @@ inline size_t rounding_scratch(const Rounding& op) {
          (op.search ? 2 * scratch_bytes<float>(static_cast<size_t>(op.group_size) * kLanes) : 0);
 }
 
+// The codes of one group of a row, rounded plainly, and what is stored beside them at `at`. False:
+// a weight is not finite, or what is stored cannot hold it.
+inline bool round_group(const Rounding& op, const float* weights, int count, size_t at,
+                        int8_t* codes, float* scale, float* zero) {
+  const bool affine = op.scheme == Scheme::kAffine;
+  float low = affine ? weights[0] : 0, high = low, not_finite = 0;
+  for (int i = 0; i < count; ++i) {
+    low = weights[i] < low ? weights[i] : low;
+    high = weights[i] > high ? weights[i] : high;
+    not_finite += weights[i] * 0.0f;  // NaN for NaN and infinity
+  }
+  if (not_finite != 0) return false;
+  const float range = op.scheme == Scheme::kSym ? std::max(high, -low) : high - low;
+  if (!store_scale(range / op.steps, op.scale_type, op.scales, at, scale)) return false;
+  if (*scale == 0 && range > 0) return false;  // the quotient itself underflowed
+  const float divisor = *scale > 0 ? *scale : std::numeric_limits<float>::infinity();
+  float least = op.lowest, most = op.highest, minimum = 0;
+  float added = static_cast<float>(op.symmetric_zero);
+  if (affine) {
+    minimum = store_float(low - op.lowest * *scale + 0.0f, op.scale_type, op.beside, at);
+    if (!std::isfinite(minimum)) return false;
+    if (*scale > 0) added = 0;
+    *zero = -minimum / *scale;
+  } else if (op.beside) {
+    if (*scale > 0) added = std::clamp(round_even(op.lowest - low / divisor), least, most);
+    static_cast<int8_t*>(op.beside)[at] = byte_of_zero(op.scheme, added);
+    *zero = added;
+  } else {
+    least += added, most += added;
+    *zero = added;
+  }
+  for (int i = 0; i < count; ++i) {
+    const float code = round_even((weights[i] - minimum) / divisor) + added;
+    codes[i] = static_cast<int8_t>(static_cast<int>(std::min(std::max(code, least), most)));
+  }
+  return true;
+}
+
 // `read(data, type, index, count, out)` turns stored weights into floats.
 template <class Read>
 bool round_one_tile(const Rounding& op, int tile, Scratch scratch, Read&& read) {
@@ -151,30 +204,9 @@ bool round_one_tile(const Rounding& op, int tile, Scratch scratch, Read&& read) 
         const size_t at = (static_cast<size_t>(tile) * groups + group) * kRowTile + row;
         read(op.weights, op.weight_type,
              static_cast<size_t>(tile * kRowTile + row) * op.cols + first, count, weights);
-        float low = 0, high = 0, not_finite = 0;  // of a range with 0 in it
-        for (int i = 0; i < count; ++i) {
-          low = weights[i] < low ? weights[i] : low;
-          high = weights[i] > high ? weights[i] : high;
-          not_finite += weights[i] * 0.0f;  // NaN for NaN and infinity
-        }
-        if (not_finite != 0) return false;
-        const float range = op.zeros ? high - low : std::max(high, -low);
-        float scale;
-        if (!store_scale(range / op.steps, op.scale_type, op.scales, at, &scale)) return false;
-        if (scale == 0 && range > 0) return false;  // the quotient itself underflowed
-        const float divisor = scale > 0 ? scale : std::numeric_limits<float>::infinity();
-        float zero = static_cast<float>(op.symmetric_zero), least = op.lowest, most = op.highest;
-        if (op.zeros) {
-          if (scale > 0) zero = std::clamp(round_even(op.lowest - low / divisor), least, most);
-          op.zeros[at] = static_cast<int8_t>(op.eighths ? 8 * (8 - zero) : zero);
-        } else {
-          least += zero, most += zero;
-        }
         int8_t* target = codes + static_cast<size_t>(row) * columns + first;
-        for (int i = 0; i < count; ++i) {
-          const float code = round_even(weights[i] / divisor) + zero;
-          target[i] = static_cast<int8_t>(static_cast<int>(std::min(std::max(code, least), most)));
-        }
+        float scale, zero;
+        if (!round_group(op, weights, count, at, target, &scale, &zero)) return false;
         if (op.search) {
           const int lane = row % kLanes;
           for (int i = 0; i < count; ++i) {

@@ -134,21 +134,22 @@ inline Fit search_range(const Groups& groups, Lanes low, Lanes range, LaneMask w
 }
 
 // The best scales that were found, before they are rounded to their stored type, and the zeros that
-// are stored: whole, in eighths, or 0. A scale of 0: none was found.
-inline Fit search_groups(const Groups& groups, Lanes low, Lanes high, SearchedZero kind) {
-  const bool free = kind == SearchedZero::kEighths;
+// are stored: whole, in eighths, 0, or those of minima that are not rounded yet. A scale of 0: none
+// was found.
+inline Fit search_groups(const Groups& groups, Lanes low, Lanes high, Scheme scheme) {
+  const bool free = has_minima(scheme);
   const Lanes largest = high >= -low ? high : low;
   const LaneMask wide = high - low > kNarrow * magnitude(largest);
-  Fit best = kind == SearchedZero::kNone
+  Fit best = scheme == Scheme::kSym
                  ? search_symmetric(groups, largest)
-                 : search_range(groups, low, high - low, wide, kind == SearchedZero::kWhole);
+                 : search_range(groups, low, high - low, wide, scheme == Scheme::kAsym);
   LaneMask going = best.scale != 0.0f;
   for (int i = 0; i < kRefinements; ++i) {
     const Fit next = groups.fit(best.scale, best.zero, free);
     going &= next.is_better_than(best.gain);
     best.take(next, going);
   }
-  if (!free) return best;
+  if (scheme != Scheme::kAffine8) return best;
   const LaneMask found = best.scale != 0.0f;
   best = groups.fit(best.scale, between(round_even(8.0f * best.zero), -127.0f, 127.0f) * 0.125f,
                     false);
