@@ -244,9 +244,10 @@ def accuracy(own: Sequence[AccuracyRow], model: str, styles: Any, baseline: str 
     order = list(dict.fromkeys((row["task"], row["metric"]) for row in own))
     found = sorted(compare(own, baseline), key=lambda one: order.index(one.subject[1:]))
     drawn = [
-        (one.subject[1], one.variant, *(100 * v for v in (p.difference, p.low, p.high)))
+        (one.subject[1], one.variant, 100 * p.difference, 100 * p.low, 100 * p.high)
         for one in found
         if (p := one.paired) is not None and one.subject[2] in summary.POINTS
+        if p.low is not None and p.high is not None
     ]
     svg = differences(drawn, styles, f"points above {baseline}")
     if svg:

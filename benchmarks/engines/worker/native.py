@@ -10,7 +10,7 @@ def versions():
 
 
 def prepare(checkpoint, folder, options):
-    config = WeightOnlyQuantConfig(weight_dtype=options["weight_dtype"])
+    config = WeightOnlyQuantConfig(**options["quantization"])
     ncl.quantize(checkpoint, config, folder)
 
 
