@@ -53,9 +53,17 @@ def compare_items(before: Sequence[float], after: Sequence[float]) -> Paired:
     if {*before, *after} <= {0, 1}:
         lost, won = int((differences < 0).sum()), int((differences > 0).sum())
         p = mcnemar(lost, won)
-        seen = np.append(differences, (-1.0, 1.0))
+        seen = with_unseen(differences, 1.0)
     low, high = (None, None) if seen.min() == seen.max() else bootstrap_interval(seen)
     return Paired(len(before), float(differences.mean()), low, high, lost, won, p)
+
+
+def with_unseen(differences: np.ndarray, one: float) -> np.ndarray:
+    """Differences of rights and wrongs with an item more that was lost, and one that was won.
+
+    one: what an item counts
+    """
+    return np.append(differences, (-one, one))
 
 
 def mcnemar(lost: int, won: int) -> float:
