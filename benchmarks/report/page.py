@@ -112,6 +112,8 @@ def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
         sections.append(accuracy(asked, model, styles, baseline))
     sections.append(failures(rows))
     filled = [section for section in sections if section.pictures or section.tables]
+    for section in [one for one in filled if one.pictures][:1]:
+        section.note = f'In pictures "ncl" is neuralchat_lite. {section.note}'.rstrip()
     ranked = standings(speeds, losses, measured, baseline or "")
     return Report(
         ranking(ranked, baseline), warnings(rows, probes), filled, conditions(rows, probes)
@@ -134,8 +136,6 @@ def conditions(rows: Sequence[Row], probes: Samples | None) -> list[str]:
             f"probes between the measurements ({min(probes.values) / 1e9:.1f} to "
             f"{max(probes.values) / 1e9:.1f})."
         )
-    if any(row.get("engine") == "neuralchat_lite" for row in rows):
-        told.append('In pictures "ncl" is neuralchat_lite.')
     return told
 
 

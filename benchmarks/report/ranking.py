@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.cells import told
 from benchmarks.report.summary import Loss, Speed
 from benchmarks.report.tables import Table
 from benchmarks.rows.kinds import Measurement, label
@@ -103,36 +102,41 @@ def ranking(found: Sequence[Standing], baseline: str | None) -> Ranking:
         f"then those that lose more. Tokens/s: one sequence, the shortest prompt, of "
         f"{first.loss.model} on this machine. Points: mean of {tasks}, with the 95 % interval of "
         "the difference on the same items; below 0 is a gain. KL: mean divergence from the fp32 "
-        "weights, in nats."
+        f"weights, in nats. Speed: beside {baseline}."
     )
     return Ranking(sentence(first, baseline), ranked_table(found, baseline), note)
 
 
 def sentence(first: Standing, baseline: str) -> str:
     """first: of the ranking"""
-    model, rate = first.loss.model, f"{first.tokens_per_s:.3g} tokens/s"
+    model, rate = first.loss.model, f"{rounded(first.tokens_per_s)} tokens/s"
     limit = f"loses more than {ALLOWED:g} point"
     if first.label == baseline:
         return f"Use {baseline}: {model} decodes {rate}, and every faster setting {limit}."
     if not first.fits:
         return f"Use {baseline}: for {model}, every setting that was timed and scored {limit}."
-    times = "" if first.ratio is None else f", {first.ratio:.2g} times those of {baseline}"
+    times = "" if first.ratio is None else f", {first.ratio:.2g} times as many as {baseline}"
     return (
         f"Use {first.label}: {model} decodes {rate}{times}, and scores {first.lost} points below "
         f"{baseline}."
     )
 
 
+def rounded(value: float) -> str:
+    """Three digits, and no power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def ranked_table(found: Sequence[Standing], baseline: str) -> Table:
-    heads = ("", "setting", "tokens/s", f"times {baseline}", "points lost", "KL")
+    heads = ("", "setting", "tokens/s", "points lost", "KL", "speed")
     rows: list[tuple[str, ...]] = [
         (
             str(place),
             one.label,
             f"{one.tokens_per_s:.1f}",
-            told(one.ratio, 2),
             "the baseline" if one.label == baseline else one.lost,
             "" if one.kl is None else f"{one.kl:.2g}",
+            "" if one.ratio is None else f"{one.ratio:.2f} ×",
         )
         for place, one in enumerate(found, 1)
     ]

@@ -153,7 +153,7 @@ def losses(merged: Iterable[Measurement], baseline: str) -> list[Loss]:
         binary = [{*before[task]["items"], *tasks[task]["items"]} <= {0, 1} for task in common]
         seen = [with_unseen(d, 100.0) if b else d for d, b in zip(differences, binary, strict=True)]
         variances = [d.var(ddof=1) / len(d) if len(d) > 1 else 0.0 for d in seen]
-        error = math.sqrt(sum(variances)) / len(common)
+        error = 0.0 if name == baseline else math.sqrt(sum(variances)) / len(common)
         found.append(Loss(name, model, points, error, common))
     return found
 

@@ -41,14 +41,18 @@ def test_the_fastest_that_loses_at_most_a_point_is_first_and_losers_follow_by_lo
     assert [one.label for one in found] == ["a:good", "a:best", BASE, "a:bad", "a:worse"]
     opened = ranking(found, BASE)
     assert opened.sentence.startswith(
-        f"Use a:good: m decodes 50 tokens/s, 10 times those of {BASE}, and scores 0.9 (0."
+        f"Use a:good: m decodes 50 tokens/s, 10 times as many as {BASE}, and scores 0.9 (0."
     )
-    assert [row[:4] for row in opened.table.rows[:2]] == [
-        ("1", "a:good", "50.0", "10.00"),
-        ("2", "a:best", "25.0", "5.00"),
+    assert [(*row[:3], *row[4:]) for row in opened.table.rows[:2]] == [
+        ("1", "a:good", "50.0", "0.5", "10.00 ×"),
+        ("2", "a:best", "25.0", "0.5", "5.00 ×"),
     ]
-    assert opened.table.rows[0][-1] == "0.5"
-    assert opened.table.rows[2][-2] == "the baseline"
+    assert opened.table.rows[2][3] == "the baseline"
+
+
+def test_speeds_have_no_power_of_ten(ranked):
+    found = ranked({"a:good": (0.0003, 0), BASE: (0.2, 0)})
+    assert " 3,333 tokens/s" in ranking(found, BASE).sentence
 
 
 def test_where_all_others_lose_more_the_baseline_is_what_to_use(ranked):
