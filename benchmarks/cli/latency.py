@@ -17,7 +17,7 @@ from benchmarks.latency import machine
 from benchmarks.latency.bench import Bench
 from benchmarks.latency.cases import PROFILES, Case, Profile
 from benchmarks.models.kept import cache_root
-from benchmarks.models.model import Model
+from benchmarks.models.model import Model, model_name
 from benchmarks.models.random_checkpoint import random_model
 from benchmarks.models.shapes import shape_name
 from benchmarks.report.terminal import show_latency
@@ -179,8 +179,7 @@ def open_model(shape: str | None, model: str | None) -> Model:
     root = cache_root()
     if model is not None:
         found = resolve(model, None, None)
-        name = model if found.hub else found.folder.resolve().name
-        return Model.at(name, found.folder, root)
+        return Model.at(model_name(model), found.folder, root)
     assert shape is not None
     name = shape_name(shape)
     return Model.at(name, random_model(name, root, say_progress(name)), root)

@@ -59,8 +59,17 @@ class Engine:
         return FOLDER / self.file
 
 
-def ours(weight_dtype: str, compute_dtype: str) -> tuple[dict[str, Any], str]:
-    return {"weight_dtype": weight_dtype, "compute_dtype": compute_dtype}, weight_dtype
+# Our formats of weights that are timed: name -> options of a quantization config.
+OURS: dict[str, dict[str, Any]] = {
+    "int4": {"weight_dtype": "int4"},
+    "int4-clip": {"weight_dtype": "int4_clip"},
+    "int4-g128": {"weight_dtype": "int4", "group_size": 128},
+    "int8": {"weight_dtype": "int8"},
+}
+
+
+def ours(weights: str, compute_dtype: str) -> tuple[dict[str, Any], str]:
+    return {"quantization": OURS[weights], "compute_dtype": compute_dtype}, weights
 
 
 def woq(weight_dtype: str) -> dict[str, Any]:
@@ -100,7 +109,8 @@ ENGINES: dict[str, Engine] = {
             for weight in ("int4", "int8")
             for compute in ("bf16", "fp32", "int8")
         }
-        | {"int4-auto": ours("int4", "auto")},
+        | {f"{weights}-auto": ours(weights, "auto") for weights in OURS}
+        | {f"{weights}-bf16": ours(weights, "bf16") for weights in OURS},
         {
             "fp32": {"dtype": "fp32"},
             "bf16": {"dtype": "bf16"},
@@ -109,11 +119,16 @@ ENGINES: dict[str, Engine] = {
             "int8-g128-bf16": grouped("int8", 128),
             "int4-bf16": grouped("int4", 32),
             "int4-g128-bf16": grouped("int4", 128),
+            "int4-clip-bf16": grouped("int4_clip", 32),
+            "int4-clip-g128-bf16": grouped("int4_clip", 128),
             "int4-fullrange-bf16": grouped("int4_fullrange", 32),
             "int4-asym-bf16": grouped("int4", 32, scheme="asym"),
             "int4-fp32": grouped("int4", 32, compute_dtype="fp32"),
             "int4-int8": grouped("int4", 32, compute_dtype="int8"),
             "int4-auto": grouped("int4", 32, compute_dtype="auto"),
+            "int4-clip-auto": grouped("int4_clip", 32, compute_dtype="auto"),
+            "int4-g128-auto": grouped("int4", 128, compute_dtype="auto"),
+            "int8-auto": grouped("int8", 32, compute_dtype="auto"),
         },
         as_is={
             "as-is": ({"compute_dtype": "auto"}, "as-is"),

@@ -84,6 +84,14 @@ def architecture_of(folder: Path) -> Architecture:
     return open_source(folder).architecture if is_source_file(folder) else read_architecture(folder)
 
 
+def model_name(model: str) -> str:
+    """A model's name in rows: a hub name, or its folder's name, which says more than "model"."""
+    if not Path(model).exists():
+        return model
+    folder = Path(model).resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
 def formats_folder(name: str, digest: str, root: Path) -> Path:
     """The folder of all formats of a model."""
     return root / f"{name.replace('/', '_')}-{digest[:12]}"

@@ -91,10 +91,14 @@ def paired_cells(paired: Paired | None) -> tuple[str, str, str, str]:
         return "", "", "", ""
     return (
         f"{paired.difference:+.3g}",
-        f"{paired.low:+.3g} to {paired.high:+.3g}",
+        interval(paired.low, paired.high),
         "" if paired.lost is None else f"-{paired.lost} +{paired.won}",
         "" if paired.p is None else f"{paired.p:.2g}",
     )
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
 
 
 def latency_table(found: Sequence[Comparison]) -> Iterator[str]:

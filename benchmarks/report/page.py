@@ -1,7 +1,7 @@
 """The report of a run: Markdown and an HTML page with the same numbers.
 
-The page needs no other file. Both begin with machine, versions and commit, and warn when the
-machine was busy: a number means little without its conditions.
+The page needs no other file. Both begin with what to use (ranking.py), warn when the machine was
+busy, and end with machine, versions and commit: a number means little without its conditions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.report import summary
 from benchmarks.report.compare import compare, paired_cells
+from benchmarks.report.ranking import Ranking, ranking, standings
 from benchmarks.report.tables import (
     Table,
     conditions_table,
@@ -28,6 +29,7 @@ from benchmarks.rows.samples import Samples
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 TITLE = "Quantized inference on a CPU, measured"
+CONDITIONS = "Machine, versions and commit"
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,25 @@ class Section:
 
 @dataclass
 class Report:
-    opening: list[str]
+    ranking: Ranking
     warnings: list[str]
     sections: list[Section]
+    conditions: list[str]
 
     def markdown(self) -> str:
-        lines = [f"# {TITLE}", ""]
-        for paragraph in [*self.opening, *(f"**{warning}**" for warning in self.warnings)]:
+        lines = [f"# {TITLE}", "", self.ranking.sentence, ""]
+        if self.ranking.table is not None:
+            lines += [*self.ranking.table.markdown(), ""]
+        for paragraph in [self.ranking.note, *(f"**{warning}**" for warning in self.warnings)]:
             lines += [paragraph, ""]
         for section in (one for one in self.sections if one.tables):
             lines += [f"## {section.title}", ""]
             lines += [section.note, ""] if section.note else []
             for table in section.tables:
                 lines += [*table.markdown(), ""]
+        lines += [f"## {CONDITIONS}", ""]
+        for paragraph in self.conditions:
+            lines += [paragraph, ""]
         return "\n".join(lines)
 
     def html(self) -> str:
@@ -69,9 +77,11 @@ class Report:
         template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
         return template.render(
             title=TITLE,
-            opening=self.opening,
+            ranking=self.ranking,
             warnings=self.warnings,
             sections=self.sections,
+            conditions_title=CONDITIONS,
+            conditions=self.conditions,
         )
 
 
@@ -102,13 +112,18 @@ def build(rows: Sequence[Row], asked_baseline: str | None = None) -> Report:
         sections.append(accuracy(asked, model, styles, baseline))
     sections.append(failures(rows))
     filled = [section for section in sections if section.pictures or section.tables]
-    return Report(opening(rows, probes), warnings(rows, probes), filled)
+    for section in [one for one in filled if one.pictures][:1]:
+        section.note = f'In pictures "ncl" is neuralchat_lite. {section.note}'.rstrip()
+    ranked = standings(speeds, losses, measured, baseline or "")
+    return Report(
+        ranking(ranked, baseline), warnings(rows, probes), filled, conditions(rows, probes)
+    )
 
 
-# ---- the beginning ----
+# ---- the conditions ----
 
 
-def opening(rows: Sequence[Row], probes: Samples | None) -> list[str]:
+def conditions(rows: Sequence[Row], probes: Samples | None) -> list[str]:
     told = []
     for row in unique_runs(rows):
         versions = ", ".join(f"{name} {value}" for name, value in row["versions"].items())
@@ -121,8 +136,6 @@ def opening(rows: Sequence[Row], probes: Samples | None) -> list[str]:
             f"probes between the measurements ({min(probes.values) / 1e9:.1f} to "
             f"{max(probes.values) / 1e9:.1f})."
         )
-    if any(row.get("engine") == "neuralchat_lite" for row in rows):
-        told.append('In pictures "ncl" is neuralchat_lite.')
     return told
 
 
@@ -164,23 +177,22 @@ def tradeoff(
     styles: Any,
     baseline: str | None,
 ) -> Section:
-    """Speed of one model's shape against loss of another's scores, each pair a picture."""
+    """Speed against lost scores, a picture for each model that has both."""
     from benchmarks.report.plots import pareto
 
     section = Section("Speed against accuracy")
     for model in dict.fromkeys(one.model for one in speeds):
         own = [one for one in speeds if one.model == model and one.batch == 1]
-        if not own or baseline is None:
+        lost = [one for one in losses if one.model == model]
+        if not own or not lost or baseline is None:
             continue
         context = min(one.context for one in own)
         own = [one for one in own if one.context == context]
-        for judged in dict.fromkeys(one.model for one in losses):
-            lost = [one for one in losses if one.model == judged]
-            svg = pareto(own, lost, styles, baseline)
-            if svg:
-                tasks = ", ".join(lost[0].tasks)
-                note = f"Tokens/s of {model} at {context} tokens; accuracy of {judged} on {tasks}."
-                section.pictures.append(Picture("What a lost point buys", note, svg))
+        svg = pareto(own, lost, styles, baseline)
+        if svg:
+            tasks = ", ".join(lost[0].tasks)
+            note = f"{model}: tokens/s at {context} tokens, accuracy on {tasks}."
+            section.pictures.append(Picture("What a lost point buys", note, svg))
     return section
 
 
@@ -244,9 +256,10 @@ def accuracy(own: Sequence[AccuracyRow], model: str, styles: Any, baseline: str 
     order = list(dict.fromkeys((row["task"], row["metric"]) for row in own))
     found = sorted(compare(own, baseline), key=lambda one: order.index(one.subject[1:]))
     drawn = [
-        (one.subject[1], one.variant, *(100 * v for v in (p.difference, p.low, p.high)))
+        (one.subject[1], one.variant, 100 * p.difference, 100 * p.low, 100 * p.high)
         for one in found
         if (p := one.paired) is not None and one.subject[2] in summary.POINTS
+        if p.low is not None and p.high is not None
     ]
     svg = differences(drawn, styles, f"points above {baseline}")
     if svg:

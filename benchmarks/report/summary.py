@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.accuracy.paired import with_unseen
 from benchmarks.rows.kinds import AccuracyRow, Measurement, ResultsError, Row, label
 from benchmarks.rows.samples import Samples
 
@@ -149,8 +150,10 @@ def losses(merged: Iterable[Measurement], baseline: str) -> list[Loss]:
             np.subtract(before[task]["items"], tasks[task]["items"]) * 100 for task in common
         ]
         points = float(np.mean([d.mean() for d in differences]))
-        variances = [d.var(ddof=1) / len(d) if len(d) > 1 else 0.0 for d in differences]
-        error = math.sqrt(sum(variances)) / len(common)
+        binary = [{*before[task]["items"], *tasks[task]["items"]} <= {0, 1} for task in common]
+        seen = [with_unseen(d, 100.0) if b else d for d, b in zip(differences, binary, strict=True)]
+        variances = [d.var(ddof=1) / len(d) if len(d) > 1 else 0.0 for d in seen]
+        error = 0.0 if name == baseline else math.sqrt(sum(variances)) / len(common)
         found.append(Loss(name, model, points, error, common))
     return found
 

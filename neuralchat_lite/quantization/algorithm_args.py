@@ -65,6 +65,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "block_size": count(128),  # columns whose errors are moved together
         "mse": flag(False),  # search each scale for the least error
         "true_sequential": flag(False),  # inputs of a matrix after those before it are quantized
+        # Products are to be those with the inputs that unquantized matrices give.
+        "exact_inputs": flag(False),
     },
     "AUTOROUND": {
         "iters": count(200),  # steps of signed gradient descent for each block

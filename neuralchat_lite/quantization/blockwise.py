@@ -65,7 +65,7 @@ class Blockwise(Quantizer):
     """The quantizer of a calibrated algorithm. Its subclasses say which.
 
     packages: that it imports -> the distribution to install
-    uses_wanted: whether it compares with the outputs of unquantized blocks
+    uses_wanted: whether it compares with inputs and outputs of unquantized blocks
     """
 
     algorithm: str
@@ -184,7 +184,7 @@ class Blockwise(Quantizer):
             unquantized = Samples(plain, None, samples.cos, samples.sin)
             files.write(f"plain-{index + 1}", outputs_of(unquantized, block))
             wanted = files.open(f"plain-{index + 1}")
-            samples = Samples(samples.inputs, wanted, samples.cos, samples.sin)
+            samples = Samples(samples.inputs, wanted, samples.cos, samples.sin, plain)
         prefix = source.architecture.layer(index).qkv[0].name.removesuffix(block.block.qkv[0].name)
         targets = targets_of(self.config, block, prefix)
         self.norm_dtype = source.dtype(f"{prefix}{block.block.attention_norm.weight}")

@@ -28,12 +28,14 @@ class Samples:
     wanted: of the same shape, what the block gives without any quantization; None where the
         algorithm does not ask for it
     cos, sin: [length, head_dim / 2], the rotary embedding
+    plain: the inputs from unquantized blocks, where `wanted` is there too
     """
 
     inputs: Tensor
     wanted: Tensor | None
     cos: Tensor
     sin: Tensor
+    plain: Tensor | None = None
 
     def batches(self) -> Iterator[slice]:
         count, length, _ = self.inputs.shape

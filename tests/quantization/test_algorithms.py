@@ -272,7 +272,9 @@ def divergence(model: ncl.Model, exact: ncl.Model, texts: list[list[int]]) -> fl
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"act_order": True}, {"mse": True, "static_groups": True}], ids=str
+    "settings",
+    [{}, {"act_order": True}, {"mse": True, "static_groups": True}, {"exact_inputs": True}],
+    ids=str,
 )
 def test_gptq_wins_back_half_of_what_round_to_nearest_loses(
     settings: dict[str, Any], tmp_path: Path
@@ -287,3 +289,51 @@ def test_gptq_wins_back_half_of_what_round_to_nearest_loses(
     config = {**layout, "algorithm": "GPTQ", "algorithm_args": settings}
     ours = ncl.load(NANO, config, cache_dir=tmp_path, calibration=calibration)
     assert divergence(ours, exact, texts) < 0.5 * divergence(nearest, exact, texts)
+
+
+def test_a_matrix_that_makes_up_for_its_inputs_is_the_solution_of_least_squares() -> None:
+    require("GPTQ")
+    from neuralchat_lite.quantization.gptq import Moments, made_up
+
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 6, generator=random)
+    exact = torch.randn(50, 6, generator=random)
+    inputs = exact + 0.3 * torch.randn(50, 6, generator=random)
+    moments = Moments(inputs.T @ inputs, 1, (exact - inputs).T @ inputs)
+    want = torch.linalg.lstsq(inputs, exact @ weight.T).solution.T
+    torch.testing.assert_close(made_up(weight, moments, 1e-6), want, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(want, weight, atol=0.05)
+    assert made_up(weight, Moments(moments.hessian, 1), 0.01) is weight
+
+
+def test_exact_inputs_are_those_of_unquantized_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("GPTQ")
+    from neuralchat_lite.quantization import gptq
+
+    source, seen = open_checkpoint(NANO), []
+    real = gptq.second_moments
+
+    def spy(block: Any, names: Any, samples: Any, exact: Any) -> Any:
+        found = real(block, names, samples, exact)
+        if "self_attn.q_proj" in names:
+            seen.append((samples.inputs.clone(), samples.plain.clone(), dict(found)))
+        return found
+
+    monkeypatch.setattr(gptq, "second_moments", spy)
+    settings = {"exact_inputs": True, "true_sequential": True}
+    config = WeightOnlyQuantConfig(algorithm="GPTQ", group_size=64, algorithm_args=settings)
+    quantize_checkpoint(source, config, tmp_path / "m", calibration=Calibration(IDS))
+    inputs, plain, _ = seen[0]
+    torch.testing.assert_close(inputs, plain)
+    assert float(seen[0][2]["self_attn.q_proj"].drift.abs().max()) == 0
+    inputs, plain, found = seen[1]
+    cos, sin = (table[: IDS.shape[1]] for table in RotaryTable(source.architecture).upto(32))
+    first = source.weight(source.architecture.embedding_name)[IDS].float()
+    torch.testing.assert_close(plain, TorchBlock(source, 0)(first, cos, sin))
+    norm = TorchBlock(source, 1).get_submodule("input_layernorm")
+    x, e = norm(inputs).flatten(0, 1), norm(plain).flatten(0, 1)
+    want = (e - x).T @ x * (2 / len(IDS))
+    torch.testing.assert_close(found["self_attn.q_proj"].drift, want, rtol=1e-3, atol=1e-5)
+    assert float(want.abs().max()) > 1e-3

@@ -10,8 +10,8 @@ def versions():
 
 
 def prepare(checkpoint, folder, options):
-    given = options.get("weight_dtype")  # a file's codes have their own
-    config = None if given is None else WeightOnlyQuantConfig(weight_dtype=given)
+    given = options.get("quantization")  # a file's codes have their own
+    config = None if given is None else WeightOnlyQuantConfig(**given)
     ncl.quantize(checkpoint, config, folder)
 
 

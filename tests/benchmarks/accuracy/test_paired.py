@@ -54,9 +54,24 @@ def test_shares_of_probability_have_an_interval_but_no_flips():
     assert found.difference == 0
 
 
-def test_what_changes_nothing_has_no_width():
-    found = compare_items([1, 0, 1], [1, 0, 1])
-    assert (found.low, found.high, found.p) == (0, 0, 1)
+def test_six_equal_items_are_not_certain_and_a_thousand_nearly_are():
+    few, many = compare_items([1, 0] * 3, [1, 0] * 3), compare_items([1, 0] * 500, [1, 0] * 500)
+    assert few.difference == many.difference == 0
+    assert few.p == many.p == 1
+    assert few.low <= -0.2 and few.high >= 0.2
+    # A flip that 1,000 items do not show has a share below 1 - 0.025 ** (1 / 1000).
+    assert -0.004 < many.low < -0.001 and 0.001 < many.high < 0.004
+
+
+def test_six_lost_items_say_that_some_are_lost_but_not_that_all_are():
+    found = compare_items([1] * 6, [0] * 6)
+    assert found.difference == found.low == -1
+    assert -0.5 < found.high < 0
+
+
+def test_values_that_never_vary_have_no_interval():
+    found = compare_items([0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+    assert (found.difference, found.low, found.high) == (-0.25, None, None)
 
 
 def test_other_items_are_refused():

@@ -53,9 +53,9 @@ def rows(accuracy_row, latency_row):
         alone = {"context": None, "batch": None, "prompt_sha256": None, "unit": "bytes", **variant}
         found.append(latency_row([3e9], "peak_rss_bytes", **alone))
         found.append(latency_row([1e9], "private_bytes", **alone))
-    found.append(accuracy_row([1, 1, 1, 1, 0], **BF16))
-    found.append(accuracy_row([1, 1, 1, 0, 0]))
-    found.append(accuracy_row([1, 1, 1, 1, 0], **INT8))
+    found.append(accuracy_row([1, 1, 1, 1, 0], model="1b", **BF16))
+    found.append(accuracy_row([1, 1, 1, 0, 0], model="1b"))
+    found.append(accuracy_row([1, 1, 1, 1, 0], model="1b", **INT8))
     names = {"engine": "itrex", "variant": "int4", "model": "1b"}
     reason = {"stage": "load", "reason": "needs | AMX", "last_lines": []}
     return [*found, {"kind": "failure", **names, **reason}]
@@ -73,9 +73,10 @@ def test_speeds_are_medians_of_all_rounds_over_the_measured_bandwidth(rows):
 def test_a_loss_is_that_of_the_same_items_in_points(rows):
     losses = {loss.label: loss for loss in summary.losses(rows, "transformers:bf16")}
     assert losses["neuralchat_lite:int4-bf16"].points == pytest.approx(20)
-    # differences 0 0 0 100 0: standard deviation 44.7, over the root of five
-    assert losses["neuralchat_lite:int4-bf16"].error == pytest.approx(20)
+    # differences 0 0 0 100 0, one lost and one won: standard deviation 69.0, over the root of 7
+    assert losses["neuralchat_lite:int4-bf16"].error == pytest.approx(26.08, abs=0.01)
     assert losses["neuralchat_lite:int8-bf16"].points == 0
+    assert losses["neuralchat_lite:int8-bf16"].error > 10, "five equal items are not certain"
 
 
 def test_the_baseline_is_bf16_unless_asked_otherwise(rows):
@@ -94,6 +95,26 @@ def test_both_forms_tell_the_same_numbers(rows):
     for text in ("25.00", "-1 +0", "80.00 (37.6 to 96.4)", "needs | AMX", "20.0 GB/s"):
         assert text in page
     assert "A &lt;fast&gt; CPU" in page
+
+
+def test_it_opens_with_what_to_use_and_ends_with_the_machine(rows):
+    built = report.build(rows)
+    sentence = built.ranking.sentence
+    # int4 is faster, but loses 20 points.
+    assert sentence.startswith("Use neuralchat_lite:int8-bf16: 1b decodes 12.5 tokens/s, 2.5 times")
+    markdown = built.markdown()
+    parts = (sentence, "| 1 | ", "## Speed: 1b", f"## {report.CONDITIONS}", "A <fast> CPU")
+    places = [markdown.index(part) for part in parts]
+    assert places == sorted(places)
+    page = built.html()
+    assert re.search(r"<h1>.*</h1>\s*<p class=\"lead\">Use ", page)
+    assert page.index("<details>") < page.index("A &lt;fast&gt; CPU") < page.index("</details>")
+
+
+def test_a_picture_has_speed_and_accuracy_of_one_model_alone(rows, accuracy_row):
+    others = [row | {"model": "tiny"} if row["kind"] == "accuracy" else row for row in rows]
+    assert "What a lost point buys" not in report.build(others).html()
+    assert "What a lost point buys" in report.build(rows).html()
 
 
 def test_rows_name_the_flags_that_a_cpu_made_an_engine_take(rows, accuracy_row, latency_row):
