@@ -1,12 +1,10 @@
 """Answer the questions of a file, one a line, as JSON lines: python examples/batch.py FILE [MODEL]
 
-Threads share one model. Their operations take turns on the CPU, so threads make nothing faster;
-they keep slow consumers, such as a network, from holding up the next answer.
+All questions are computed together, so the weights are read once for many tokens.
 """
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import neuralchat_lite as ncl
@@ -15,21 +13,18 @@ NANO = Path(__file__).parent / "nano" / "model"
 
 
 def main() -> None:
-    questions = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+    lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+    questions = [line for line in lines if line]
     model = ncl.load(sys.argv[2] if len(sys.argv) > 2 else NANO)
-
-    def answer(question: str) -> dict[str, object]:
-        reply = model.generate([{"role": "user", "content": question}], max_new_tokens=300)
-        return {
+    prompts = [[{"role": "user", "content": question}] for question in questions]
+    for question, reply in zip(questions, model.generate(prompts, max_new_tokens=300), strict=True):
+        answer = {
             "question": question,
             "answer": reply.text,
             "finish_reason": reply.finish_reason,
             "new_tokens": reply.timings.new_tokens,
         }
-
-    with ThreadPoolExecutor(2) as pool:
-        for result in pool.map(answer, filter(None, questions)):
-            print(json.dumps(result), flush=True)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

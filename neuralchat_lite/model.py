@@ -238,6 +238,7 @@ class Model:
     @shortages()
     @at_work()
     def sequence(self, prompt: PromptInput, settings: GenerationOptions) -> One:
+        check_draft(settings.draft, self.tokenizer)
         size, limit = self.architecture.vocab_size, self.decoder.context_length
         encoded = encode_prompt(prompt, self.tokenizer, size, limit, settings)
         return One(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
@@ -369,3 +370,12 @@ class Model:
                 "load it with engine='native' to save it"
             )
         return save_copy(self.folder, self.config, given_folder(folder, "the folder to save to"))
+
+
+def check_draft(draft: Any, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError for a model as a draft whose tokens are others."""
+    if isinstance(draft, Model) and draft.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"the draft {visible(draft.folder.name)} has another vocabulary than this model: give "
+            "a model with the same tokens, or draft='ngram'"
+        )

@@ -90,6 +90,10 @@ class GenerationGroup:
     min_new_tokens: Annotated[
         int | None, option(TEXT, "Tokens before the answer may end (0: off).")
     ] = None
+    draft: Annotated[
+        str | None,
+        option(TEXT, "ngram: guess what came after the same tokens before; no answer changes."),
+    ] = None
     template_arg: Annotated[
         list[str] | None,
         option(TEXT, "NAME=VALUE: a variable of the chat template, such as enable_thinking=false."),

@@ -25,6 +25,8 @@ from neuralchat_lite.generation.prefix_store import PrefixStore
 from neuralchat_lite.kernels.kv_format import PAGE
 from neuralchat_lite.values import plain, shown
 
+# Rows of a step up to which it costs hardly more than one; beyond, guesses cost what they save.
+DRAFT_ROWS = 16
 Planned = list[tuple[Job, list[int]]]  # what a step feeds, of which job
 
 
@@ -141,7 +143,9 @@ class Batch:
         room = max(1, most - len(active))  # beside one token of each
         planned: Planned = []
         computed: set[bytes] = set()  # pages that the prompts of this step will fill
+        drafts = min(DRAFT_ROWS // max(1, len(active)), most) - 1  # of each, at most
         for job in active:
+            job.drafted = []
             if self.pool is not None and not self.begin(job, computed):
                 continue
             ids = job.sequence.next_ids()
@@ -150,6 +154,9 @@ class Batch:
                     continue
                 ids = ids[: 1 + room]
                 room -= len(ids) - 1
+            else:
+                job.drafted = job.sequence.draft(drafts)
+                ids += job.drafted
             planned.append((job, ids))
         return planned
 
@@ -212,20 +219,22 @@ class Batch:
 
     def feed(self, planned: Planned) -> None:
         before = {job: job.sequence.cache.length for job, _ in planned}
-        ends = [
-            before[job] + len(ids) == len(job.sequence.ids) for job, ids in planned
-        ]  # whose prompt is not fed in part
+        # Of how many rows the logits are wanted: none of a prompt that is fed in part.
+        keep = [
+            1 + len(job.drafted) if before[job] + len(ids) >= len(job.sequence.ids) else 0
+            for job, ids in planned
+        ]
         try:
             logits = self.decoder.forward_batch(
                 [ids for _, ids in planned],
                 [job.sequence.cache for job, _ in planned],
-                keep=[int(end) for end in ends],
+                keep=keep,
             )
             self.counts.steps += 1
-            for (job, ids), rows, end in zip(planned, logits, ends, strict=True):
+            for (job, ids), rows in zip(planned, logits, strict=True):
                 self.count(job, ids)
-                if end:
-                    self.accept(job, rows[0])
+                if len(rows):
+                    self.accept(job, rows)
                 self.remember(job)
                 del before[job]
         except ResourceError as error:
@@ -241,12 +250,15 @@ class Batch:
 
     def accept(self, job: Job, logits: Any) -> None:
         try:
-            piece = job.sequence.accept(logits)
-        except Exception as error:
+            pieces = job.sequence.accept_drafts(logits, job.drafted)
+        except BaseException as error:
             self.let_go(job, error)
+            if not isinstance(error, Exception):
+                raise
             return
-        self.counts.new_tokens += 1
-        job.deliver(piece)
+        self.counts.new_tokens += len(pieces)
+        for piece in pieces:
+            job.deliver(piece)
 
     def remember(self, job: Job) -> None:
         """Keep the pages that a job has filled; let it go if it has ended."""

@@ -66,6 +66,7 @@ class Job:
         self.cancelled = cancelled or (lambda: False)
         self.ahead = ahead
         self.pieces: deque[Piece] = deque()
+        self.drafted: list[int] = []  # what the next step feeds beside `next_ids`
         self.error: BaseException | None = None
         self.unwanted = False
         self.left = False

@@ -79,6 +79,10 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ignore_eos": ("True or False", is_flag),
     "logprobs": ("True or False", is_flag),
     "top_logprobs": ("an integer >= 0 (0: off)", is_count),
+    "draft": (
+        "None, 'ngram', or a loaded model",
+        lambda v: v is None or v == "ngram" or hasattr(v, "decoder"),
+    ),
     "n": ("a positive integer", is_positive_integer),
     "prefill": ("a text", lambda v: isinstance(v, str)),
     "echo": ("True or False", is_flag),
@@ -116,4 +120,5 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "stop": as_tuple,
     "prefill": lambda value: "" if value is None else value,
     "chat_template_kwargs": as_dictionary,
+    "draft": lambda value: value,
 }

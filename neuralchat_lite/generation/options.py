@@ -58,6 +58,7 @@ class GenerationKeywords(TypedDict, total=False):
     ignore_eos: bool
     logprobs: bool
     top_logprobs: int
+    draft: Any
     n: int
     prefill: str
     echo: bool
@@ -82,6 +83,8 @@ class GenerationOptions:
     ignore_eos: go on after the end-of-text token
     logprobs: give each token's log-probability, in the model's own distribution
     top_logprobs: give the likeliest tokens too, as many as this
+    draft: guess several tokens at once, which changes no answer: "ngram" what came after the same
+        last tokens before, a model (from `load`, with the same vocabulary) what it finds likeliest
     n: answers to one prompt; answer i has the seed `seed + i`
     prefill: how the answer to messages begins; the model goes on from there
     echo: begin the text with the prompt, or where that is messages with `prefill`
@@ -106,6 +109,7 @@ class GenerationOptions:
     ignore_eos: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    draft: Any = None
     n: int = 1
     prefill: str = ""
     echo: bool = False

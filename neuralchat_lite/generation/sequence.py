@@ -17,9 +17,11 @@ from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.penalties import Answer
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sampling import Chooser
+from neuralchat_lite.generation.speculation import DraftLength, drafts_of
 from neuralchat_lite.generation.text import Detokenizer, StopStrings
 from neuralchat_lite.generation.turn_ends import turn_ends
 
+LONGEST_DRAFT = 15  # with the newest token a block of rows that the kernels take together
 FinishReason = Literal["eos", "stop", "length", "context"]
 
 
@@ -39,6 +41,8 @@ class Timings:
     bytes_per_token: int  # weights, keys and values that one decoded token reads, on average
     bytes_per_second: float | None  # bytes_per_token / time_per_token_s: compare to the bandwidth
     load_s: float | None = None
+    drafted: int = 0  # tokens that were guessed
+    accepted: int = 0  # of them, those that the model has chosen too
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ class Sequence:
         )
         self.visible = StopStrings((*options.stop, *prompt.stop))
         self.text_of = Detokenizer(tokenizer)
+        self.drafts = options.draft and drafts_of(options.draft, self.ids)
+        self.draft_length = DraftLength(LONGEST_DRAFT)
         self.echo = self.text_before(prompt) if options.echo else ""
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
@@ -172,19 +178,56 @@ class Sequence:
         self.clock.resume()
         return self.ids[self.cache.length :]
 
+    def draft(self, room: int) -> list[int]:
+        """Guesses at the tokens after the newest, `room` at most; `next_ids` is that one alone.
+
+        They are fed after it, and `accept_drafts` gets the logits of all.
+        """
+        if self.drafts is None:
+            return []
+        left = min(
+            self.options.max_new_tokens - self.new_tokens - 1,
+            self.decoder.context_length - len(self.ids),
+            room,
+        )
+        length = self.draft_length.next() if left > 0 else 0
+        return self.drafts.draft(min(left, length)) if length else []
+
     def accept(self, logits: Tensor) -> Piece:
         """Choose the next token from the logits of the last one fed, [vocab] fp32.
 
         Raises CheckpointError when they are not finite.
         """
+        [piece] = self.accept_drafts(logits[None], [])
+        return piece
+
+    def accept_drafts(self, logits: Tensor, drafted: list[int]) -> list[Piece]:
+        """Choose tokens as long as they are the drafted ones, and one more.
+
+        logits: [1 + len(drafted), vocab] fp32, of the newest token and of the drafted ones
+        """
         assert not self.finished
-        assert self.cache.length == len(self.ids), "all of next_ids() is fed before"
-        try:
-            token = self.choose(logits, self.ids)
-        except BaseException as error:
-            self.error = error
-            raise
-        return self.take(token, logits)
+        assert self.cache.length == len(self.ids) + len(drafted), "all of next_ids() is fed before"
+        pieces: list[Piece] = []
+        self.clock.drafted += len(drafted)
+        for row, draft in zip(logits, [*drafted, None], strict=True):
+            try:
+                token = self.choose(row, self.ids)
+            except BaseException as error:
+                if pieces and isinstance(error, Exception):
+                    break  # the next step comes to it again, as without drafts
+                self.error = error
+                raise
+            self.clock.accepted += token == draft
+            pieces.append(self.take(token, row))
+            if self.finished or token != draft:
+                break
+        if self.drafts is not None:
+            self.drafts.extend(piece.token_id for piece in pieces)
+        if drafted:
+            self.draft_length.tell(len(drafted), max(0, len(pieces) - 1))
+            self.cache.truncate(len(self.ids) - 1)
+        return pieces
 
     def take(self, token: int, logits: Tensor) -> Piece:
         """The piece of a token that was chosen from these logits, [vocab] fp32."""
@@ -269,7 +312,7 @@ class Clock:
 
     def __init__(self, prompt_tokens: int, cached_tokens: int, load_s: float | None = None) -> None:
         self.prompt_tokens, self.cached_tokens, self.load_s = prompt_tokens, cached_tokens, load_s
-        self.steps = 0
+        self.steps = self.drafted = self.accepted = 0
         self.first = self.others = 0.0
         self.started: float | None = None
         self.resume()
@@ -306,4 +349,6 @@ class Clock:
             bytes_per_token=size,
             bytes_per_second=size / mean if mean else None,
             load_s=self.load_s,
+            drafted=self.drafted,
+            accepted=self.accepted,
         )

@@ -1,21 +1,23 @@
 """Drafts: guesses at the next tokens, and which of them the model would have chosen itself.
 
 A step over several tokens costs hardly more than over one. So tokens that are cheaply guessed are
-fed together, and what the model thinks of each is compared with the guess. The answer is the same
-as without: token for token, or for a draft that is itself drawn, with the same probabilities.
+fed together, and of each the model chooses the next one as it would have done anyway, by the same
+random numbers. A guess stands where it is what the model chose. So the answer is the same as
+without, token for token, also where it is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from neuralchat_lite.generation.sampling import Chooser, check_finite
+from neuralchat_lite.engines.engine import Decoder
+from neuralchat_lite.generation.prefix_cache import common_prefix
 
 SHORTEST, LONGEST = 2, 4  # tokens in a row by which an earlier place is found
 ID_BITS = 32
+FIRST_LENGTH = 4  # tokens of the first draft
+LONGEST_REST = 63  # tokens without drafts
 
 
 class NgramDrafts:
@@ -61,57 +63,72 @@ class NgramDrafts:
         return found
 
 
-def accept_drafts(
-    logits: Tensor,
-    drafted: Sequence[int],
-    chooser: Chooser,
-    ids: Sequence[int],
-    drawn_from: Tensor | None = None,
-) -> list[int]:
-    """The next tokens: of `drafted` those that stand, then one more of the model's own.
+class ModelDrafts:
+    """Guesses of another model, a smaller one with the same vocabulary: its likeliest tokens."""
 
-    logits: [len(drafted) + 1, vocab] fp32: of the last token of `ids`, and of each drafted one
-    ids: all tokens before
-    drawn_from: [len(drafted), vocab], the probabilities of which each token was drafted, for a
-        temperature above 0; None for tokens that were found or were the likeliest
+    def __init__(self, decoder: Decoder, ids: Iterable[int] = ()) -> None:
+        self.decoder = decoder
+        self.ids = list(ids)
+        self.fed: list[int] = []  # what its cache holds
+        self.cache: Any = None
 
-    Without `drawn_from` each token is the one that `chooser` takes from its logits, by the same
-    random numbers as without drafts: it stands while that is the drafted one, which has the
-    probability that the model gives it. This is rejection sampling for a draft that is certain.
+    def extend(self, ids: Iterable[int]) -> None:
+        self.ids.extend(ids)
 
-    With it, a token x stands with the probability min(1, p(x) / q(x)), and in place of the first
-    that does not, one is drawn of max(0, p - q), scaled to sum to 1: then all have the
-    probabilities p. Source: Leviathan et al. 2023, https://arxiv.org/abs/2211.17192
-
-    Raises what the chooser raises.
-    """
-    assert len(logits) == len(drafted) + 1
-    if drawn_from is not None and not chooser.greedy:
-        return accept_drawn(logits, drafted, chooser, ids, drawn_from)
-    found: list[int] = []
-    for row, draft in zip(logits, [*drafted, None], strict=True):
-        found.append(chooser(row, [*ids, *found]))
-        if found[-1] != draft:
-            break
-    return found
+    def draft(self, count: int) -> list[int]:
+        """The next `count` tokens; fewer where its context ends."""
+        count = min(count, self.decoder.context_length - len(self.ids) + 1)
+        if count < 1:
+            return []
+        known = common_prefix(self.fed, self.ids[:-1])
+        if self.cache is None or not self.cache.can_truncate(known):
+            self.cache, known = self.decoder.new_cache(), 0
+        self.cache.truncate(known)
+        found: list[int] = []
+        ids = self.ids[known:]
+        while True:
+            logits = self.decoder.forward(ids, self.cache)
+            found.append(int(logits.numpy().argmax()))
+            if len(found) == count:
+                break
+            ids = found[-1:]
+        self.fed = [*self.ids, *found[:-1]]
+        return found
 
 
-def accept_drawn(
-    logits: Tensor, drafted: Sequence[int], chooser: Chooser, ids: Sequence[int], drawn_from: Tensor
-) -> list[int]:
-    found: list[int] = []
-    for row, draft, q in zip(logits, drafted, drawn_from, strict=False):  # there is one row more
-        p = probabilities(row, chooser, [*ids, *found])
-        # u < p / q as u * q < p: q may be 0 where it was rounded.
-        if float(torch.rand((), generator=chooser.generator)) * float(q[draft]) < float(p[draft]):
-            found.append(draft)
-            continue
-        rest = (p - q).clamp_(min=0)
-        # Equal but for rounding: nothing is left, and p is as good.
-        return [*found, chooser.draw(rest if float(rest.sum()) > 0 else p)]
-    return [*found, chooser.draw(probabilities(logits[-1], chooser, [*ids, *found]))]
+class DraftLength:
+    """How many tokens to guess at: more while all stand, fewer when they fall, and none for a while
+    when guesses have failed in vain."""
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+        self.length = min(FIRST_LENGTH, longest)
+        self.failures = 0  # in a row
+        self.resting = 0  # tokens to come without drafts
+
+    def next(self) -> int:
+        if self.resting:
+            self.resting -= 1
+            return 0
+        return self.length
+
+    def tell(self, drafted: int, accepted: int) -> None:
+        """What came of the last drafts."""
+        if accepted:
+            self.failures = 0
+            full = accepted == drafted
+            self.length = min(self.longest, 2 * self.length if full else accepted + 1)
+        else:
+            self.failures += 1
+            self.length = 1
+            self.resting = min(LONGEST_REST, 2**self.failures - 1)
 
 
-def probabilities(row: Tensor, chooser: Chooser, ids: Sequence[int]) -> Tensor:
-    check_finite(row, len(ids), chooser.when_not_finite)
-    return chooser.probabilities(row, ids)
+DRAFTS = {"ngram": NgramDrafts}  # by the name of an option
+
+
+def drafts_of(draft: Any, ids: Iterable[int]) -> NgramDrafts | ModelDrafts:
+    """Guesses as the option `draft` asks for them: a name, or a loaded model."""
+    if isinstance(draft, str):
+        return DRAFTS[draft](ids)
+    return ModelDrafts(draft.decoder, ids)

@@ -65,6 +65,7 @@ GENERATION_OPTIONS = {
     "--presence-penalty": ("presence_penalty", 0.5),
     "--frequency-penalty": ("frequency_penalty", -0.5),
     "--min-new-tokens": ("min_new_tokens", 3),
+    "--draft": ("draft", "ngram"),
     "--seed": ("seed", 9),
 }
 

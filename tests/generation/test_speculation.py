@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import math
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from neuralchat_lite.errors import CheckpointError
-from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.sampling import Chooser
-from neuralchat_lite.generation.speculation import LONGEST, SHORTEST, NgramDrafts, accept_drafts
-
-Options = GenerationOptions
-VOCABULARY = 5
+import neuralchat_lite as ncl
+from neuralchat_lite.generation.speculation import LONGEST, SHORTEST, DraftLength, NgramDrafts
 
 
 def slow_draft(ids: list[int], count: int) -> list[int]:
@@ -71,122 +68,88 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text() -> None:
     assert seconds(100_000) < 20 * seconds(1_000)  # 100 where each token looks through the text
 
 
-class Model:
-    """Logits that depend on the last two tokens."""
-
-    def __init__(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.table = torch.randn(VOCABULARY, VOCABULARY, VOCABULARY, generator=generator) * 1.5
-
-    def rows(self, ids: list[int], drafted: list[int]) -> torch.Tensor:
-        whole = [*ids, *drafted]
-        ends = range(len(ids), len(whole) + 1)
-        return torch.stack([self.table[whole[end - 2], whole[end - 1]] for end in ends])
-
-
-def without(model: Model, options: Options, ids: list[int], count: int) -> list[int]:
-    choose = Chooser(options)
-    for _ in range(count):
-        ids = [*ids, choose(model.rows(ids, [])[0], ids)]
-    return ids
-
-
+NANO = Path(__file__).parents[2] / "examples/nano/model"
+ASKED = [{"role": "user", "content": "calculate 100 + 520 + 60"}]
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "penalised": {"repetition_penalty": 1.3, "frequency_penalty": 0.2},
     "seeded": {"temperature": 1.0, "seed": 3},
-    "narrowed": {"temperature": 0.8, "top_k": 3, "presence_penalty": 0.5, "seed": 4},
+    "narrowed": {"temperature": 2.0, "top_k": 3, "presence_penalty": 0.5, "seed": 4},
+    "stopped": {"stop": ["60", "zzz"]},
 }
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ncl.Model:
+    return ncl.load(NANO, "int4", cache_dir=tmp_path_factory.mktemp("cache"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_drafts_that_are_found_each_token_is_the_same(kind: str) -> None:
-    model, options = Model(0), Options(**KINDS[kind])
-    ids = [0, 1]
-    choose, drafts = Chooser(options), NgramDrafts(ids)
-    accepted = 0
-    while len(ids) < 300:
-        drafted = drafts.draft(4)
-        found = accept_drafts(model.rows(ids, drafted), drafted, choose, ids)
-        accepted += len(found) - 1
-        ids += found
-        drafts.extend(found)
-    assert ids[:300] == without(model, options, [0, 1], 298)
-    assert accepted > 20
+@pytest.mark.parametrize("by", ["ngram", "itself"])
+def test_drafts_change_no_answer(model: ncl.Model, kind: str, by: str) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 90, "logprobs": True} | KINDS[kind]
+    draft = model if by == "itself" else by
+    prompts: list[Any] = [ASKED, "calculate 7 7 7 7 7", [5, 6, 5, 6, 5]]
+    plain = model.generate(prompts, **options)
+    drafted = model.generate(prompts, draft=draft, **options)
+    assert [reply.token_ids for reply in drafted] == [reply.token_ids for reply in plain]
+    assert [reply.text for reply in drafted] == [reply.text for reply in plain]
+    assert [reply.logprobs for reply in drafted] == [reply.logprobs for reply in plain]
+    assert [reply.finish_reason for reply in drafted] == [reply.finish_reason for reply in plain]
+    assert all(reply.timings.drafted == 0 for reply in plain)
+    assert sum(reply.timings.accepted for reply in drafted) > 0
 
 
-def chi_square(counts: dict[Any, int], wanted: dict[Any, float]) -> tuple[float, int]:
-    """(the statistic, its degrees of freedom); outcomes that are rare are one together"""
-    total = sum(counts.values())
-    assert set(counts) <= {outcome for outcome, share in wanted.items() if share > 0}
-    cells = [(counts.get(each, 0), share * total) for each, share in wanted.items()]
-    often = [cell for cell in cells if cell[1] >= 5]
-    rare = [cell for cell in cells if cell[1] < 5]
-    often.append((sum(n for n, _ in rare), sum(share for _, share in rare)))
-    often = [cell for cell in often if cell[1] > 0]
-    return sum((n - share) ** 2 / share for n, share in often), len(often) - 1
-
-
-def plain_shares(model: Model, options: Options, count: int) -> dict[tuple[int, ...], float]:
-    """The probability of each continuation of `count` tokens, multiplied out."""
-    choose, shares = Chooser(options), {}
-    for tokens in itertools.product(range(VOCABULARY), repeat=count):
-        ids, share = [0, 1], 1.0
-        for token in tokens:
-            share *= float(choose.probabilities(model.rows(ids, [])[0], ids)[token])
-            ids.append(token)
-        shares[tokens] = share
-    return shares
-
-
-@pytest.mark.parametrize("drawn", [True, False])
-@pytest.mark.parametrize(
-    "options", [{}, {"top_k": 3}, {"frequency_penalty": 0.7, "top_p": 0.9}], ids=str
-)
-def test_tokens_have_the_probabilities_that_they_have_without_drafts(
-    options: dict[str, Any], drawn: bool
+def test_a_model_as_its_own_draft_accepts_everything_and_takes_fewer_steps(
+    model: ncl.Model,
 ) -> None:
-    model, other = Model(1), Model(2)
-    settings = Options(temperature=0.9, seed=11, **options)
-    choose, guess = Chooser(settings), Chooser(Options(temperature=1.3, seed=12))
-    counts: dict[tuple[int, ...], int] = {}
-    accepted = 0
-    for _ in range(4000):
-        ids = [0, 1]
-        while len(ids) < 5:
-            drafted: list[int] = []
-            rows = []
-            for _ in range(2):
-                before = [*ids, *drafted]
-                row = guess.probabilities(other.rows(before, [])[0], before)
-                drafted.append(guess.draw(row) if drawn else int(row.argmax()))
-                rows.append(row)
-            q = torch.stack(rows) if drawn else None
-            found = accept_drafts(model.rows(ids, drafted), drafted, choose, ids, q)
-            accepted += len(found) - 1
-            ids += found
-        outcome = tuple(ids[2:5])
-        counts[outcome] = counts.get(outcome, 0) + 1
-    statistic, freedom = chi_square(counts, plain_shares(model, settings, 3))
-    # Five standard deviations; a draw of p in place of the rest gives a hundred.
-    assert statistic < freedom + 5 * math.sqrt(2 * freedom)
-    assert accepted > 500
+    counts = model.scheduler.batch.counts
+    plain = model.generate([3, 4, 5], max_new_tokens=200, ignore_eos=True)
+    before = counts.steps
+    drafted = model.generate([3, 4, 5], max_new_tokens=200, ignore_eos=True, draft=model)
+    assert drafted.token_ids == plain.token_ids
+    assert drafted.timings.accepted == drafted.timings.drafted > 170
+    assert counts.steps - before < 30
 
 
-def test_a_draft_of_the_models_own_probabilities_always_stands() -> None:
-    model = Model(3)
-    choose = Chooser(Options(temperature=1.0, seed=5))
-    for token in range(VOCABULARY):
-        rows = model.rows([0, 1], [token])
-        q = rows[:1].softmax(-1)
-        assert len(accept_drafts(rows, [token], choose, [0, 1], q)) == 2
+def test_drafts_end_where_the_context_does(model: ncl.Model) -> None:
+    long = model.decoder.context_length - 30
+    ids = [3 + n % 7 for n in range(long)]
+    plain = model.generate(ids, max_new_tokens=100, ignore_eos=True)
+    assert plain.finish_reason == "context"
+    for draft in ("ngram", model):
+        reply = model.generate(ids, max_new_tokens=100, ignore_eos=True, draft=draft)
+        assert reply.token_ids == plain.token_ids and reply.finish_reason == "context"
 
 
-@pytest.mark.parametrize("drawn", [True, False])
-def test_logits_that_are_not_finite_are_an_error(drawn: bool) -> None:
-    choose = Chooser(Options(temperature=1.0, seed=5))
-    rows = torch.zeros(2, VOCABULARY)
-    rows[0, 0] = math.nan
-    q = torch.full((1, VOCABULARY), 0.2) if drawn else None
-    with pytest.raises(CheckpointError, match="1 of 5 logits after 2 tokens are NaN"):
-        accept_drafts(rows, [1], choose, [0, 1], q)
+def test_guesses_that_fail_get_rarer_and_those_that_stand_longer() -> None:
+    length = DraftLength(15)
+    asked = []
+    for _ in range(200):
+        asked.append(length.next())
+        if asked[-1]:
+            length.tell(asked[-1], 0)
+    assert sum(map(bool, asked)) < 12, "one in twenty"
+    while not (count := length.next()):
+        pass
+    for _ in range(6):
+        length.tell(count, count)
+        count = length.next()
+    assert count == 15
+    length.tell(15, 3)
+    assert length.next() == 4
+
+
+def test_a_draft_of_another_kind_or_vocabulary_is_refused(model: ncl.Model, tmp_path: Path) -> None:
+    with pytest.raises(ncl.ConfigError, match=r"draft must be None, 'ngram', or a loaded model"):
+        model.generate(ASKED, draft="trigram")
+    folder = tmp_path / "other"
+    shutil.copytree(NANO, folder)
+    words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = words["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (folder / "tokenizer.json").write_text(json.dumps(words), encoding="utf-8")
+    other = ncl.load(folder, dtype="fp32")
+    with pytest.raises(ncl.ConfigError, match=r"the draft .* has another vocabulary"):
+        model.generate(ASKED, draft=other)
