@@ -3,10 +3,10 @@
 Few-shot prompts are long and mostly shared: the choices of one question differ in their last
 words only. Requests are therefore answered in the order of their token ids, and the key/value
 cache goes back to what the next one has in common with it, so that shots are not computed again.
-The choices of a question go through the layers together, so that weights are read once for them.
+Several questions, and the choices of each, go through the layers together. Texts are written
+together too, by the model's scheduler.
 
-Works on every engine's decoder (`neuralchat_lite.engines.engine.Decoder`). Texts are written one
-after the other.
+Works on every engine's decoder (`neuralchat_lite.engines.engine.Decoder`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -29,13 +30,15 @@ from tqdm import tqdm
 import neuralchat_lite as ncl
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.errors import ConfigError, PromptError
-from neuralchat_lite.generation.loop import generate
 from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.prefix_cache import PrefixCache
+from neuralchat_lite.generation.prefix_cache import PrefixCache, common_prefix
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sequence import Sequence
+from neuralchat_lite.generation.several import generate_all
 
-TOGETHER = 8  # sequences of one batch: each has a copy of the key/value cache
+TOGETHER = 8  # continuations of one context: each has a copy of the key/value cache
+ROWS = 512  # tokens that are fed together
+IN_COMMON = 16  # tokens that are rather computed twice than fed in two batches
 NEW_TOKENS = 256  # of generate_until, where a task names no number: the harness' own default
 
 
@@ -64,6 +67,27 @@ def together(askings: Iterable[Asking]) -> Iterator[list[Asking]]:
         yield group
 
 
+def with_company(
+    groups: Iterable[list[Asking]], prefix: PrefixCache
+) -> Iterator[list[list[Asking]]]:
+    """Groups that are fed together: up to ROWS tokens, and none that has much more in common with
+    the one before it than with what is known already, since that would be computed twice."""
+    several: list[list[Asking]] = []
+    rows = 0
+    for group in groups:
+        ids = group[0].ids
+        if several:
+            beside = common_prefix(several[-1][0].ids, ids)
+            if rows >= ROWS or beside > common_prefix(prefix.ids, ids) + IN_COMMON:
+                yield several
+                several, rows = [], 0
+        several.append(group)
+        known = common_prefix(prefix.ids, ids)
+        rows += len(group[0].context) - known + sum(one.tail for one in group)
+    if several:
+        yield several
+
+
 class Shared:
     """Feeds requests over one key/value cache, and counts what that costs."""
 
@@ -72,28 +96,35 @@ class Shared:
         self.prefix = PrefixCache(decoder)
         self.computed = 0  # tokens that went through the layers
 
-    def feed(self, group: list[Asking]) -> list[Tensor]:
-        """The logits, [tail, vocab], that each of a group of one context asks for."""
-        first = group[0].ids
-        begin = len(group[0].context) - 1  # its last token gives the first logits
-        cache = self.prefix.go_back_to(first, begin)
-        try:
-            self.computed += begin - cache.length + sum(len(one.ids) - begin for one in group)
-            if len(group) > 1 and cache.length < begin:
-                self.decoder.forward(first[cache.length : begin], cache)
-            caches = [cache, *(cache.copy() for _ in group[1:])]
-            fed = [one.ids[cache.length :] for one in group]
-            keep = max(one.tail for one in group)
-            logits = self.decoder.forward_batch(fed, caches, keep=keep)
-        finally:
-            self.prefix.remember(first)
-        return [rows[-one.tail :] for one, rows in zip(group, logits, strict=True)]
+    def feed(self, groups: list[list[Asking]]) -> list[list[Tensor]]:
+        """The logits, [tail, vocab], that each asking of each group asks for.
 
-    def go_back_to(self, ids: list[int]) -> Any:
-        """The cache for a text to be written after `ids`. Nothing goes back to that text."""
-        cache = self.prefix.go_back_to(ids)
-        self.computed += len(ids) - cache.length
-        return cache
+        First the contexts of all groups go through the layers together, then all continuations.
+        """
+        contexts = [group[0].ids[: len(group[0].context) - 1] for group in groups]
+        caches = [self.prefix.branch(context) for context in contexts]
+        try:
+            # Its last token gives the first logits, so that one belongs to the continuation.
+            missing = [ids[cache.length :] for ids, cache in zip(contexts, caches, strict=True)]
+            shared = [i for i, group in enumerate(groups) if len(group) > 1 and missing[i]]
+            self.computed += sum(len(missing[i]) for i in shared)
+            if shared:
+                self.decoder.forward_batch(
+                    [missing[i] for i in shared], [caches[i] for i in shared], keep=0
+                )
+            asked = [asking for group in groups for asking in group]
+            used = [
+                cache if place == 0 else cache.copy()
+                for cache, group in zip(caches, groups, strict=True)
+                for place in range(len(group))
+            ]
+            fed = [one.ids[cache.length :] for one, cache in zip(asked, used, strict=True)]
+            self.computed += sum(map(len, fed))
+            logits = self.decoder.forward_batch(fed, used, keep=[one.tail for one in asked])
+        finally:
+            self.prefix.take(caches[-1], groups[-1][0].ids)
+        rows = iter(logits)
+        return [[next(rows) for _ in group] for group in groups]
 
 
 @register_model("neuralchat-lite")
@@ -195,8 +226,10 @@ class NeuralchatLM(TemplateLM):
             asked.setdefault(Asking(tuple(fed), count), []).append(index)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         bar = tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm)
-        for group in together(sorted(asked, key=lambda asking: asking.ids)):
-            for asking, logits in zip(group, self.shared.feed(group), strict=True):
+        groups = together(sorted(asked, key=lambda asking: asking.ids))
+        for several in with_company(groups, self.shared.prefix):
+            found = chain.from_iterable(self.shared.feed(several))
+            for asking, logits in zip(chain.from_iterable(several), found, strict=True):
                 # In fp64: a long continuation is a sum of hundreds, beside which fp32 is coarse.
                 log_probs = logits.double().log_softmax(-1)
                 for index in asked[asking]:
@@ -225,16 +258,16 @@ class NeuralchatLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Greedy texts, up to and without the first stop string."""
-        prompts = [self.tok_encode(request.args[0]) for request in requests]
-        texts = [""] * len(requests)
-        for index in sorted(range(len(requests)), key=prompts.__getitem__):
-            context, given = requests[index].args
-            texts[index] = self.continue_text(prompts[index], given)
-            self.cache_hook.add_partial("generate_until", (context, given), texts[index])
-        return texts
+        """Greedy texts, up to and without the first stop string, all computed together."""
+        sequences = [self.to_write(*request.args) for request in requests]
+        replies = generate_all(self.model.scheduler, sequences, None)
+        for request, reply in zip(requests, replies, strict=True):
+            costs = reply.timings
+            self.shared.computed += costs.prompt_tokens - costs.cached_tokens
+            self.cache_hook.add_partial("generate_until", request.args, reply.text)
+        return [reply.text for reply in replies]
 
-    def continue_text(self, prompt: list[int], given: dict[str, Any]) -> str:
+    def to_write(self, context: str, given: dict[str, Any]) -> Sequence:
         kwargs = normalize_gen_kwargs(given, NEW_TOKENS)
         new_tokens = kwargs["max_gen_toks"]
         if kwargs.get("do_sample"):
@@ -244,16 +277,13 @@ class NeuralchatLM(TemplateLM):
                 f"{new_tokens} new tokens leave no room for a prompt in a context of "
                 f"{self.max_length}: use a model with a longer context"
             )
+        prompt = self.tok_encode(context)
         ids = prompt[-(self.max_length - new_tokens) :]
         self.cut += len(ids) < len(prompt)
         options = GenerationOptions(
             max_new_tokens=new_tokens, stop=[stop for stop in kwargs["until"] if stop]
         )
-        cache = self.shared.go_back_to(ids)
-        kept = Prompt(tuple(ids))
-        text = generate(Sequence(self.decoder, self.tokenizer, kept, options, cache)).text
-        self.shared.prefix.remember(ids)
-        return text
+        return Sequence(self.decoder, self.tokenizer, Prompt(tuple(ids)), options)
 
 
 def log_likelihood(log_probs: Tensor, continuation: list[int]) -> tuple[float, bool]:

@@ -35,6 +35,20 @@ class PrefixCache:
         self.remember(ids)
         return self.cache
 
+    def branch(self, ids: Sequence[int]) -> Any:
+        """A copy of the cache that holds only what it has in common with `ids`, to be fed next."""
+        keep = common_prefix(self.ids, ids)
+        if not self.cache.can_truncate(keep):
+            return self.decoder.new_cache(len(ids))
+        twin = self.cache.copy()
+        twin.truncate(keep)
+        return twin
+
+    def take(self, cache: Any, ids: Sequence[int]) -> None:
+        """Go on from another cache, which was fed `ids` as far as it holds them."""
+        self.cache = cache
+        self.remember(ids)
+
     def remember(self, ids: Sequence[int]) -> None:
         """Say what was fed since: of `ids`, as many as the cache holds."""
         self.ids = list(ids[: self.cache.length])

@@ -59,10 +59,10 @@ def test_what_has_ended_it_is_raised_by_all_ways_to_wait(
 ) -> None:
     from neuralchat_lite.generation.sequence import Sequence
 
-    def accept(self: Sequence, logits: Any) -> Any:
+    def accept(self: Sequence, logits: Any, drafted: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Sequence, "accept", accept)
+    monkeypatch.setattr(Sequence, "accept_drafts", accept)
     handle = model.submit(PROMPTS[0])
     for wait in (handle.result, lambda: list(handle), lambda: asyncio.run(whole(handle))):
         with pytest.raises(ZeroDivisionError):

@@ -80,14 +80,14 @@ def test_an_error_of_one_ends_all_and_a_stream_may_be_left(
 ) -> None:
     from neuralchat_lite.generation.sequence import Sequence
 
-    whole = Sequence.accept
+    whole = Sequence.accept_drafts
 
-    def accept(self: Sequence, logits: Any) -> Any:
+    def accept(self: Sequence, logits: Any, drafted: Any) -> Any:
         if self.ids[: self.prompt_tokens] == model.tokenizer.encode(TEXTS[1]):
             raise ZeroDivisionError
-        return whole(self, logits)
+        return whole(self, logits, drafted)
 
-    monkeypatch.setattr(Sequence, "accept", accept)
+    monkeypatch.setattr(Sequence, "accept_drafts", accept)
     with pytest.raises(ZeroDivisionError):
         model.generate(TEXTS)
     with model.stream([TEXTS[0], TEXTS[2]], ignore_eos=True) as pieces:
