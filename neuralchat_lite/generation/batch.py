@@ -146,7 +146,8 @@ class Batch:
         drafts = min(DRAFT_ROWS // max(1, len(active)), most) - 1  # of each, at most
         for job in active:
             job.drafted = []
-            if self.pool is not None and not self.begin(job, computed):
+            answers = job.sequence.cache.length == len(job.sequence.ids) - 1
+            if self.pool is not None and not answers and not self.begin(job, computed):
                 continue
             ids = job.sequence.next_ids()
             if len(ids) > 1:
@@ -161,7 +162,7 @@ class Batch:
         return planned
 
     def begin(self, job: Job, computed: set[bytes]) -> bool:
-        """Let a job that holds nothing yet begin with pages that are remembered.
+        """Let a job begin with pages that are remembered, if it holds nothing yet.
 
         Returns False when the next of its pages is just being computed for another one, since it
         will be remembered then.
