@@ -18,6 +18,7 @@ from torch import Tensor
 
 from neuralchat_lite.checkpoints.source import Source
 from neuralchat_lite.checkpoints.stored_codes import KEYS
+from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.checkpoints.write import TENSOR_NAMES, write_folder
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.families.architecture import HEAD, TensorSpec
@@ -92,6 +93,19 @@ class Format:
     parts: Callable[[Levels, Setting], dict[str, Tensor]]
     said: Callable[[Setting, list[str], bool], dict[str, Any]]
     check: Callable[[str, tuple[int, ...], Setting], None]
+
+    def __call__(
+        self,
+        model: Source | PackedModel,
+        tokenizer: Tokenizer,
+        sidecars: Mapping[str, bytes],
+        out: Path,
+        kind: str | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Path:
+        """See `export.export_model`. The tokenizer is among the sidecars."""
+        return export_codes(model, sidecars, out, self, progress)
 
 
 def packed_words(levels: Tensor, bits: int) -> Tensor:

@@ -3,25 +3,18 @@ transformers. Zero points are packed along the outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from neuralchat_lite.checkpoints.source import Source
-from neuralchat_lite.checkpoints.tokenizer import Tokenizer
-from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.packed.codes_folder import (
     Format,
     Levels,
     Setting,
-    export_codes,
     packed_words,
 )
-from neuralchat_lite.packed.format import PackedModel
 
 
 def filled(values: Tensor, bits: int) -> Tensor:
@@ -71,16 +64,3 @@ def check(name: str, shape: tuple[int, ...], setting: Setting) -> None:
 
 
 COMPRESSED_TENSORS = Format("compressed-tensors", parts, said, check)
-
-
-def export_compressed_tensors(
-    model: Source | PackedModel,
-    tokenizer: Tokenizer,
-    sidecars: Mapping[str, bytes],
-    out: Path,
-    kind: str | None = None,
-    *,
-    progress: ProgressCallback | None = None,
-) -> Path:
-    """See `export.export_model`."""
-    return export_codes(model, sidecars, out, COMPRESSED_TENSORS, progress)

@@ -22,8 +22,8 @@ EXPORTS = {
     "q8_0": GGUF,
     "q4_0": GGUF,
     "q4_1": GGUF,
-    "gptq": "neuralchat_lite.packed.gptq:export_gptq",
-    "compressed-tensors": "neuralchat_lite.packed.compressed_tensors:export_compressed_tensors",
+    "gptq": "neuralchat_lite.packed.gptq:GPTQ",
+    "compressed-tensors": "neuralchat_lite.packed.compressed_tensors:COMPRESSED_TENSORS",
 }
 
 

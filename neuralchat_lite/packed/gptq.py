@@ -7,25 +7,18 @@ have version 2 (`checkpoint_format` "gptq_v2"), as version 1 has no zero point 0
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from neuralchat_lite.checkpoints.source import Source
-from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.files.progress import ProgressCallback
 from neuralchat_lite.packed.codes_folder import (
     Format,
     Levels,
     Setting,
-    export_codes,
     packed_words,
 )
-from neuralchat_lite.packed.format import PackedModel
 
 
 def parts(matrix: Levels, setting: Setting) -> dict[str, Tensor]:
@@ -67,16 +60,3 @@ def check(name: str, shape: tuple[int, ...], setting: Setting) -> None:
 
 
 GPTQ = Format("GPTQ", parts, said, check)
-
-
-def export_gptq(
-    model: Source | PackedModel,
-    tokenizer: Tokenizer,
-    sidecars: Mapping[str, bytes],
-    out: Path,
-    kind: str | None = None,
-    *,
-    progress: ProgressCallback | None = None,
-) -> Path:
-    """See `export.export_model`."""
-    return export_codes(model, sidecars, out, GPTQ, progress)
