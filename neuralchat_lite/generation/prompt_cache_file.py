@@ -91,7 +91,7 @@ def load_pages(
                 if room < 0:
                     break
                 held = tuple(
-                    pool.add(data[table]) if table in data else None for table in range(tables)
+                    pool.copy(data[table]) if table in data else None for table in range(tables)
                 )
                 taken.append((digest, Kept(held)))
                 count += 1

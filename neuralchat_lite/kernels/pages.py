@@ -7,6 +7,8 @@ their pages; who writes into a shared one gets a copy of it first.
 from __future__ import annotations
 
 import math
+import mmap
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NoReturn
 from weakref import WeakSet
@@ -15,6 +17,22 @@ import torch
 from torch import Tensor
 
 from neuralchat_lite.kernels.kv_format import PAGE, KVFormat
+
+SLAB_BYTES = 1 << 24
+
+
+class Slab:
+    """A mapping of its own, in which pages of one size lie. It goes back to the system with the
+    last of them; memory of malloc would stay, with other things between the pages."""
+
+    def __init__(self, nbytes: int) -> None:
+        """nbytes: of a page"""
+        count = max(1, SLAB_BYTES // nbytes)
+        # Private: the child of a fork writes into a copy.
+        mapping = mmap.mmap(-1, count * nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory = torch.frombuffer(mapping, dtype=torch.uint8)
+        self.places = self.memory.view(count, nbytes)
+        self.free = deque(range(count))  # pages may end in any thread
 
 
 class Page:
@@ -25,20 +43,35 @@ class Page:
     holders: who reads it, such as tables; only a single one may write into it
     """
 
-    def __init__(self, data: Tensor) -> None:
-        self.data = data
+    def __init__(self, slab: Slab, place: int, shape: Sequence[int]) -> None:
+        self.slab, self.place = slab, place
+        self.data = slab.places[place].view(*shape)
         self.holders: WeakSet[Any] = WeakSet()
+
+    def __del__(self) -> None:
+        self.slab.free.append(self.place)
 
 
 class PagePool:
-    """Counts the pages of several tables, as long as they live."""
+    """Makes the pages of several tables, and counts them as long as they live."""
 
     def __init__(self) -> None:
         self.living: dict[int, WeakSet[Page]] = {}  # bytes of a page -> pages
+        self.slabs: dict[int, WeakSet[Slab]] = {}
 
-    def add(self, data: Tensor) -> Page:
-        page = Page(data)
-        self.living.setdefault(data.nbytes, WeakSet()).add(page)
+    def new(self, shape: Sequence[int]) -> Page:
+        nbytes = math.prod(shape)
+        slabs = self.slabs.setdefault(nbytes, WeakSet())
+        slab = next((slab for slab in slabs if slab.free), None) or Slab(nbytes)
+        slabs.add(slab)
+        page = Page(slab, slab.free.popleft(), shape)
+        self.living.setdefault(nbytes, WeakSet()).add(page)
+        return page
+
+    def copy(self, data: Tensor) -> Page:
+        """A page with this data."""
+        page = self.new(data.shape)
+        page.data.copy_(data)
         return page
 
     @property
@@ -84,9 +117,9 @@ class PageTable:
         for index in range(begin // PAGE, -(-end // PAGE)):
             page = self.pages[index] if index < len(self.pages) else None
             if page is None:
-                self.put(index, self.pool.add(torch.empty(self.shape, dtype=torch.uint8)))
+                self.put(index, self.pool.new(self.shape))
             elif len(page.holders) > 1:
-                self.put(index, self.pool.add(page.data.clone()))
+                self.put(index, self.pool.copy(page.data))
                 page.holders.discard(self)
         self.own = -(-end // PAGE) * PAGE
 

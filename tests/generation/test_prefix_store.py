@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from neuralchat_lite.generation.prefix_store import PrefixStore, page_digests
 from neuralchat_lite.kernels.kv_format import PAGE
-from neuralchat_lite.kernels.pages import Page
+from neuralchat_lite.kernels.pages import Page, PagePool
 
 
 class Cache:
@@ -16,10 +14,11 @@ class Cache:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.pool = PagePool()
 
     def pages_at(self, index: int) -> tuple[Page]:
         self.asked.append(index)
-        return (Page(torch.zeros(8, dtype=torch.uint8)),)
+        return (self.pool.new([8]),)
 
 
 def test_a_page_is_known_by_all_tokens_up_to_its_end() -> None:
