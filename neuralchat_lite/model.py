@@ -25,13 +25,13 @@ from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.batch import Limits
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
-from neuralchat_lite.generation.forks import options_of_answers
 from neuralchat_lite.generation.handle import Handle, pieces_of
 from neuralchat_lite.generation.loop import generate as generate_one
 from neuralchat_lite.generation.loop import stream as stream_one
 from neuralchat_lite.generation.options import (
     GenerationKeywords,
     GenerationOptions,
+    options_of_answers,
     refuse_several_answers,
 )
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt

@@ -39,6 +39,9 @@ OTHER_NAMES = {
 FILTERS = ("top_k", "top_p", "min_p")  # of sampling
 
 
+SEEDS = 2**64
+
+
 class GenerationKeywords(TypedDict, total=False):
     """The fields of `GenerationOptions` as keyword arguments, for type checkers and editors."""
 
@@ -158,6 +161,18 @@ class GenerationOptions:
         """These, with some changed by keyword arguments. Raises ConfigError as `of` does."""
         check_names(options)
         return replace(self, **options) if options else self
+
+
+def options_of_answers(options: GenerationOptions) -> list[GenerationOptions]:
+    """For each of the `n` answers its options: answer i has the seed `seed + i`, or without a seed
+    one from the system."""
+    if options.n == 1:
+        return [options]
+    seeds = [
+        None if options.seed is None else (options.seed + index) % SEEDS
+        for index in range(options.n)
+    ]
+    return [replace(options, n=1, seed=seed) for seed in seeds]
 
 
 def refuse_several_answers(options: GenerationOptions) -> None:

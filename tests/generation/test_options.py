@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.generation.options import GenerationKeywords, GenerationOptions
+from neuralchat_lite.generation.options import (
+    GenerationKeywords,
+    GenerationOptions,
+    options_of_answers,
+)
 
 Options = GenerationOptions
 
@@ -131,3 +135,17 @@ def test_an_unknown_option_names_the_one_that_is_meant(given: str, meant: str) -
             take({given: 1})
     with pytest.raises(ConfigError, match="option xyz: expected"):
         Options.of({"xyz": 1})
+
+
+@pytest.mark.parametrize("seed", [7, 2**64 - 2])
+def test_answer_i_has_seed_plus_i(seed: int) -> None:
+    asked = GenerationOptions(temperature=2.0, n=4, seed=seed, max_new_tokens=9)
+    found = options_of_answers(asked)
+    assert [one.seed for one in found] == [(seed + i) % 2**64 for i in range(4)]
+    assert {(one.n, one.temperature, one.max_new_tokens) for one in found} == {(1, 2.0, 9)}
+
+
+def test_without_a_seed_each_draws_its_own() -> None:
+    asked = GenerationOptions(temperature=2.0, n=3)
+    assert [one.seed for one in options_of_answers(asked)] == [None] * 3
+    assert options_of_answers(GenerationOptions()) == [GenerationOptions()]
