@@ -133,8 +133,12 @@ class Decoder:
             for (i, _, _), part in zip(block, torch.split(found, kept), strict=True):
                 if len(part):
                     logits[i].append(part)
-        none = torch.empty(0, self.architecture.vocab_size)
-        return [parts[0] if len(parts) == 1 else torch.cat(parts or [none]) for parts in logits]
+        return [
+            parts[0]
+            if len(parts) == 1
+            else torch.cat(parts or [torch.empty(0, self.architecture.vocab_size)])
+            for parts in logits
+        ]
 
     def run_block(
         self,
