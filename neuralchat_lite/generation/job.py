@@ -12,8 +12,6 @@ from neuralchat_lite.generation.prefix_store import page_digests
 from neuralchat_lite.generation.sequence import Piece, Sequence
 
 _numbers = itertools.count()
-
-
 T = TypeVar("T")
 
 
@@ -28,7 +26,6 @@ class Errand(Generic[T]):
         self.results: list[T] = []
         self.error: BaseException | None = None
         self.left = False
-        self.process = 0
         self.wakes: list[threading.Event] = []
 
     def run(self) -> None:

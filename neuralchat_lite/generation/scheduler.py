@@ -44,6 +44,7 @@ class Scheduler:
         self.submitted: list[Job] = []
         self.thread: threading.Thread | None = None
         self.batch.arrivals.clear()
+        self.batch.errands.clear()
         self.batch.running.clear()
         self.batch.waiting.clear()
 
@@ -107,7 +108,6 @@ class Scheduler:
     def between_steps(self, act: Callable[[], T]) -> T:
         """Let something be done while no step is computed, and wait for it."""
         errand = Errand(act)
-        errand.process = self.process
         self.batch.errands.append(errand)
         self.drive([errand], lambda: errand.left)
         if errand.error is not None:

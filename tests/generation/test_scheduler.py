@@ -18,6 +18,7 @@ import pytest
 
 import neuralchat_lite as ncl
 from neuralchat_lite.generation.batch import Batch
+from neuralchat_lite.generation.job import Errand
 
 from ..patience import patience
 
@@ -189,6 +190,7 @@ def test_the_child_of_a_fork_goes_on_with_its_own_stream_alone(model: ncl.Model)
     next(other)
     scheduler = model.scheduler
     scheduler.driver = object()  # as if another thread were in the middle of a step
+    scheduler.batch.errands.append(Errand(lambda: os._exit(3)))  # and a third one waited
     child = os.fork()
     if child == 0:
         try:
@@ -198,6 +200,7 @@ def test_the_child_of_a_fork_goes_on_with_its_own_stream_alone(model: ncl.Model)
         finally:
             os._exit(2)
     scheduler.driver = None
+    scheduler.batch.errands.clear()
     assert os.waitpid(child, 0)[1] == 0
     assert (first, *(piece.token_id for piece in mine)) == want
 
