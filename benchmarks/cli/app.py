@@ -44,6 +44,10 @@ COMMANDS = {
         "benchmarks.cli.kernels:kernels",
         "Measure products alone, beside the peak of their instruction.",
     ),
+    "requests": (
+        "benchmarks.cli.requests:requests_command",
+        "Measure many requests, some at a time, engines taking turns.",
+    ),
     "calibration": (
         "benchmarks.cli.calibration:calibration",
         "Measure calibrated quantizing, kill it at random and compare the bytes.",

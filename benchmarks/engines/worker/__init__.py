@@ -15,6 +15,9 @@ packages, and defines
                         token ids of each sequence, chosen greedily, the end-of-text token ignored;
                         calls `tick()` whenever every sequence has got one token, or `tick(seconds)`
                         with the time on the clock of `time.perf_counter` at which that happened
+        answer_all(prompts, new_tokens, at_once)
+                        the same tokens of many prompts, of which `at_once` are answered at the
+                        same time; for `requests` alone, of engines with a batch that others join
         logits(ids, tail)
                         [tail, vocab] logits of the last `tail` ids of a sequence; called with a
                         longer sequence, or another one, an engine computes what it has not kept.

@@ -116,6 +116,47 @@ class Engine:
             llama_cpp.llama_batch_free(batch)
         return tokens
 
+    def answer_all(self, prompts, new_tokens, at_once):
+        """Continuous batching as llama.cpp's server has it: a token for each sequence that has
+        one, the rest of BATCH for prompts, and a slot is taken again as soon as it is free."""
+        self.open_context(at_once)
+        self.fed = []
+        memory = llama_cpp.llama_get_memory(self.context)
+        llama_cpp.llama_memory_clear(memory, True)
+        batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        waiting = list(enumerate(prompts))[::-1]
+        slots = [None] * at_once  # (which prompt, number of tokens fed, tokens to feed)
+        answers = [[] for _ in prompts]
+        try:
+            while waiting or any(slots):
+                for number, slot in enumerate(slots):
+                    if slot is None and waiting:
+                        which, ids = waiting.pop()
+                        llama_cpp.llama_memory_seq_rm(memory, number, 0, -1)
+                        slots[number] = (which, 0, list(ids))
+                entries, ends = [], {}  # ends: slot -> place of its last row
+                in_order = sorted(
+                    (number for number, slot in enumerate(slots) if slot),
+                    key=lambda number: len(slots[number][2]),  # single tokens first
+                )
+                for number in in_order:
+                    which, fed, ids = slots[number]
+                    part = ids[: BATCH - len(entries)]
+                    entries += [(token, fed + i, number) for i, token in enumerate(part)]
+                    slots[number] = (which, fed + len(part), ids[len(part) :])
+                    if part and len(part) == len(ids):
+                        ends[number] = len(entries) - 1
+                self.decode(batch, entries, ends.values())
+                for number, place in ends.items():
+                    which, fed, _ = slots[number]
+                    token = self.likeliest(place)
+                    answers[which].append(token)
+                    done = len(answers[which]) == new_tokens
+                    slots[number] = None if done else (which, fed, [token])
+        finally:
+            llama_cpp.llama_batch_free(batch)
+        return answers
+
     def logits(self, ids, tail):
         if len(ids) > self.positions:
             self.open_context(1, room(len(ids)))

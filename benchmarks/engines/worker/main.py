@@ -54,11 +54,7 @@ class Host:
 
         start = time.perf_counter()
         tokens = self.engine.generate(prompts, new_tokens, tick)
-        if [len(ids) for ids in tokens] != [new_tokens] * len(prompts):
-            raise RuntimeError(
-                f"{[len(ids) for ids in tokens]} tokens came, not {new_tokens} for each of "
-                f"{len(prompts)} prompts"
-            )
+        check_lengths(tokens, prompts, new_tokens)
         if len(ticks) != new_tokens:
             raise RuntimeError(f"{len(ticks)} ticks came, not {new_tokens}")
         return {
@@ -67,6 +63,17 @@ class Host:
             "token_ids": tokens,
             "own": self.engine.own(),
         }
+
+    def answer_all(self, prompts, new_tokens, at_once):
+        """Seconds until all prompts are answered, `at_once` of them at the same time."""
+        if not hasattr(self.engine, "answer_all"):
+            raise RuntimeError("it answers one batch after the other: ask engines that others join")
+        self.engine.answer_all(prompts[:at_once], WARM_UP_TOKENS, at_once)
+        start = time.perf_counter()
+        tokens = self.engine.answer_all(prompts, new_tokens, at_once)
+        seconds = time.perf_counter() - start
+        check_lengths(tokens, prompts, new_tokens)
+        return {"seconds": seconds}
 
     def logits(self, ids, tail):
         """fp32, row after row, in base64"""
@@ -85,6 +92,19 @@ class Host:
             if name in ("VmHWM", "RssAnon"):
                 found[name] = int(value.split()[0]) * 1024
         return {"peak_rss_bytes": found["VmHWM"], "private_bytes": found["RssAnon"]}
+
+
+def check_lengths(tokens, prompts, new_tokens):
+    if [len(ids) for ids in tokens] != [new_tokens] * len(prompts):
+        raise RuntimeError(
+            f"{[len(ids) for ids in tokens]} tokens came, not {new_tokens} for each of "
+            f"{len(prompts)} prompts"
+        )
+
+
+OPERATIONS = (
+    *("versions", "prepare", "load", "warm_up", "generate", "answer_all", "logits", "memory"),
+)
 
 
 def import_engine(path):
@@ -113,12 +133,7 @@ def main():
 
         return operation
 
-    serve(
-        {
-            name: call(name)
-            for name in ("versions", "prepare", "load", "warm_up", "generate", "logits", "memory")
-        }
-    )
+    serve({name: call(name) for name in OPERATIONS})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """neuralchat_lite itself, through its public calls: quantize, load, stream."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import neuralchat_lite as ncl
 import neuralchat_lite.api  # now, so that its packages do not count as loading
 from neuralchat_lite.quantization.config import WeightOnlyQuantConfig
@@ -56,6 +58,14 @@ class Engine:
                 ids += new
             tick()
         return tokens
+
+    def answer_all(self, prompts, new_tokens, at_once):
+        def answer(ids):
+            reply = self.model.generate(ids, max_new_tokens=new_tokens, ignore_eos=True)
+            return list(reply.token_ids)
+
+        with ThreadPoolExecutor(at_once) as threads:
+            return list(threads.map(answer, prompts))
 
     def own(self):
         return {}

@@ -9,6 +9,7 @@ import openvino_genai
 from engines.kept import kept
 
 FILE = "openvino_model.xml"
+CACHE_GB = 2  # of keys and values, all sequences together
 PLUGIN_PROPERTIES = ("INFERENCE_NUM_THREADS", "PERFORMANCE_HINT")  # not GenAI's own
 
 
@@ -40,6 +41,13 @@ def load(folder, options, threads):
     return Engine(openvino_genai.LLMPipeline(folder, "CPU", **properties), folder, properties)
 
 
+def greedy(new_tokens):
+    config = openvino_genai.GenerationConfig()
+    config.max_new_tokens = config.min_new_tokens = new_tokens
+    config.ignore_eos, config.do_sample, config.apply_chat_template = True, False, False
+    return config
+
+
 class Engine:
     kv_item_bytes = 1  # the CPU plugin keeps keys and values in u8
 
@@ -47,7 +55,7 @@ class Engine:
         self.pipe = pipe
         self.folder = folder
         self.properties = properties
-        self.reader = None
+        self.reader = self.batching = None
         self.metrics = None
         self.batch = 1
         self.conditions = {**properties, "kv_cache": "u8, the plugin's default"}
@@ -62,9 +70,7 @@ class Engine:
         )
 
     def generate(self, prompts, new_tokens, tick):
-        config = openvino_genai.GenerationConfig()
-        config.max_new_tokens = config.min_new_tokens = new_tokens
-        config.ignore_eos, config.do_sample, config.apply_chat_template = True, False, False
+        config = greedy(new_tokens)
         ids = np.array(prompts, dtype=np.int64)
         inputs = openvino_genai.TokenizedInputs(
             openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids))
@@ -82,6 +88,21 @@ class Engine:
                 at += step / 1e3  # from milliseconds
                 tick(at)
         return [[int(token) for token in tokens] for tokens in result.tokens]
+
+    def answer_all(self, prompts, new_tokens, at_once):
+        """By GenAI's continuous batching, which has a pipeline and keys and values of its own."""
+        if self.batching is None:
+            self.pipe = None  # two models take twice the memory
+            settings = openvino_genai.SchedulerConfig()
+            settings.max_num_seqs, settings.cache_size = at_once, CACHE_GB
+            settings.enable_prefix_caching = False
+            properties = {name: self.properties[name] for name in PLUGIN_PROPERTIES}
+            self.batching = openvino_genai.ContinuousBatchingPipeline(
+                self.folder, settings, "CPU", properties | {"PERFORMANCE_HINT": "THROUGHPUT"}
+            )
+        inputs = [openvino.Tensor(np.array([ids], dtype=np.int64)) for ids in prompts]
+        results = self.batching.generate(inputs, [greedy(new_tokens)] * len(inputs))
+        return [[int(token) for token in result.m_generation_ids[0]] for result in results]
 
     def logits(self, ids, tail):
         if self.reader is None:
