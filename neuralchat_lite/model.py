@@ -26,7 +26,6 @@ from neuralchat_lite.generation.batch import Limits
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
 from neuralchat_lite.generation.handle import Handle, pieces_of
-from neuralchat_lite.generation.loop import generate as generate_one
 from neuralchat_lite.generation.loop import stream as stream_one
 from neuralchat_lite.generation.options import (
     GenerationKeywords,
@@ -47,6 +46,7 @@ from neuralchat_lite.generation.several import (
     is_several,
     stream_all,
 )
+from neuralchat_lite.generation.several import generate as generate_one
 from neuralchat_lite.generation.stream import Stream
 from neuralchat_lite.generation.turn_ends import turn_ends
 from neuralchat_lite.kernels.leaving import at_work

@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files",),
     ("kernels",),
     ("shortages",),
-    ("errors", "values"),
+    ("errors", "values", "picture_style"),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 INIT_MAY_IMPORT = set(LEVEL)  # for type checkers only; test_importing_... sees that it does not

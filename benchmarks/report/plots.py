@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from benchmarks.report.summary import Footprint, Loss, Speed
+from neuralchat_lite.picture_style import MARKS, picture_style
 
 WIDTH = 4.7  # inches; at 72 points an inch, 338 CSS pixels of a small telephone hold it
 # Placeholder -> CSS variable. matplotlib wants colours, the page has variables.
@@ -27,27 +28,8 @@ INK, FAINT, GRID = "#010101", "#020202", "#030303"
 VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid"}
 SERIES = [f"#0a000{number}" for number in range(1, 9)]
 VARIABLES |= {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)}
-MARKS = "osD^vPX*"
-SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
-    "svg.hashsalt": "neuralchat_lite",  # the same picture has the same bytes
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+STYLE = picture_style(INK, FAINT, GRID) | {
     "figure.facecolor": "none",
-    "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
 
@@ -81,7 +63,7 @@ class Styles:
 def picture(height: float) -> Iterator[tuple[Figure, Any, list[str]]]:
     """A figure, its axes, and a list that holds the SVG in the end."""
     made: list[str] = []
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()

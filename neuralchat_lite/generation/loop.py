@@ -1,10 +1,9 @@
-"""A sequence to its end: piece by piece, or joined."""
+"""A sequence piece by piece, and pieces joined."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from neuralchat_lite.generation.job import Job
 from neuralchat_lite.generation.scheduler import Scheduler
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
 from neuralchat_lite.generation.stream import Stream
@@ -18,17 +17,6 @@ def stream(sequence: Sequence, scheduler: Scheduler | None = None) -> Stream:
     """
     shared = scheduler or Scheduler(sequence.decoder)
     return Stream(lambda cancelled: shared.pieces(sequence, cancelled))
-
-
-def generate(sequence: Sequence, scheduler: Scheduler | None = None) -> Reply:
-    """The whole answer at once. See `stream`."""
-    shared = scheduler or Scheduler(sequence.decoder)
-    job = Job(sequence)
-    shared.add(job)
-    try:
-        return fold(shared.finish(job))
-    finally:
-        shared.release(job)
 
 
 def fold(pieces: Iterable[Piece]) -> Reply:

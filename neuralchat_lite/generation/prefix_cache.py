@@ -20,14 +20,13 @@ class PrefixCache:
         self.cache = decoder.new_cache()
         self.ids: list[int] = []
 
-    def go_back_to(self, ids: Sequence[int], at_most: int | None = None) -> Any:
-        """The cache, holding only what it has in common with `ids`.
+    def go_back_to(self, ids: Sequence[int]) -> Any:
+        """The cache, holding only what it has in common with `ids` before their last token, which
+        is to be fed, as it gives the logits.
 
-        at_most: tokens to keep at most; all but the last one when None, since feeding the last
-            token gives the logits
         A new cache takes its place where a sliding window has dropped what would be needed.
         """
-        keep = min(common_prefix(self.ids, ids), len(ids) - 1 if at_most is None else at_most)
+        keep = min(common_prefix(self.ids, ids), len(ids) - 1)
         if self.cache.can_truncate(keep):
             self.cache.truncate(keep)
         else:

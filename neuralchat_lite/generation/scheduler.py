@@ -97,14 +97,6 @@ class Scheduler:
                     self.thread = None
                     return
 
-    def finish(self, job: Job) -> list[Piece]:
-        """Wait for the end of a job that runs ahead of its reader: all pieces that nobody has
-        taken. Raises what has ended it."""
-        self.drive([job], lambda: job.left)
-        if job.error is not None:
-            raise job.error
-        return list(job.pieces)
-
     def between_steps(self, act: Callable[[], T]) -> T:
         """Let something be done while no step is computed, and wait for it."""
         errand = Errand(act)

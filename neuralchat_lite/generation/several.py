@@ -39,6 +39,15 @@ def each(prompts: Sequence[Any], make: Callable[[Any], T]) -> list[T]:
     return made
 
 
+def generate(sequence: One, scheduler: Scheduler | None = None) -> Reply:
+    """The whole answer of one sequence.
+
+    scheduler: of its model, where it may have company; None: it is alone
+    """
+    (reply,) = generate_all(scheduler or Scheduler(sequence.decoder), [sequence], None)
+    return reply
+
+
 def generate_all(
     scheduler: Scheduler, sequences: Sequence[One], progress: ProgressCallback | None
 ) -> list[Reply]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.picture_style import MARKS, picture_style
 from neuralchat_lite.quantization import mixture
 from neuralchat_lite.quantization.mixture import Cost, Mixture
 
@@ -23,26 +24,7 @@ DARK = {INK: "#e6e8ee", FAINT: "#9aa1b3", GRID: "#343a48"}
 SERIES = ("#2f6fd0", "#d9631e", "#2b8a3e", "#a63db8", "#c2255c", "#0c8599", "#946200", "#5f3dc4")
 DARK |= dict(zip(SERIES, ("#74a7f5", "#f0955e", "#69c97d", "#d58ae3", "#f27ba3", "#57c3d4",
                           "#d7ab45", "#a994f2"), strict=True))  # fmt: skip
-MARKS = "osD^vPX*"
-SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "neuralchat_lite",  # the same picture has the same bytes
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.facecolor": "white",
-    "axes.facecolor": "none",
-}
+STYLE = picture_style(INK, FAINT, GRID) | {"figure.facecolor": "white"}
 LEAST = 1e-12  # nats: less is drawn there, on an axis of logarithms
 
 
@@ -66,7 +48,7 @@ def draw(costs: Sequence[Cost], chosen: Mixture, measured: Mapping[str, float], 
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 7.2), layout="constrained")
         above, below = figure.subplots(2, 1)
         draw_costs(above, costs, chosen)

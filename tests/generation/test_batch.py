@@ -19,10 +19,10 @@ from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.errors import ConfigError, ResourceError
 from neuralchat_lite.generation.batch import Batch, Limits, limits_of
 from neuralchat_lite.generation.job import Job
-from neuralchat_lite.generation.loop import generate
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sequence import Sequence
+from neuralchat_lite.generation.several import generate
 from neuralchat_lite.kernels.kv_format import PAGE
 from neuralchat_lite.models.build import load_decoder
 

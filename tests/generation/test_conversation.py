@@ -10,10 +10,10 @@ import pytest
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.generation import conversation
 from neuralchat_lite.generation.conversation import Conversation
-from neuralchat_lite.generation.loop import generate
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt, encode_prompt
 from neuralchat_lite.generation.sequence import Sequence
+from neuralchat_lite.generation.several import generate
 
 from .conftest import VOCABULARY, Counting
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from neuralchat_lite.generation.prefix_cache import PrefixCache, common_prefix
 
 from .conftest import Counting
@@ -14,9 +12,9 @@ def test_common_prefix_is_as_long_as_both_agree() -> None:
     assert {pair: common_prefix(*pair) for pair in cases} == cases
 
 
-def fed(prefix: PrefixCache, ids: list[int], **limit: Any) -> int:
+def fed(prefix: PrefixCache, ids: list[int]) -> int:
     """Feed ids; how many of them the cache had kept."""
-    cache = prefix.go_back_to(ids, **limit)
+    cache = prefix.go_back_to(ids)
     kept: int = cache.length
     prefix.decoder.forward(ids[kept:], cache)
     prefix.remember(ids)
@@ -30,12 +28,6 @@ def test_what_prompts_have_in_common_is_kept_but_for_the_token_that_gives_the_lo
     prompts = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2], [1, 2], [9]]
     assert [fed(prefix, prompt) for prompt in prompts] == [0, 3, 1, 1, 0]
     assert prefix.ids == [9]
-
-
-def test_no_more_is_kept_than_is_asked_for(decoder: Counting) -> None:
-    prefix = PrefixCache(decoder)
-    fed(prefix, [1, 2, 3, 4])
-    assert fed(prefix, [1, 2, 3, 4, 5], at_most=2) == 2
 
 
 def test_what_was_fed_and_never_said_is_not_reused(decoder: Counting) -> None:

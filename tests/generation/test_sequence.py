@@ -12,10 +12,11 @@ import torch
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.errors import CheckpointError, ConfigError
-from neuralchat_lite.generation.loop import fold, generate
+from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt, encode_prompt
 from neuralchat_lite.generation.sequence import Piece, Reply, Sequence
+from neuralchat_lite.generation.several import generate
 from neuralchat_lite.models.build import load_decoder
 
 Options = GenerationOptions
