@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from neuralchat_lite.checkpoints.kinds import is_packed
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
-from neuralchat_lite.engines.engine import Decoder, Engine
+from neuralchat_lite.engines.engine import Decoder, Engine, can_embed
 from neuralchat_lite.engines.native import NativeEngine
 from neuralchat_lite.errors import ConfigError, visible
 from neuralchat_lite.families.architecture import Architecture
@@ -25,6 +25,7 @@ from neuralchat_lite.files.progress_bar import ProgressOption, shown
 from neuralchat_lite.generation.batch import Limits
 from neuralchat_lite.generation.conversation import Conversation
 from neuralchat_lite.generation.defaults import recommended
+from neuralchat_lite.generation.embedding import Pooling, embed
 from neuralchat_lite.generation.handle import Handle, pieces_of
 from neuralchat_lite.generation.loop import stream as stream_one
 from neuralchat_lite.generation.options import (
@@ -36,7 +37,7 @@ from neuralchat_lite.generation.options import (
 from neuralchat_lite.generation.prompt import PromptInput, encode_prompt
 from neuralchat_lite.generation.prompt_cache_file import identity_of, load_pages, save_pages
 from neuralchat_lite.generation.scheduler import Scheduler
-from neuralchat_lite.generation.score import Score, is_one, score
+from neuralchat_lite.generation.score import Score, score
 from neuralchat_lite.generation.sequence import Piece, Reply
 from neuralchat_lite.generation.sequence import Sequence as One
 from neuralchat_lite.generation.several import (
@@ -48,6 +49,7 @@ from neuralchat_lite.generation.several import (
 )
 from neuralchat_lite.generation.several import generate as generate_one
 from neuralchat_lite.generation.stream import Stream
+from neuralchat_lite.generation.texts import is_one
 from neuralchat_lite.generation.turn_ends import turn_ends
 from neuralchat_lite.kernels.leaving import at_work
 from neuralchat_lite.packed.manifest import import_losses, read_manifest
@@ -263,6 +265,27 @@ class Model:
         if is_one(texts):
             return score(self.decoder, self.tokenizer, [texts])[0]
         return score(self.decoder, self.tokenizer, texts)
+
+    @shortages()
+    @at_work()
+    def embed(self, texts: Any, pooling: Pooling = "mean", normalize: bool = True) -> Tensor:
+        """A vector for each text: the hidden states of its tokens after the last norm, pooled.
+
+        texts: a text, or token ids, or a list of them, which are computed together
+        pooling: "mean" of all tokens, or the "last" one
+        normalize: to the Euclidean length 1
+
+        Returns [hidden] fp32 for one text, [len(texts), hidden] for a list. Raises ConfigError for
+        an engine that gives no hidden states, and for another pooling; PromptError as `score` does.
+        """
+        if not can_embed(self.decoder):
+            raise ConfigError(
+                f"engine {self.engine.describe()['engine']!r} gives logits and no hidden states: "
+                "load the model with engine='native' or 'torch' to embed texts"
+            )
+        if is_one(texts):
+            return embed(self.decoder, self.tokenizer, [texts], pooling, normalize)[0]
+        return embed(self.decoder, self.tokenizer, texts, pooling, normalize)
 
     def conversation(
         self, system: str | None = None, **options: Unpack[GenerationKeywords]

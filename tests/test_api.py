@@ -413,6 +413,23 @@ def test_several_answers_are_a_list_and_the_first_is_the_one_of_the_seed(model: 
         model.generate(PROMPT, n=0, **sampled)
 
 
+def test_one_text_has_a_vector_and_a_list_has_a_row_for_each(model: ncl.Model) -> None:
+    hidden = model.architecture.hidden_size
+    one, two = model.embed(PROMPT), model.embed([PROMPT, "A dog"], pooling="mean")
+    assert (one.shape, two.shape) == ((hidden,), (2, hidden))
+    assert one.equal(two[0])
+    assert two.norm(dim=1).tolist() == pytest.approx([1, 1])
+    assert model.embed([PROMPT], pooling="last", normalize=False).norm() != pytest.approx(1)
+
+
+def test_an_engine_without_hidden_states_is_named(
+    model: ncl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(type(model.decoder), "hidden_states")
+    with pytest.raises(ConfigError, match="engine 'native' gives logits and no hidden states"):
+        model.embed(PROMPT)
+
+
 def test_a_text_is_scored_as_it_was_generated(model: ncl.Model) -> None:
     reply = model.generate(PROMPT, max_new_tokens=8, logprobs=True)
     assert reply.logprobs

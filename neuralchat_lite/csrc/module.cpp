@@ -136,7 +136,7 @@ void add_layer(ncl::Program& program, Address attention_norm, float attention_ep
 using Tables = std::tuple<int, int, std::vector<Address>>;
 
 void step(const ncl::Program& program, Address ids, int rows, const std::vector<Tables>& sequences,
-          Address cos, Address sin, Address wanted, int wanted_count, Address logits,
+          Address cos, Address sin, Address wanted, int wanted_count, bool states, Address out,
           Address seconds) {
   std::vector<ncl::Sequence> all;
   for (const auto& [count, start, tables] : sequences) {
@@ -150,7 +150,8 @@ void step(const ncl::Program& program, Address ids, int rows, const std::vector<
              {pointer<const float>(cos), pointer<const float>(sin)},
              pointer<const int64_t>(wanted),
              wanted_count,
-             pointer<float>(logits),
+             states,
+             pointer<float>(out),
              pointer<ncl::Seconds>(seconds)});
 }
 

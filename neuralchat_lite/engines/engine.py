@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from torch import Tensor
 
@@ -81,6 +81,21 @@ class Decoder(Protocol):
     def bytes_per_token(self, context: int) -> int:
         """Bytes of weights, keys and values that decoding one token at position `context` reads."""
         ...
+
+
+class Embedder(Decoder, Protocol):
+    """A decoder that also gives the hidden states of tokens. Not every engine has one."""
+
+    def hidden_states(
+        self, batch: Sequence[Sequence[int] | Tensor], caches: Sequence[Any]
+    ) -> list[Tensor]:
+        """Feed several sequences as `forward_batch` does. Returns for each what the last norm
+        gives of each token, [len(ids), hidden] fp32."""
+        ...
+
+
+def can_embed(decoder: Decoder) -> TypeGuard[Embedder]:
+    return hasattr(decoder, "hidden_states")
 
 
 def block_of(decoder: Decoder) -> int:

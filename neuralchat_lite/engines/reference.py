@@ -66,6 +66,18 @@ class ReferenceDecoder(OneByOne):
         cache.length += len(ids)
         return logits
 
+    def hidden_states(
+        self, batch: Sequence[Sequence[int] | Tensor], caches: Sequence[ReferenceCache]
+    ) -> list[Tensor]:
+        """Feed several sequences, one after the other: for each what the last norm gives of each
+        token, [len(ids), hidden] fp32."""
+        states = []
+        for ids, cache in zip(map(torch.as_tensor, batch), caches, strict=True):
+            check_ids(ids, cache.length, self.context_length, self.architecture)
+            states.append(self.step.states(ids.tolist(), cache.positions, cache.length))
+            cache.length += len(ids)
+        return states
+
     def bytes_per_token(self, context: int) -> int:
         return self.weight_bytes + cache_bytes(self.architecture, context, self.compute_dtype)
 

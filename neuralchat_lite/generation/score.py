@@ -7,17 +7,16 @@ that is held of them: 150 MB for a vocabulary of 150,000.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
-from neuralchat_lite.errors import PromptError
 from neuralchat_lite.generation.logprobs import logprobs_of
-from neuralchat_lite.generation.prompt import Prompt, encode_prompt
 from neuralchat_lite.generation.sampling import check_finite
 from neuralchat_lite.generation.text import Detokenizer
+from neuralchat_lite.generation.texts import encode_texts
 from neuralchat_lite.models.decoder import blocks
 
 ROWS = 256  # tokens whose logits are there at once
@@ -57,9 +56,9 @@ def score(decoder: Decoder, tokenizer: Tokenizer, texts: Sequence[Any]) -> list[
     Raises PromptError for no texts, and for one that is empty, has another form or is longer than
     the context; CheckpointError for logits that are not finite.
     """
-    if not len(texts):
-        raise PromptError("there are no texts to score: give at least one")
-    ids = [encode(text, index, decoder, tokenizer) for index, text in enumerate(texts)]
+    # The last token needs no place.
+    most = decoder.context_length + 1
+    ids = encode_texts(texts, decoder, tokenizer, most, "scored")
     found: list[list[float]] = [[] for _ in ids]
     remedy = getattr(decoder, "when_not_finite", WHEN_NOT_FINITE)
     caches: dict[int, Any] = {}
@@ -83,31 +82,3 @@ def score(decoder: Decoder, tokenizer: Tokenizer, texts: Sequence[Any]) -> list[
         Score(tuple(each), (None, *logprobs), tuple(map(name, each)))
         for each, logprobs in zip(ids, found, strict=True)
     ]
-
-
-def encode(text: Any, index: int, decoder: Decoder, tokenizer: Tokenizer) -> Sequence[int]:
-    if isinstance(text, Sequence) and text and isinstance(text[0], Mapping):
-        raise PromptError(
-            f"text {index} is a list of messages, expected a text or token ids: give the ids of "
-            "the tokenizer's apply_chat_template"
-        )
-    size, limit = decoder.architecture.vocab_size, decoder.context_length
-    try:
-        prompt: Prompt = encode_prompt(text, tokenizer, size, limit)
-    except PromptError as error:
-        raise PromptError(f"text {index}: {error}") from None
-    # The last token needs no place.
-    if len(prompt.ids) > limit + 1:
-        raise PromptError(
-            f"text {index} has {len(prompt.ids)} tokens, and {limit + 1} can be scored in a "
-            f"context of {limit}: cut it, or load with a larger context_length "
-            f"(this model allows {decoder.architecture.max_positions})"
-        )
-    return prompt.ids
-
-
-def is_one(texts: Any) -> bool:
-    """Whether what was given is one text or one list of ids, and no list of several."""
-    if isinstance(texts, str | Mapping) or getattr(texts, "ndim", None) == 1:
-        return True
-    return isinstance(texts, list | tuple) and bool(texts) and isinstance(texts[0], int)

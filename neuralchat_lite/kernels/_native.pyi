@@ -90,7 +90,8 @@ def step(
     sin: int,
     wanted: int,
     wanted_count: int,
-    logits: int,
+    states: bool,
+    out: int,
     seconds: int,
     /,
 ) -> None: ...

@@ -206,7 +206,8 @@ class NativeProgram:
         head, table = plan.head, plan.embedding
         assert isinstance(head, NativeProjection)
         self.plan = plan  # kept alive: the handle points into it
-        self.vocabulary, hidden = matrix_shape(table)
+        self.vocabulary, self.hidden = matrix_shape(table)
+        hidden = self.hidden
         assert head.rows == self.vocabulary and is_norm(plan.norm, hidden)
         embedding = _native.Projection("fp32")  # copied: a description of the matrix
         add_matrix(embedding, table, 0)
@@ -243,14 +244,20 @@ class NativeProgram:
         self.shapes = {layer.attention.table: layer.attention for layer in plan.layers}.values()
 
     def __call__(
-        self, ids: Tensor, spans: Sequence[Span], rotary: Rotary, wanted: Sequence[int]
+        self,
+        ids: Tensor,
+        spans: Sequence[Span],
+        rotary: Rotary,
+        wanted: Sequence[int],
+        states: bool = False,
     ) -> Tensor:
         rows = sum(span.count for span in spans)
         assert is_stored(ids, (rows,), torch.int64)
         assert all(0 <= row < rows for row in wanted)
         for shape in self.shapes:
             check_spans(spans, rotary, shape)
-        logits = torch.empty((len(wanted), self.vocabulary), dtype=torch.float32)
+        width = self.hidden if states else self.vocabulary
+        out = torch.empty((len(wanted), width), dtype=torch.float32)
         rows_wanted = torch.tensor(wanted, dtype=torch.int64)
         _native.step(
             self.handle,
@@ -264,10 +271,11 @@ class NativeProgram:
             rotary.sin.data_ptr(),
             rows_wanted.data_ptr(),
             len(wanted),
-            logits.data_ptr(),
+            states,
+            out.data_ptr(),
             0 if self.seconds is None else self.seconds.data_ptr(),
         )
-        return logits
+        return out
 
 
 def attention_shape(shape: AttentionShape) -> _native.AttentionShape:

@@ -145,12 +145,18 @@ class Program(Protocol):
     """A plan, ready to run. Made by `Kernels.program`."""
 
     def __call__(
-        self, ids: Tensor, spans: Sequence[Span], rotary: Rotary, wanted: Sequence[int]
+        self,
+        ids: Tensor,
+        spans: Sequence[Span],
+        rotary: Rotary,
+        wanted: Sequence[int],
+        states: bool = False,
     ) -> Tensor:
         """Logits [len(wanted), vocab] fp32 of some of the rows; none are computed for the others.
 
         ids: [rows] int64, the tokens of all spans, one span after the other
         wanted: rows in ascending order
+        states: in place of logits what the last norm gives, [len(wanted), hidden] fp32
 
         Writes the keys and values of the spans. A row gets the same bits whatever comes with it.
         """

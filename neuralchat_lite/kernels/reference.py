@@ -104,7 +104,12 @@ class ReferenceProgram:
     plan: Plan
 
     def __call__(
-        self, ids: Tensor, spans: Sequence[Span], rotary: Rotary, wanted: Sequence[int]
+        self,
+        ids: Tensor,
+        spans: Sequence[Span],
+        rotary: Rotary,
+        wanted: Sequence[int],
+        states: bool = False,
     ) -> Tensor:
         plan, kernels, count = self.plan, self.kernels, len(ids)
         table = plan.embedding
@@ -119,8 +124,11 @@ class ReferenceProgram:
             kernels.linear(heads, layer.output, x, accumulate=True)
             kernels.linear(x, layer.gate_up, gate_up, norm=layer.mlp_norm)
             kernels.linear(gate_up, layer.down, x, gate=layer.activation, accumulate=True)
+        last = x[list(wanted)]
+        if states:
+            return rms_norm(last, plan.norm)
         logits = x.new_empty((len(wanted), plan.head.rows))
-        kernels.linear(x[list(wanted)], plan.head, logits, norm=plan.norm)
+        kernels.linear(last, plan.head, logits, norm=plan.norm)
         return logits
 
 

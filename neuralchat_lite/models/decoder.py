@@ -103,18 +103,41 @@ class Decoder:
         as `forward` does; all caches are then unchanged. Raises ResourceError when the system
         refuses memory or threads; the caches then hold the blocks that went before.
         """
+        fed = self.checked(batch, caches)
+        return self.feed(fed, caches, kept_of(keep, fed))
+
+    @shortages()
+    @at_work()
+    def hidden_states(
+        self, batch: Sequence[Sequence[int] | Tensor], caches: Sequence[KVCache]
+    ) -> list[Tensor]:
+        """Feed several conversations as `forward_batch` does, without the head.
+
+        Returns for each conversation what the last norm gives of each token, [len(ids), hidden]
+        fp32. Raises what `forward_batch` raises.
+        """
+        fed = self.checked(batch, caches)
+        return self.feed(fed, caches, kept_of(None, fed), states=True)
+
+    def checked(
+        self, batch: Sequence[Sequence[int] | Tensor], caches: Sequence[KVCache]
+    ) -> list[Tensor]:
+        """Ids that fit into their caches, int64. Raises PromptError."""
         assert len(batch) == len(caches) == len(set(map(id, caches)))
         fed = [torch.as_tensor(ids) for ids in batch]
         for ids, cache in zip(fed, caches, strict=True):
             check_ids(ids, cache.length, self.context_length, self.architecture)
-        fed = [ids.long() for ids in fed]  # uint8 would index as a mask
-        return self.feed(fed, caches, kept_of(keep, fed))
+        return [ids.long() for ids in fed]  # uint8 would index as a mask
 
     def feed(
-        self, fed: Sequence[Tensor], caches: Sequence[KVCache], keep: Sequence[int]
+        self,
+        fed: Sequence[Tensor],
+        caches: Sequence[KVCache],
+        keep: Sequence[int],
+        states: bool = False,
     ) -> list[Tensor]:
-        """`forward_batch` of ids that fit."""
-        logits: list[list[Tensor]] = [[] for _ in fed]
+        """`forward_batch` or `hidden_states` of ids that fit."""
+        results: list[list[Tensor]] = [[] for _ in fed]
         for block in blocks([len(ids) for ids in fed], self.prefill_block):
             between_blocks()
             counts = [last - first for _, first, last in block]
@@ -128,16 +151,16 @@ class Decoder:
                 wanted += range(begin + skip, begin + count)
                 begin += count
             ids = torch.cat([fed[i][first:last] for i, first, last in block])
-            found = self.run_block(ids, [caches[i] for i, _, _ in block], counts, wanted)
+            found = self.run_block(ids, [caches[i] for i, _, _ in block], counts, wanted, states)
             kept = [count - skip for count, skip in zip(counts, skipped, strict=True)]
             for (i, _, _), part in zip(block, torch.split(found, kept), strict=True):
                 if len(part):
-                    logits[i].append(part)
+                    results[i].append(part)
         return [
             parts[0]
             if len(parts) == 1
             else torch.cat(parts or [torch.empty(0, self.architecture.vocab_size)])
-            for parts in logits
+            for parts in results
         ]
 
     def run_block(
@@ -146,8 +169,9 @@ class Decoder:
         caches: Sequence[KVCache],
         counts: Sequence[int],
         wanted: Sequence[int],
+        states: bool,
     ) -> Tensor:
-        """Logits [len(wanted), vocab] of rows `wanted` of one block.
+        """Logits [len(wanted), vocab] of rows `wanted` of one block, or `states` [.., hidden].
 
         ids: [rows], of all caches one after the other; counts: how many are of each
         """
@@ -158,10 +182,10 @@ class Decoder:
             for cache, count in zip(caches, counts, strict=True)
         ]
         rotary = Rotary(*self.rotary.upto(max(span.start + span.count for span in spans)))
-        logits = self.program(ids, spans, rotary, wanted)
+        found = self.program(ids, spans, rotary, wanted, states)
         for cache, count in zip(caches, counts, strict=True):
             cache.length += count
-        return logits
+        return found
 
     @property
     def weight_bytes(self) -> int:

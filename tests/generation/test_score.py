@@ -11,7 +11,8 @@ import torch
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.errors import CheckpointError, PromptError
 from neuralchat_lite.generation import score as module
-from neuralchat_lite.generation.score import Score, is_one, score
+from neuralchat_lite.generation.score import Score, score
+from neuralchat_lite.generation.texts import is_one
 from neuralchat_lite.models.build import load_decoder
 
 from ..conftest import TINY
@@ -83,7 +84,7 @@ def test_totals_and_perplexities_are_plain_arithmetic() -> None:
 @pytest.mark.parametrize(
     ("texts", "rule"),
     [
-        ([], "no texts to score: give at least one"),
+        ([], "no texts to be scored: give at least one"),
         (["a", ""], "text 1: the prompt is an empty string"),
         ([[1] * 102], "text 0 has 102 tokens, and 101 can be scored in a context of 100: cut it"),
         ([[1], [60]], "text 1: token id 60 is outside the vocabulary of 60"),

@@ -116,6 +116,13 @@ void step(const Step& op) {
     clock.end(Part::kDown);
   }
   if (!op.wanted_count) return;
+  if (op.states) {
+    rt.run(op.wanted_count, 0, [&](int i, Scratch) {
+      rt.kernels->rms_norm(x + static_cast<size_t>(op.wanted[i]) * hidden, program.norm.weight,
+                           program.norm.eps, hidden, op.out + static_cast<size_t>(i) * hidden);
+    });
+    return;
+  }
   const size_t row_bytes = sizeof(float) * hidden;
   float* last = x;  // the wanted rows, one after the other
   if (op.wanted_count != rows) {
@@ -125,7 +132,7 @@ void step(const Step& op) {
                   x + static_cast<size_t>(op.wanted[i]) * hidden, row_bytes);
     }
   }
-  product(last, program.head, op.wanted_count, program.norm, Activation::kNone, false, op.logits);
+  product(last, program.head, op.wanted_count, program.norm, Activation::kNone, false, op.out);
   clock.end(Part::kHead);
 }
 

@@ -1,5 +1,6 @@
 // A step of a decoder: new tokens of several sequences go through all layers, and some of them to
-// logits, without coming back to Python. kernels/operations.py describes what is computed.
+// logits or to hidden states, without coming back to Python. kernels/operations.py describes what
+// is computed.
 #pragma once
 
 #include <array>
@@ -53,9 +54,10 @@ struct Step {
   int rows;
   const std::vector<Sequence>* sequences;
   Rotary rotary;
-  const int64_t* wanted;  // [wanted_count] rows whose logits are wanted
+  const int64_t* wanted;  // [wanted_count] rows whose logits or states are wanted
   int wanted_count;
-  float* logits;     // [wanted_count][vocabulary]
+  bool states;       // after the last norm: the head is left out
+  float* out;        // [wanted_count][vocabulary], or [wanted_count][hidden]
   Seconds* seconds;  // null, or where the time of each part is added
 };
 

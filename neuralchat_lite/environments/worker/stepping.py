@@ -71,15 +71,29 @@ class Stepper:
 
         Returns the fp32 logits of the last token, [vocab], or of all tokens, [len(ids), vocab].
         """
+        fewer = {} if all_logits else self.last_only
+        output = self.run(self.model, ids, positions, length, **fewer)
+        logits: torch.Tensor = output.logits[0].float()
+        return logits if all_logits else logits[-1]
+
+    def states(self, ids: Sequence[int], positions: Positions, length: int) -> torch.Tensor:
+        """Feed ids as a call does. Returns what the last norm gives of all tokens, [len(ids),
+        hidden] fp32."""
+        output = self.run(self.model.base_model, ids, positions, length)
+        states: torch.Tensor = output.last_hidden_state[0].float()
+        return states
+
+    def run(
+        self, model: Any, ids: Sequence[int], positions: Positions, length: int, **options: Any
+    ) -> Any:
         positions.settle(length)
         with torch.no_grad():
-            output = self.model(
+            output = model(
                 input_ids=torch.tensor([list(ids)]),
                 attention_mask=torch.ones((1, length + len(ids)), dtype=torch.long),
                 use_cache=True,
                 **{self.cache_name: positions.kept},
-                **({} if all_logits else self.last_only),
+                **options,
             )
         positions.check(length + len(ids))
-        logits: torch.Tensor = output.logits[0].float()
-        return logits if all_logits else logits[-1]
+        return output
