@@ -19,6 +19,7 @@ NAME = "neuralchat_lite"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("ipex", "__main__"),
     ("cli", "transformers"),
+    ("server",),
     ("mixed_precision",),
     ("api",),
     ("model",),

@@ -10,6 +10,7 @@ One thread at a time calls a batch (see `scheduler`); only `arrivals` and `erran
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +125,7 @@ class Batch:
             if active and not self.has_room_for(job):
                 return
             self.waiting.remove(job)
+            job.admitted = job.admitted or time.perf_counter()
             self.running.append(job)
             self.running.sort(key=number)
             active.append(job)

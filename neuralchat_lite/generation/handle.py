@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 
@@ -40,6 +41,21 @@ class Handle:
     @property
     def cancelled(self) -> bool:
         return self._job.unwanted and not self._job.sequence.finished
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was submitted."""
+        return time.perf_counter() - self._job.arrived
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds of them in which it had to wait for others to end."""
+        admitted = self._job.admitted
+        return self.age_s if admitted is None else admitted - self._job.arrived
+
+    def token_name(self, token_id: int) -> str:
+        """The text of a token, or its name if it is special."""
+        return self._job.sequence.text_of.name(token_id)
 
     def cancel(self) -> None:
         """End the answer at the next step; returns at once, from any thread. Does nothing when it

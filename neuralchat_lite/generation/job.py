@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -50,6 +51,7 @@ class Job:
     left: whether it takes part in no step any more
     stored: full pages of it that are remembered
     process: in which it was added
+    arrived, admitted: when (time.perf_counter); None until it may take part in steps
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Job:
         self.digests: list[bytes] = []
         self.stored = 0
         self.process = 0
+        self.arrived = time.perf_counter()
+        self.admitted: float | None = None
 
     @property
     def ready(self) -> bool:

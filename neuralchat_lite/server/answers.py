@@ -1,0 +1,101 @@
+"""What answers of all forms have in common: how they end, their cost, log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletionTokenLogprob
+from openai.types.chat.chat_completion_token_logprob import TopLogprob
+from openai.types.completion_choice import Logprobs
+from openai.types.completion_usage import PromptTokensDetails
+
+from neuralchat_lite.generation.sequence import Piece, Timings
+from neuralchat_lite.server.desk import Answers
+from neuralchat_lite.server.metrics import REASONS
+
+
+@dataclass
+class Sum:
+    """The cost of the answers to one request. A prompt with several answers counts once."""
+
+    answers: int  # to each prompt
+    ended: dict[int, Timings] = field(default_factory=dict)
+
+    def add(self, index: int, piece: Piece) -> None:
+        if piece.timings is not None:
+            self.ended[index] = piece.timings
+
+    def usage(self) -> CompletionUsage:
+        firsts = [timings for index, timings in self.ended.items() if index % self.answers == 0]
+        prompt = sum(timings.prompt_tokens for timings in firsts)
+        new = sum(timings.new_tokens for timings in self.ended.values())
+        return CompletionUsage(
+            prompt_tokens=prompt,
+            completion_tokens=new,
+            total_tokens=prompt + new,
+            prompt_tokens_details=PromptTokensDetails(
+                cached_tokens=sum(timings.cached_tokens for timings in firsts)
+            ),
+        )
+
+    def timings(self) -> dict[str, Any]:
+        """Of the first answer, in seconds. `usage` has the sums."""
+        one = self.ended[min(self.ended)]
+        return {
+            "time_to_first_token_s": one.time_to_first_token_s,
+            "time_per_token_s": one.time_per_token_s,
+            "tokens_per_second": one.tokens_per_second,
+            "drafted": one.drafted,
+            "accepted": one.accepted,
+        }
+
+
+def finish_reason(piece: Piece) -> Any:
+    return None if piece.finish_reason is None else REASONS[piece.finish_reason]
+
+
+def note_tokens(request: Request, usage: CompletionUsage) -> None:
+    """For the line of the log."""
+    request.scope["state"]["tokens"] = (
+        f" prompt_tokens={usage.prompt_tokens} new_tokens={usage.completion_tokens}"
+    )
+
+
+def chat_logprobs(answers: Answers, pieces: Sequence[Piece]) -> list[ChatCompletionTokenLogprob]:
+    """Of the tokens of the text; the one that ends the turn is none of them."""
+    name = answers.handles[0].token_name
+    return [
+        ChatCompletionTokenLogprob(
+            token=name(piece.token_id),
+            bytes=list(name(piece.token_id).encode()),
+            logprob=piece.logprob,
+            top_logprobs=[
+                TopLogprob(token=top.token, bytes=list(top.token.encode()), logprob=top.logprob)
+                for top in piece.top_logprobs or ()
+            ],
+        )
+        for piece in pieces
+        if piece.logprob is not None and piece.finish_reason != "eos"
+    ]
+
+
+def text_logprobs(answers: Answers, pieces: Sequence[Piece], offset: int) -> Logprobs:
+    """In the older form. offset: characters of the text before these pieces"""
+    name = answers.handles[0].token_name
+    kept = [piece for piece in pieces if piece.logprob is not None and piece.finish_reason != "eos"]
+    offsets = []
+    for piece in kept:
+        offsets.append(offset)
+        offset += len(piece.text)
+    return Logprobs(
+        tokens=[name(piece.token_id) for piece in kept],
+        token_logprobs=[piece.logprob for piece in kept if piece.logprob is not None],
+        top_logprobs=[
+            {top.token: top.logprob for top in piece.top_logprobs or ()} for piece in kept
+        ],
+        text_offset=offsets,
+    )

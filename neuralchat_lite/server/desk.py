@@ -1,0 +1,233 @@
+"""Where requests wait for their answers: one desk for each model.
+
+Encoding a prompt takes milliseconds, and so is done in threads; the event loop only passes pieces
+on. A desk knows how many answers are open, and refuses more than may run and wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from fastapi import Request
+
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.generation.defaults import chat_defaults
+from neuralchat_lite.generation.handle import Handle, pieces_of
+from neuralchat_lite.generation.options import GenerationOptions
+from neuralchat_lite.generation.sequence import Piece
+from neuralchat_lite.model import Model
+from neuralchat_lite.server.errors import RequestError, bad_request, log
+from neuralchat_lite.server.metrics import Metrics
+from neuralchat_lite.server.settings import Settings
+
+ENCODERS = 2  # threads that encode prompts, of all requests
+RETRY_SECONDS = 2
+T = TypeVar("T")
+Asked = tuple[Any, GenerationOptions]  # a prompt, and how to answer it
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Desk:
+    """defaults: options of an answer whose request says nothing of them"""
+
+    def __init__(self, name: str, model: Model, settings: Settings, metrics: Metrics) -> None:
+        self.name, self.model, self.settings, self.metrics = name, model, settings, metrics
+        self.created = int(time.time())
+        self.defaults = defaults_of(model, settings)
+        self.open = 0  # answers that run or wait
+        self.encoders = anyio.CapacityLimiter(ENCODERS)
+        batch = model.scheduler.batch
+        batch.limits = replace(batch.limits, running=settings.max_batch)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self.encoders)
+
+    def refuse_too_many(self, answers: int) -> None:
+        if answers > self.settings.max_answers:
+            raise bad_request(
+                f"the request asks for {answers} answers, and {self.settings.max_answers} are "
+                "allowed: send several requests",
+                "n",
+            )
+        most = self.settings.max_batch + self.settings.max_queue
+        if self.open + answers > most:
+            self.metrics.refused(self.name)
+            raise RequestError(
+                429,
+                f"{self.open} answers run or wait, and {most} may: try again later",
+                code="queue_full",
+                headers={"Retry-After": str(RETRY_SECONDS)},
+            )
+
+    @asynccontextmanager
+    async def answering(
+        self, request: Request, make: Callable[[], list[Asked]], answers: int
+    ) -> AsyncIterator[Answers]:
+        """Submit what `make` gives, in a thread. On leaving, what has not ended is cancelled.
+
+        make: (prompt, options) of each of the `answers`
+
+        Raises RequestError when there is no room, and what `Model.submit` raises.
+        """
+        self.refuse_too_many(answers)
+        self.open += answers
+        found = Answers(self, request)
+        try:
+            await self.in_thread(lambda: found.submit(make()))
+            yield found
+        finally:
+            self.open -= answers
+            found.close()
+
+
+class Answers:
+    """The answers to one request, on their way."""
+
+    def __init__(self, desk: Desk, request: Request) -> None:
+        self.desk, self.closed = desk, False
+        self.handles: list[Handle] = []
+        self.prompt_tokens: dict[int, int] = {}
+        self.arrived = time.monotonic()
+        self.gone = asyncio.ensure_future(until_gone(request))
+        self.gone.add_done_callback(lambda _: self.cancel())
+
+    def submit(self, asked: list[Asked]) -> None:
+        """In a thread. All prompts are encoded first, so that an error of one begins none."""
+        model = self.desk.model
+        sequences = [model.sequence(prompt, options) for prompt, options in asked]
+        for sequence in sequences:
+            if self.closed:  # nobody waits for this thread any more
+                return
+            self.handles.append(Handle(model.scheduler, sequence))
+        if self.closed:
+            self.cancel()
+
+    def cancel(self) -> None:
+        for handle in list(self.handles):
+            handle.cancel()
+
+    def close(self) -> None:
+        self.closed = True
+        self.gone.cancel()
+        self.cancel()
+
+    async def pieces(self, every: float | None = None) -> AsyncGenerator[tuple[int, Piece] | None]:
+        """(which answer, a piece of it), as they come; None when nothing has for `every` seconds.
+
+        Raises RequestError after the time that a request may take, ClientGone, and what ended an
+        answer early.
+        """
+        settings, ended = self.desk.settings, 0
+        tick = min(every or 1.0, 1.0, settings.request_timeout)
+        last = time.monotonic()
+        async with aclosing(ticking(pieces_of(self.handles), tick)) as found:
+            async for item in found:
+                now = time.monotonic()
+                if now - self.arrived > settings.request_timeout:
+                    raise RequestError(
+                        504,
+                        f"the answer took longer than {settings.request_timeout:g} s: ask for "
+                        "fewer tokens",
+                        code="request_timeout",
+                    )
+                if item is None:
+                    if every is not None and now - last >= every:
+                        last = now
+                        yield None
+                    continue
+                last = now
+                if item[1].finish_reason is not None:
+                    ended += 1
+                    self.desk.metrics.finished(self.desk.name, item[1], self.handles[item[0]])
+                yield item
+        if ended < len(self.handles):
+            raise ClientGone
+
+
+async def until_gone(request: Request) -> None:
+    """Return when the client has closed the connection. The body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def ticking(items: AsyncGenerator[T], every: float) -> AsyncGenerator[T | None]:
+    """The items as they come, and None whenever none has come for so many seconds."""
+    task: asyncio.Future[T] | None = None
+    try:
+        while True:
+            task = asyncio.ensure_future(as_coroutine(items.__anext__()))
+            while not (await asyncio.wait({task}, timeout=every))[0]:
+                yield None
+            try:
+                item = task.result()
+            except EndOfItems:
+                return
+            yield item
+    finally:
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+        await items.aclose()
+
+
+class EndOfItems(Exception):
+    """StopAsyncIteration, which a task cannot raise."""
+
+
+async def as_coroutine(item: Awaitable[T]) -> T:
+    try:
+        return await item
+    except StopAsyncIteration:
+        raise EndOfItems from None
+
+
+def defaults_of(model: Model, settings: Settings) -> dict[str, Any]:
+    """OpenAI's temperature of 1, above it what the model's makers recommend, above it what whoever
+    runs the server says. A file that recommends nonsense is not followed, and the log says so."""
+    try:
+        theirs = chat_defaults(model.folder)
+    except ConfigError as error:
+        log.warning("%s; what this file recommends is not used", error)
+        theirs = {}
+    return {"temperature": 1.0, **theirs, **settings.sampling}
+
+
+class Desks:
+    """All models that are served, by name."""
+
+    def __init__(self, models: Mapping[str, Model], settings: Settings, metrics: Metrics) -> None:
+        if not models:
+            raise ConfigError("there is no model to serve: give at least one")
+        self.settings, self.metrics = settings, metrics
+        self.all = {name: Desk(name, model, settings, metrics) for name, model in models.items()}
+        self.draining = False
+
+    def of(self, name: str | None) -> Desk:
+        """Raises RequestError for a model that is not there, or that is not named among several."""
+        known = ", ".join(self.all)
+        if name is None:
+            if len(self.all) == 1:
+                return next(iter(self.all.values()))
+            raise bad_request(f"there are several models: name one as 'model', of {known}", "model")
+        if name not in self.all:
+            raise RequestError(
+                404,
+                f"there is no model {name[:200]!r} here: name one of {known}",
+                code="model_not_found",
+                param="model",
+            )
+        return self.all[name]
+
+
+def desks_of(request: Request) -> Desks:
+    desks: Desks = request.app.state.desks
+    return desks

@@ -1,0 +1,74 @@
+"""Server-sent events: one `data:` line each, and comments as signs of life."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from neuralchat_lite.server.desk import ClientGone
+from neuralchat_lite.server.errors import as_request_error, body_for
+
+PING = b": still computing\n\n"
+DONE = b"data: [DONE]\n\n"
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would collect the parts
+}
+
+
+def event(data: BaseModel | dict[str, Any], name: str | None = None) -> bytes:
+    """name: of the event, where the form has names"""
+    if isinstance(data, BaseModel):
+        text = data.model_dump_json(exclude_unset=True)
+    else:
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {text}\n\n".encode()
+
+
+class EventStream(Response):
+    """Parts are sent as they come, to a client that takes each within a time.
+
+    An error after the first part becomes an event, since the status has been sent. The generator is
+    closed in any case, which ends what it computes.
+    """
+
+    def __init__(self, parts: AsyncGenerator[bytes], write_timeout: float, named: bool = False):
+        """named: whether an error is an event with a name"""
+        self.parts, self.write_timeout, self.named = parts, write_timeout, named
+        self.status_code, self.background = 200, None
+        self.body = b""
+        self.init_headers(HEADERS)
+
+    def init_headers(self, headers: Any = None) -> None:
+        self.raw_headers = [
+            (name.lower().encode(), value.encode()) for name, value in (headers or {}).items()
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+
+        async def write(part: bytes, more: bool = True) -> None:
+            message = {"type": "http.response.body", "body": part, "more_body": more}
+            await asyncio.wait_for(send(message), self.write_timeout)
+
+        async with aclosing(self.parts) as parts:
+            await send(start)
+            try:
+                async for part in parts:
+                    await write(part)
+                await write(b"", more=False)
+            except (ClientGone, OSError, asyncio.TimeoutError):
+                scope.setdefault("state", {})["gone"] = True
+            except Exception as error:
+                said = body_for(scope["path"], as_request_error(error))
+                await write(event(said, "error" if self.named else None))
+                await write(b"", more=False)

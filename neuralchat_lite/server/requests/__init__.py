@@ -1,0 +1,1 @@
+"""What a request may say: strict models, one module for each family of routes."""

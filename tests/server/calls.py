@@ -1,0 +1,59 @@
+"""Requests to an application in this process, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+
+ASK = [{"role": "user", "content": "calculate 100 + 520 + 60"}]
+
+
+class Client:
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return await client.request(method, path, timeout=60, **more)
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return asyncio.run(self.request("GET", path, **more))
+
+    def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        if body is not None:
+            more["json"] = body
+        return asyncio.run(self.request("POST", path, **more))
+
+    def chat(self, **body: Any) -> httpx.Response:
+        return self.post(
+            "/v1/chat/completions", {"messages": ASK, "temperature": 0, "max_tokens": 24, **body}
+        )
+
+    def complete(self, **body: Any) -> httpx.Response:
+        return self.post("/v1/completions", {"prompt": "calculate 1 + 1", "temperature": 0, **body})
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    """What the events of a stream say; the last line is checked here."""
+    lines = [line for line in response.text.split("\n\n") if line and not line.startswith(":")]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def content(found: list[dict[str, Any]], index: int = 0) -> str:
+    return "".join(
+        choice["delta"].get("content") or ""
+        for one in found
+        for choice in one["choices"]
+        if choice["index"] == index
+    )
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    found: dict[str, Any] = response.json()["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    return found
