@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from neuralchat_lite import installed_version
-from neuralchat_lite.cli import cache, chat, doctor, engines, generate, quantize, sensitivity
+from neuralchat_lite.cli import cache, chat, doctor, engines, generate, quantize, sensitivity, serve
 from neuralchat_lite.cli.terminal import (
     discard_output,
     open_missing_streams,
@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 app.command(epilog=generate.EXAMPLE)(generate.generate)
 app.command(epilog=chat.EXAMPLE)(chat.chat)
+app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=quantize.QUANTIZE_EXAMPLE)(quantize.quantize)
 app.command(epilog=quantize.MERGE_EXAMPLE)(quantize.merge)
 app.command(epilog=quantize.EXPORT_EXAMPLE)(quantize.export)

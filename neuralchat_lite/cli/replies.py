@@ -23,7 +23,9 @@ CUT = {
 }
 
 
-def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Model:
+def load_model(
+    model: str, weights: WeightsGroup, loading: LoadingGroup, kv_memory: int | None = None
+) -> Model:
     from neuralchat_lite.api import load
 
     asked = asdict(loading)
@@ -35,6 +37,7 @@ def load_model(model: str, weights: WeightsGroup, loading: LoadingGroup) -> Mode
             adapters=adapters,
             default_compute_dtype="auto",
             progress=progress.update,
+            kv_memory=kv_memory,
             **asked,
         )
     if weights.compute_dtype in (None, "auto") and loading.engine == NATIVE and loaded.config:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 import neuralchat_lite as ncl
 
+from ..patience import patience
 from .calls import Client
 
 PACKAGES = ("fastapi", "uvicorn", "openai", "prometheus_client")
@@ -47,3 +50,61 @@ def client_of(nano: ncl.Model) -> Callable[..., Client]:
 @pytest.fixture
 def client(client_of: Callable[..., Client]) -> Client:
     return client_of()
+
+
+@pytest.fixture
+def serving(nano: ncl.Model) -> Iterator[Callable[..., str]]:
+    """serving(**settings) -> the address of a server in a thread of this process"""
+    import uvicorn
+
+    from neuralchat_lite.server.app import create_app
+    from neuralchat_lite.server.run import PatientProtocol, listen
+    from neuralchat_lite.server.settings import Settings
+
+    running = []
+
+    def start(**settings: Any) -> str:
+        app = create_app({"nano": nano}, Settings(**settings))
+        listening = listen("127.0.0.1", 0)
+        config = uvicorn.Config(app, http=PatientProtocol, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def slow_steps(nano: ncl.Model, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """slow_steps(seconds): each step takes so much longer."""
+    step = nano.scheduler.batch.step
+
+    def slow(seconds: float) -> None:
+        def waiting_step() -> bool:
+            time.sleep(seconds)
+            return step()
+
+        monkeypatch.setattr(nano.scheduler.batch, "step", waiting_step)
+
+    return slow
+
+
+@pytest.fixture
+def empty_soon(nano: ncl.Model) -> Callable[[], bool]:
+    """Whether the scheduler has nothing to do within some seconds."""
+    batch = nano.scheduler.batch
+
+    def wait() -> bool:
+        deadline = time.monotonic() + patience(10)
+        while batch.running or batch.waiting or batch.arrivals:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    return wait
