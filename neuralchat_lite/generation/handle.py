@@ -53,6 +53,10 @@ class Handle:
         admitted = self._job.admitted
         return self.age_s if admitted is None else admitted - self._job.arrived
 
+    @property
+    def prompt_tokens(self) -> int:
+        return self._job.sequence.prompt_tokens
+
     def token_name(self, token_id: int) -> str:
         """The text of a token, or its name if it is special."""
         return self._job.sequence.text_of.name(token_id)

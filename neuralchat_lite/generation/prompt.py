@@ -244,6 +244,19 @@ def encode_turns(
     prefill: comes after them
     variables: of the chat template
     """
+    text = render_turns(messages, tokenizer, asks=asks, variables=variables) + prefill
+    check_length(text, tokenizer, context_length)
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def render_turns(
+    messages: Sequence[Any],
+    tokenizer: Tokenizer,
+    *,
+    asks: bool,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """The text of messages in the chat template. See `encode_turns`."""
     if tokenizer.chat_template is None:
         blocks = [NEURAL_CHAT[m["role"]].format(m["content"]) for m in messages]
         text = "".join(blocks) + (NEURAL_CHAT_REPLY if asks else "")
@@ -263,9 +276,7 @@ def encode_turns(
                 f"the model's chat template refuses these messages ({error.said}): "
                 f"the roles were {', '.join(roles)}; {remedy}"
             ) from None  # a cause would say the same again
-    text += prefill
-    check_length(text, tokenizer, context_length)
-    return tokenizer.encode(text, add_special_tokens=False)
+    return text
 
 
 def check_variables(given: Mapping[str, Any], tokenizer: Tokenizer) -> None:

@@ -45,11 +45,19 @@ class Desk:
         self.defaults = defaults_of(model, settings)
         self.open = 0  # answers that run or wait
         self.encoders = anyio.CapacityLimiter(ENCODERS)
+        self.reader = anyio.CapacityLimiter(1)  # of texts that are embedded, beside all steps
         batch = model.scheduler.batch
         batch.limits = replace(batch.limits, running=settings.max_batch)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self.encoders)
+
+    def refuse_long_list(self, length: int, what: str) -> None:
+        most = self.settings.max_messages
+        if length > most:
+            raise bad_request(
+                f"there are {length} {what}, and {most} are allowed: send fewer", what
+            )
 
     def refuse_too_many(self, answers: int) -> None:
         if answers > self.settings.max_answers:

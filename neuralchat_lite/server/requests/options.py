@@ -13,7 +13,7 @@ from neuralchat_lite.generation.options import (
     GenerationOptions,
     without_idle_filters,
 )
-from neuralchat_lite.server.requests.fields import Sampling
+from neuralchat_lite.server.requests.fields import Body
 
 # fields that are options of the same name
 SAME = (
@@ -34,13 +34,15 @@ RENAMED = {"min_tokens": "min_new_tokens"}
 SAID = {"min_new_tokens": "min_tokens", "max_new_tokens": "max_tokens"}
 
 
-def options_of(body: Sampling, defaults: Mapping[str, Any], **more: Any) -> GenerationOptions:
-    """defaults: beneath what the request says; more: above it, None for what it does not say
+def options_of(body: Body, defaults: Mapping[str, Any], **more: Any) -> GenerationOptions:
+    """body: has some of the fields
+    defaults: beneath what the request says
+    more: above it; None for what it does not say
 
     Raises ConfigError in the request's words.
     """
-    given = {name: getattr(body, name) for name in SAME}
-    given |= {ours: getattr(body, theirs) for theirs, ours in RENAMED.items()}
+    given = {name: getattr(body, name, None) for name in SAME}
+    given |= {ours: getattr(body, theirs, None) for theirs, ours in RENAMED.items()}
     given |= more
     if given["top_k"] == -1:
         given["top_k"] = 0

@@ -19,7 +19,6 @@ from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceLogprobs
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import Sum, chat_logprobs, finish_reason, note_tokens
 from neuralchat_lite.server.desk import Answers, Asked, Desk, desks_of
-from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.events import DONE, PING, EventStream, event
 from neuralchat_lite.server.requests.chat import ChatRequest
 from neuralchat_lite.server.requests.options import of_each_answer, options_of
@@ -33,14 +32,8 @@ class Exchange:
 
     def __init__(self, request: Request, body: ChatRequest) -> None:
         self.request, self.body = request, body
-        desks = desks_of(request)
-        self.desk: Desk = desks.of(body.model)
-        if len(body.messages) > desks.settings.max_messages:
-            raise bad_request(
-                f"there are {len(body.messages)} messages, and {desks.settings.max_messages} are "
-                "allowed: leave the oldest out",
-                "messages",
-            )
+        self.desk: Desk = desks_of(request).of(body.model)
+        self.desk.refuse_long_list(len(body.messages), "messages")
         self.n = body.n or 1
         self.sum = Sum(self.n)
         self.head: dict[str, Any] = {

@@ -1,0 +1,77 @@
+"""/v1/responses, and the openai client's helpers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import neuralchat_lite as ncl
+
+from .calls import ASK, Client, error_of
+
+TEXT = ASK[0]["content"]
+BODY = {"model": "nano", "input": TEXT, "temperature": 0, "max_output_tokens": 200}
+
+
+@pytest.fixture
+def openai_client(serving: Callable[..., str]) -> Any:
+    openai = pytest.importorskip("openai")
+    return openai.OpenAI(base_url=f"{serving()}/v1", api_key="none", max_retries=0)
+
+
+def test_a_response_is_the_librarys_answer(openai_client: Any, nano: ncl.Model) -> None:
+    reply = nano.generate(ASK, max_new_tokens=200)
+    response = openai_client.responses.create(**BODY)
+    assert response.output_text == reply.text
+    assert response.status == "completed"
+    assert response.usage.input_tokens == reply.prompt_tokens
+    assert response.usage.output_tokens == len(reply.token_ids)
+    assert response.temperature == 0
+
+
+def test_the_streaming_helper_puts_the_response_together(openai_client: Any) -> None:
+    whole = openai_client.responses.create(**BODY)
+    with openai_client.responses.stream(**BODY) as stream:
+        found = list(stream)
+        final = stream.get_final_response()
+    assert final.output_text == whole.output_text
+    text = "".join(one.delta for one in found if one.type == "response.output_text.delta")
+    assert text == whole.output_text
+    assert [one.sequence_number for one in found] == list(range(len(found)))
+    assert found[0].type == "response.created" and found[-1].type == "response.completed"
+
+
+def test_an_answer_that_was_cut_is_incomplete(client: Client) -> None:
+    found = client.post("/v1/responses", BODY | {"max_output_tokens": 3}).json()
+    assert found["status"] == "incomplete"
+    assert found["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_an_answer_is_an_item_of_the_next_input(openai_client: Any) -> None:
+    first = openai_client.responses.create(**BODY)
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": TEXT}]},
+        *[item.model_dump(exclude_none=True) for item in first.output],
+        {"role": "user", "content": "calculate 1 + 1"},
+    ]
+    second = openai_client.responses.create(**BODY | {"input": items})
+    assert second.output_text
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["previous_response_id", "tools", "reasoning", "text", "background", "nothing"],
+)
+def test_what_cannot_be_honoured_is_named(client: Client, field: str) -> None:
+    asked: dict[str, Any] = {
+        "previous_response_id": "resp_1",
+        "tools": [{"type": "web_search"}],
+        "reasoning": {"effort": "high"},
+        "text": {"format": {"type": "json_object"}},
+        "background": True,
+        "nothing": 1,
+    }
+    refused = client.post("/v1/responses", BODY | {field: asked[field]})
+    assert refused.status_code == 400 and error_of(refused)["param"] == field

@@ -1,0 +1,87 @@
+"""/tokenize, /detokenize, /apply-template and /v1/embeddings."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+
+import neuralchat_lite as ncl
+
+from .calls import ASK, Client, error_of
+
+TEXT = "calculate 1 + 1"
+
+
+def test_texts_become_the_tokenizers_ids_and_texts_again(client: Client, nano: ncl.Model) -> None:
+    plain = nano.tokenizer.encode(TEXT, add_special_tokens=False)
+    special = nano.tokenizer.encode(TEXT)
+    for body, want in (
+        ({"prompt": TEXT}, special),
+        ({"prompt": TEXT, "add_special_tokens": False}, plain),
+        ({"content": TEXT}, plain),
+        ({"content": TEXT, "add_special": True}, special),
+    ):
+        found = client.post("/tokenize", body).json()
+        assert found["tokens"] == want and found["count"] == len(want)
+    assert client.post("/detokenize", {"tokens": plain}).json()["content"] == TEXT
+    assert client.post("/detokenize", {"tokens": []}).json()["prompt"] == ""
+    assert client.post("/detokenize", {"tokens": [10**9]}).status_code == 400
+
+
+def test_tokens_have_names_and_pieces(client: Client) -> None:
+    named = client.post("/tokenize", {"content": TEXT, "return_token_strs": True}).json()
+    assert len(named["token_strs"]) == named["count"]
+    pieces = client.post("/tokenize", {"content": TEXT, "with_pieces": True}).json()["tokens"]
+    assert "".join(piece["piece"] for piece in pieces) == TEXT
+
+
+def test_the_template_is_the_models(client: Client, nano: ncl.Model) -> None:
+    want = nano.tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
+    assert client.post("/apply-template", {"messages": ASK}).json() == {"prompt": want}
+    ids = client.post("/tokenize", {"messages": ASK}).json()["tokens"]
+    assert ids == nano.tokenizer.encode(want, add_special_tokens=False)
+    answer = client.chat(max_tokens=1).json()
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+    without = client.post("/apply-template", {"messages": ASK, "add_generation_prompt": False})
+    assert want.startswith(without.json()["prompt"]) and without.json()["prompt"] != want
+
+
+def test_one_text_is_asked_for(client: Client) -> None:
+    for body in ({}, {"prompt": "a", "content": "a"}, {"messages": []}):
+        assert client.post("/tokenize", body).status_code == 400
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_embeddings_are_the_librarys(client: Client, nano: ncl.Model, pooling: str) -> None:
+    texts = ["calculate 1", "calculate 2 + 3"]
+    want = nano.embed(texts, pooling)  # type: ignore[arg-type]
+    body = {"input": texts, "pooling": pooling}
+    found = client.post("/v1/embeddings", body).json()
+    assert [one["index"] for one in found["data"]] == [0, 1]
+    np.testing.assert_allclose([one["embedding"] for one in found["data"]], want, atol=1e-6)
+    assert found["usage"]["prompt_tokens"] == sum(len(nano.tokenizer.encode(t)) for t in texts)
+    packed = client.post("/v1/embeddings", {**body, "encoding_format": "base64"}).json()["data"]
+    vectors = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in packed]
+    np.testing.assert_array_equal(vectors, want)
+
+
+def test_one_text_and_ids_are_embedded_too(client: Client, nano: ncl.Model) -> None:
+    ids = nano.tokenizer.encode(TEXT)
+    found = [
+        client.post("/v1/embeddings", {"input": given}).json()["data"]
+        for given in (TEXT, [TEXT], ids, [ids])
+    ]
+    assert all(one == found[0] for one in found)
+
+
+def test_what_cannot_be_embedded_is_named(client: Client) -> None:
+    for body, field in (
+        ({"input": "a", "dimensions": 8}, "dimensions"),
+        ({"input": "a", "pooling": "cls"}, "pooling"),
+        ({}, "input"),
+    ):
+        assert error_of(client.post("/v1/embeddings", body))["param"] == field
+    for empty in ("", [], [""]):
+        assert client.post("/v1/embeddings", {"input": empty}).status_code == 400
