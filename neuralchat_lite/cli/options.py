@@ -94,6 +94,12 @@ class GenerationGroup:
         str | None,
         option(TEXT, "ngram: guess what came after the same tokens before; no answer changes."),
     ] = None
+    json_schema: Annotated[
+        Path | None, option(TEXT, "The answer is JSON that the schema in this file allows.")
+    ] = None
+    regex: Annotated[
+        str | None, option(TEXT, "The answer as a whole matches this regular expression.")
+    ] = None
     template_arg: Annotated[
         list[str] | None,
         option(TEXT, "NAME=VALUE: a variable of the chat template, such as enable_thinking=false."),
@@ -110,6 +116,8 @@ class GenerationGroup:
         stop = tuple(unescaped(text, "--stop") for text in self.stop or ())
         given = {name: value for name, value in asdict(self).items() if value is not None}
         given |= {"stop": stop, "max_new_tokens": max_new_tokens}
+        if self.json_schema:
+            given["json_schema"] = read_schema(self.json_schema)
         if self.logit_bias:
             given["logit_bias"] = pairs(self.logit_bias, "--logit-bias", "42=-5")
         if variables := given.pop("template_arg", None):
@@ -118,6 +126,16 @@ class GenerationGroup:
             )
         GenerationOptions.of({**assumed, **given})
         return given
+
+
+def read_schema(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"--json-schema {str(path)!r} cannot be read ({why}): give a file with a JSON schema"
+        ) from None
 
 
 def pairs(texts: list[str], option: str, example: str) -> dict[str, Any]:

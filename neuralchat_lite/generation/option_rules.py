@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from neuralchat_lite.values import plain
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.values import plain, shown
 
 # (ids [1, n], scores [1, vocab]) -> scores, as transformers' LogitsProcessor objects are called
 LogitsProcessor = Callable[..., Any]
@@ -32,6 +34,10 @@ def is_count(value: Any) -> bool:
 
 def is_flag(value: Any) -> bool:
     return isinstance(value, bool)
+
+
+def is_some_text(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value != "")
 
 
 def is_penalty(value: Any) -> bool:
@@ -90,6 +96,17 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a dictionary of names to values",
         lambda v: isinstance(v, Mapping) and all(isinstance(name, str) for name in v),
     ),
+    "json_schema": (
+        "a JSON schema: a dictionary, its JSON text, or a pydantic class",
+        lambda v: v is None or isinstance(v, dict),
+    ),
+    "json_object": ("True or False", is_flag),
+    "regex": ("a regular expression, as a text", is_some_text),
+    "grammar": ("a grammar in llguidance's Lark form, as a text", is_some_text),
+    "choice": (
+        "texts, none of them empty",
+        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
+    ),
 }
 
 
@@ -113,6 +130,25 @@ def as_dictionary(value: Any) -> Any:
     return {} if value is None else dict(value) if isinstance(value, Mapping) else value
 
 
+def as_schema(value: Any) -> Any:
+    """A schema as a dictionary; what is no schema stays. Raises ConfigError for a class that
+    pydantic has no schema of."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if isinstance(value, type) and hasattr(value, "model_json_schema"):
+        try:
+            return value.model_json_schema()
+        except Exception as error:  # the user's own types may raise any
+            raise ConfigError(
+                f"pydantic has no JSON schema of {value.__name__} ({shown(str(error))}): give "
+                "json_schema as a dictionary"
+            ) from None
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 # option -> what makes its form out of those that it may be given in; `plain` of the others
 FORMS: dict[str, Callable[[Any], Any]] = {
     "logit_bias": as_biases,
@@ -121,4 +157,6 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "prefill": lambda value: "" if value is None else value,
     "chat_template_kwargs": as_dictionary,
     "draft": lambda value: value,
+    "json_schema": as_schema,
+    "choice": as_tuple,
 }

@@ -35,8 +35,21 @@ OTHER_NAMES = {
     "continue_final_message": "prefill",
     "enable_thinking": "chat_template_kwargs",
     "tools": "chat_template_kwargs",
+    "guided_json": "json_schema",
+    "response_format": "json_schema",
+    "response_model": "json_schema",
+    "output_schema": "json_schema",
+    "json_mode": "json_object",
+    "guided_regex": "regex",
+    "pattern": "regex",
+    "guided_grammar": "grammar",
+    "ebnf": "grammar",
+    "guided_choice": "choice",
 }
 FILTERS = ("top_k", "top_p", "min_p")  # of sampling
+FORMS_OF_ANSWERS = ("json_schema", "json_object", "regex", "grammar", "choice")
+# What would cut an answer short of its form, or let it go on after its end.
+AGAINST_A_FORM = ("stop", "min_new_tokens", "ignore_eos")
 
 
 SEEDS = 2**64
@@ -66,6 +79,11 @@ class GenerationKeywords(TypedDict, total=False):
     prefill: str
     echo: bool
     chat_template_kwargs: Mapping[str, Any] | None
+    json_schema: Any
+    json_object: bool
+    regex: str | None
+    grammar: str | None
+    choice: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,12 @@ class GenerationOptions:
     prefill: how the answer to messages begins; the model goes on from there
     echo: begin the text with the prompt, or where that is messages with `prefill`
     chat_template_kwargs: variables of the chat template, such as {"enable_thinking": False}
+    json_schema: the answer is JSON that a schema allows: a dictionary, its JSON text, or a pydantic
+        class. It and the next four need the extra "structured"; one of them at most
+    json_object: the answer is a JSON object
+    regex: the answer as a whole matches a regular expression (Rust's syntax, without look-around)
+    grammar: the answer is a text of a grammar, in the Lark form of llguidance
+    choice: the answer is one of these texts
 
     Scalars of numpy and torch are accepted as the numbers that they are.
     """
@@ -117,6 +141,11 @@ class GenerationOptions:
     prefill: str = ""
     echo: bool = False
     chat_template_kwargs: Mapping[str, Any] | None = None
+    json_schema: Any = None
+    json_object: bool = False
+    regex: str | None = None
+    grammar: str | None = None
+    choice: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, (rule, holds) in RULES.items():
@@ -125,6 +154,7 @@ class GenerationOptions:
                 raise ConfigError(f"{name} must be {rule}, got {shown(value)}")
             object.__setattr__(self, name, value)
         self.refuse_idle()
+        self.refuse_against_form()
         if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(
                 f"min_new_tokens must be at most max_new_tokens, got {self.min_new_tokens} and "
@@ -149,6 +179,26 @@ class GenerationOptions:
             raise ConfigError(
                 f"top_logprobs={self.top_logprobs} would have no effect without logprobs: give "
                 "logprobs=True too"
+            )
+
+    @property
+    def form(self) -> str | None:
+        """The name of the option that says which form the answer has; None without one."""
+        given = [name for name in FORMS_OF_ANSWERS if getattr(self, name) not in (None, False, ())]
+        return given[0] if given else None
+
+    def refuse_against_form(self) -> None:
+        """Raise ConfigError for two forms of one answer, and for what could break one."""
+        given = [name for name in FORMS_OF_ANSWERS if getattr(self, name) not in (None, False, ())]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{' and '.join(given)} both say which form the answer has: give one of them"
+            )
+        against = [name for name in AGAINST_A_FORM if getattr(self, name)]
+        if given and against:
+            raise ConfigError(
+                f"{', '.join(against)} could break the form that {given[0]} gives the answer, "
+                "and that says itself where it may end: leave one of them out"
             )
 
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuralchat_lite.engines.engine import WHEN_NOT_FINITE
 from neuralchat_lite.errors import CheckpointError
+from neuralchat_lite.generation.form import Form
 from neuralchat_lite.generation.option_rules import LogitsProcessor
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.penalties import Answer, LaterEnd, penalties
@@ -27,8 +28,12 @@ class Chooser:
         options: GenerationOptions,
         when_not_finite: str = WHEN_NOT_FINITE,
         answer: Answer = Answer(),  # noqa: B008 - it is frozen
+        form: Form | None = None,
     ) -> None:
-        """when_not_finite: what the user can do about logits that are NaN or infinite"""
+        """when_not_finite: what the user can do about logits that are NaN or infinite
+        form: which tokens the answer may go on with
+        """
+        self.form = form
         self.when_not_finite = when_not_finite
         self.greedy = options.temperature == 0
         self.long_enough = answer.begins + options.min_new_tokens
@@ -48,7 +53,7 @@ class Chooser:
         check_finite(logits, len(ids), self.when_not_finite)
         if not self.greedy:
             return self.draw(self.probabilities(logits, ids))
-        if not self.penalties_at(ids):
+        if self.form is None and not self.penalties_at(ids):
             return int(logits.numpy().argmax())
         return int(self.penalized(logits, ids).numpy().argmax())
 
@@ -56,13 +61,14 @@ class Chooser:
         return self.penalties if len(ids) < self.long_enough else self.later_penalties
 
     def penalized(self, logits: Tensor, ids: Sequence[int]) -> Tensor:
-        """Scores [1, vocab]: the logits after biases, penalties and the user's own."""
+        """Scores [1, vocab]: the logits after biases, penalties and the user's own, and of these
+        tokens alone that the form of the answer allows."""
         scores = logits[None]
         if called := self.penalties_at(ids):
             before = torch.tensor([list(ids)])
             for penalty in called:
                 scores = penalty(before, scores)
-        return scores
+        return scores if self.form is None else self.form.of_allowed(scores)
 
     def probabilities(self, logits: Tensor, ids: Sequence[int]) -> Tensor:
         """[vocab] of which a token is drawn, where the temperature is not 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
 from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.generation.form import form_of
 from neuralchat_lite.generation.logprobs import TopLogprob, likeliest, logprob
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.penalties import Answer
@@ -124,12 +126,16 @@ class Sequence:
         assert self.cache.length < self.prompt_tokens, "the last token of the prompt is always fed"
         self.clock = Clock(self.prompt_tokens, self.cache.length, load_s)
         self.eos: Collection[int] = () if options.ignore_eos else self.ends_of(prompt)
+        self.form = form_of(options, tokenizer, decoder.architecture.vocab_size, self.eos)
+        self.forced: deque[int] = deque()  # the only tokens that its form allows next
         self.choose = Chooser(
             options,
             getattr(decoder, "when_not_finite", WHEN_NOT_FINITE),
             Answer(self.prompt_tokens, self.eos),
+            self.form,
         )
-        self.visible = StopStrings((*options.stop, *prompt.stop))
+        # A form says itself where the answer ends; a text in it that stops others is part of it.
+        self.visible = StopStrings(() if self.form else (*options.stop, *prompt.stop))
         self.text_of = Detokenizer(tokenizer)
         self.drafts = options.draft and drafts_of(options.draft, self.ids)
         self.draft_length = DraftLength(LONGEST_DRAFT)
@@ -191,28 +197,41 @@ class Sequence:
             room,
         )
         length = self.draft_length.next() if left > 0 else 0
-        return self.drafts.draft(min(left, length)) if length else []
+        found = self.drafts.draft(min(left, length)) if length else []
+        return self.form.beginning(found) if self.form else found
 
     def accept(self, logits: Tensor) -> Piece:
         """Choose the next token from the logits of the last one fed, [vocab] fp32.
 
         Raises CheckpointError when they are not finite.
         """
-        [piece] = self.accept_drafts(logits[None], [])
+        [piece] = self.chosen(logits[None], [])
         return piece
 
     def accept_drafts(self, logits: Tensor, drafted: list[int]) -> list[Piece]:
-        """Choose tokens as long as they are the drafted ones, and one more.
+        """Choose tokens as long as they are the drafted ones, and one more. Those follow at once
+        that the form of the answer forces: the next step feeds them together.
 
         logits: [1 + len(drafted), vocab] fp32, of the newest token and of the drafted ones
         """
+        pieces = self.chosen(logits, drafted)
+        known = len(self.ids) - 1
+        while self.forced and not self.finished and not self.options.logprobs:
+            pieces.append(self.take(self.forced.popleft()))
+        if self.drafts is not None:
+            self.drafts.extend(piece.token_id for piece in pieces)
+        if drafted:
+            self.cache.truncate(known)
+        return pieces
+
+    def chosen(self, logits: Tensor, drafted: list[int]) -> list[Piece]:
         assert not self.finished
         assert self.cache.length == len(self.ids) + len(drafted), "all of next_ids() is fed before"
         pieces: list[Piece] = []
         self.clock.drafted += len(drafted)
         for row, draft in zip(logits, [*drafted, None], strict=True):
             try:
-                token = self.choose(row, self.ids)
+                token = self.forced.popleft() if self.forced else self.choose(row, self.ids)
             except BaseException as error:
                 if pieces and isinstance(error, Exception):
                     break  # the next step comes to it again, as without drafts
@@ -222,18 +241,20 @@ class Sequence:
             pieces.append(self.take(token, row))
             if self.finished or token != draft:
                 break
-        if self.drafts is not None:
-            self.drafts.extend(piece.token_id for piece in pieces)
         if drafted:
             self.draft_length.tell(len(drafted), max(0, len(pieces) - 1))
-            self.cache.truncate(len(self.ids) - 1)
         return pieces
 
-    def take(self, token: int, logits: Tensor) -> Piece:
-        """The piece of a token that was chosen from these logits, [vocab] fp32."""
+    def take(self, token: int, logits: Tensor | None = None) -> Piece:
+        """The piece of a token that was chosen from these logits, [vocab] fp32; None where there
+        was no choice."""
         assert not self.finished
         try:
             self.ids.append(token)
+            if self.form and token not in self.eos:
+                self.form.take(token)
+                if not self.forced:
+                    self.forced.extend(self.form.forced())
             text, self.finish_reason = self.text_and_reason(token)
             known = self.logprobs(logits, token)
         except BaseException as error:
@@ -246,10 +267,10 @@ class Sequence:
         return Piece(text, token, self.finish_reason, self.timings, *known)
 
     def logprobs(
-        self, logits: Tensor, token: int
+        self, logits: Tensor | None, token: int
     ) -> tuple[float | None, tuple[TopLogprob, ...] | None]:
         """Of a token, and of the likeliest ones; None unless the options ask for them."""
-        if not self.options.logprobs:
+        if not self.options.logprobs or logits is None:
             return None, None
         top = likeliest(logits, self.options.top_logprobs, self.text_of.name)
         return logprob(logits, token), top
@@ -282,6 +303,8 @@ class Sequence:
     def end_after(self, token: int) -> FinishReason | None:
         if token in self.eos:
             return "eos"
+        if self.form and self.form.ended:
+            return "stop"
         if self.new_tokens == self.options.max_new_tokens:
             return "length"
         return "context" if len(self.ids) > self.decoder.context_length else None
