@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("api",),
     ("model",),
     ("loading",),
+    ("chat",),
     ("generation",),
     ("engines",),
     ("environments",),
