@@ -80,7 +80,9 @@ class AnswerParser:
         self.fresh = False  # the region was opened by the newest text
         self.calls = 0
         self.after_mark = False  # whitespace that comes next belongs to the mark
-        self.forget_call()
+        self.raw = ""  # text since the last that was given out, marks and all
+        self.newest = ""
+        self.in_string = self.escapes = False
 
     @classmethod
     def of(
@@ -231,8 +233,7 @@ class AnswerParser:
         return [Delta(content=raw)] if raw else []
 
     def forget_call(self) -> None:
-        self.raw = ""  # text since the last that was given out, marks and all
-        self.newest = ""
+        self.raw = self.newest = ""
         self.in_string = self.escapes = False
 
 
