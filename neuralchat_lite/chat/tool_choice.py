@@ -26,6 +26,37 @@ def forced_call(
 
     Raises ConfigError for a name that no tool has, and for a model whose calls have no known form.
     """
+    family, call = rules_of_call(tokenizer, tools, name)
+    again = '("\\n" call)*' if several and family.ends and not family.bare else ""
+    return f"start: call {again}\n{call}"
+
+
+def free_calls(tokenizer: Any, tools: Tools, *, several: bool = True) -> str:
+    """A grammar of texts in which calls have the form and the arguments that the tools allow.
+
+    several: whether calls may follow each other; else the answer ends with the first
+
+    Raises ConfigError for a model whose calls have no known form.
+    """
+    family, body = rules_of_call(tokenizer, tools, None, inner=True)
+    if family.bare:  # the answer is a call or none
+        return f"start: TEXT | body\nTEXT: /\\s*[^{{\\s](.|\\n)*/\n{body}"
+    token = special_token(tokenizer, family.mark)
+    rest = json.dumps(family.begins.removeprefix(family.mark))
+    ends = json.dumps(family.ends) if family.ends else ""
+    if token is not None:  # which no text has
+        lead, text = f"lead: text <[{token}]>", "text: TEXT?\nTEXT: /(.|\\n)+/"
+    else:  # a lazy rule ends a text at the first mark in it
+        lead = f"lead[lazy]: /(.|\\n)*/ {json.dumps(family.mark)}"
+        text = "text: TEXT\nTEXT: /(.|\\n)*/"
+    start = "start: call* text" if several else "start: text | call"
+    return f"{start}\ncall: lead {rest} body {ends}\n{lead}\n{text}\n{body}"
+
+
+def rules_of_call(
+    tokenizer: Any, tools: Tools, name: str | None, *, inner: bool = False
+) -> tuple[Family, str]:
+    """The family, and the rule `call`; with `inner` the rule `body` of what its marks enclose."""
     family = family_of(tokenizer)
     if family is None:
         raise ConfigError(
@@ -37,11 +68,13 @@ def forced_call(
     if not wanted:
         known = ", ".join(str(one.get("name")) for one in functions) or "none"
         raise ConfigError(f"there is no tool {shown(name)}: the tools are {known}")
-    begins, ends = (literal(tokenizer, family, text) for text in (family.begins, family.ends))
-    rules = [f"call: {begins} ({' | '.join(f'tool_{i}' for i in range(len(wanted)))}) {ends}"]
-    rules += [f"tool_{i}: %json {json.dumps(call_schema(family, f))}" for i, f in enumerate(wanted)]
-    again = '("\\n" call)*' if several and family.ends and not family.bare else ""
-    return "\n".join([f"start: call {again}", *rules, ""])
+    rules = [f"body: {' | '.join(f'tool_{index}' for index in range(len(wanted)))}"]
+    for index, function in enumerate(wanted):
+        rules.append(f"tool_{index}: %json {json.dumps(call_schema(family, function))}")
+    if not inner:
+        begins, ends = (literal(tokenizer, family, text) for text in (family.begins, family.ends))
+        rules.insert(0, f"call: {begins} body {ends}")
+    return family, "\n".join([*rules, ""])
 
 
 def call_schema(family: Family, function: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,10 +108,15 @@ def literal(tokenizer: Any, family: Family, text: str) -> str:
     """A text as Lark has it. A mark that is a special token is that token: it has no text."""
     if not text:
         return ""
-    mark = family.mark
-    token = tokenizer.convert_tokens_to_ids(mark)
-    is_token = token is not None and tokenizer.convert_ids_to_tokens(token) == mark
-    if text.startswith(mark) and is_token and token in tokenizer.all_special_ids:
-        rest = text[len(mark) :]
+    token = special_token(tokenizer, family.mark)
+    if token is not None and text.startswith(family.mark):
+        rest = text.removeprefix(family.mark)
         return f"<[{token}]>" + (f" {json.dumps(rest)}" if rest else "")
     return json.dumps(text)
+
+
+def special_token(tokenizer: Any, mark: str) -> int | None:
+    """The special token that a mark is; None where it is ordinary text."""
+    token: int | None = tokenizer.convert_tokens_to_ids(mark)
+    known = token is not None and tokenizer.convert_ids_to_tokens(token) == mark
+    return token if known and token in tokenizer.all_special_ids else None

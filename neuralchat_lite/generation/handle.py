@@ -57,6 +57,10 @@ class Handle:
     def prompt_tokens(self) -> int:
         return self._job.sequence.prompt_tokens
 
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self._job.sequence.prompt.ids
+
     def token_name(self, token_id: int) -> str:
         """The text of a token, or its name if it is special."""
         return self._job.sequence.text_of.name(token_id)

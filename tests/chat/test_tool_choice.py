@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neuralchat_lite.chat.answers import AnswerParser, whole
-from neuralchat_lite.chat.tool_choice import forced_call
+from neuralchat_lite.chat.tool_choice import forced_call, free_calls
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.generation.form import form_of
@@ -110,3 +110,34 @@ def test_a_name_that_no_tool_has_and_a_model_without_calls_are_refused() -> None
         forced_call(tokenizer_of("<tool_call>"), TOOLS, "fly")
     with pytest.raises(ConfigError, match="cannot be forced"):
         forced_call(tokenizer_of("plain"), TOOLS)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "+".join(family))
+@pytest.mark.parametrize("several", [True, False])
+def test_a_free_answer_is_a_text_or_calls_with_arguments_of_their_schema(
+    family: tuple[str, ...], several: bool
+) -> None:
+    tokenizer = tokenizer_of(*family)
+    grammar = free_calls(tokenizer, [TOOLS[0], NO_ARGUMENTS], several=several)
+    begun = "" if family[0] == "<|python_tag|>" else f"So. {family[0]}"
+    form = form_of(GenerationOptions(grammar=grammar), tokenizer, len(tokenizer), [2])
+    assert form is not None
+    for token in tokenizer.encode("Just 1 + 1 is [ text { here", add_special_tokens=False):
+        form.take(token)
+    assert form.matcher.is_accepting() and not form.ended
+    form = form_of(GenerationOptions(grammar=grammar), tokenizer, len(tokenizer), [2])
+    assert form is not None
+    ids = tokenizer.encode(begun, add_special_tokens=False) if begun else []
+    call = {"name": "look", tokenizer_arguments(family): {"at": "here"}}
+    gap = {"<tool_call>": "\n", "[TOOL_CALLS]": "["}.get(family[0], "")
+    ids += tokenizer.encode(gap + json.dumps(call), add_special_tokens=False)
+    assert form.beginning(ids) == ids
+    wrong = ids[: -len(tokenizer.encode('here"}}', add_special_tokens=False))]
+    for token in wrong:
+        form.take(token)
+    nowhere = tokenizer.encode("nowhere", add_special_tokens=False)
+    assert len(form.beginning(nowhere)) < len(nowhere), "the schema has another place"
+
+
+def tokenizer_arguments(family: tuple[str, ...]) -> str:
+    return "parameters" if family[0] == "<|python_tag|>" else "arguments"

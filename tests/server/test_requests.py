@@ -14,7 +14,7 @@ from .calls import ASK, Client, error_of
     [
         ("temprature", 1),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "xml"}),
         ("store", True),
         ("temperature", "warm"),
         ("temperature", -1),

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.requests.fields import Sampling, Strict
+from neuralchat_lite.server.requests.forms import Formed
+from neuralchat_lite.server.requests.tools import WithTools
 
 
 class Function(Strict):
@@ -75,7 +77,7 @@ def arguments_of(function: Function) -> Any:
     return found
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Sampling, Formed, WithTools):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(gt=0)] | None = None
     max_tokens: Annotated[int, Field(gt=0)] | None = None
@@ -90,12 +92,8 @@ class ChatRequest(Sampling):
     prompt_cache_key: str | None = Field(None, description="of no effect")
 
     unsupported: ClassVar = {
-        "response_format": (({"type": "text"},), "structured output is not there yet"),
-        "tools": (([],), "tools are not there yet"),
-        "tool_choice": (("none", "auto"), "tools are not there yet"),
-        "parallel_tool_calls": ((True, False), "tools are not there yet"),
-        "functions": (([],), "tools are not there yet"),
-        "function_call": (("none", "auto"), "tools are not there yet"),
+        "functions": (([],), "use tools"),
+        "function_call": (("none", "auto"), "use tool_choice"),
         "audio": ((), "models here read and write text alone"),
         "modalities": ((["text"],), "models here read and write text alone"),
         "prediction": ((), "leave it out"),
@@ -104,11 +102,6 @@ class ChatRequest(Sampling):
         "web_search_options": ((), "leave it out"),
         "store": ((False,), "nothing is kept here"),
         "service_tier": (("auto", "default"), "there is one tier"),
-        "guided_json": ((), "structured output is not there yet"),
-        "guided_regex": ((), "structured output is not there yet"),
-        "guided_choice": ((), "structured output is not there yet"),
-        "guided_grammar": ((), "structured output is not there yet"),
-        "structured_outputs": ((), "structured output is not there yet"),
         "best_of": ((1,), "use n"),
         "echo": ((False,), "the answer begins with its own first word; use /v1/completions"),
     }

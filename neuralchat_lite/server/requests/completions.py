@@ -8,9 +8,10 @@ from pydantic import Field
 
 from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.requests.fields import Sampling
+from neuralchat_lite.server.requests.forms import Formed
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(Sampling, Formed):
     prompt: str | list[str] | list[int] | list[list[int]]
     max_tokens: Annotated[int, Field(gt=0)] | None = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -19,12 +20,6 @@ class CompletionRequest(Sampling):
     unsupported: ClassVar = {
         "suffix": (("",), "models here write on; leave it out"),
         "best_of": ((1,), "use n"),
-        "guided_json": ((), "structured output is not there yet"),
-        "guided_regex": ((), "structured output is not there yet"),
-        "guided_choice": ((), "structured output is not there yet"),
-        "guided_grammar": ((), "structured output is not there yet"),
-        "structured_outputs": ((), "structured output is not there yet"),
-        "response_format": (({"type": "text"},), "structured output is not there yet"),
         "prompt_logprobs": ((), "log-probabilities are of new tokens alone"),
     }
 

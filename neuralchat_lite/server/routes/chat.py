@@ -10,12 +10,26 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
+    ChatCompletionMessageFunctionToolCall,
+)
 from openai.types.chat.chat_completion import Choice
 from openai.types.chat.chat_completion import ChoiceLogprobs as WholeLogprobs
 from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
-from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceLogprobs
+from openai.types.chat.chat_completion_chunk import (
+    ChoiceDelta,
+    ChoiceDeltaToolCall,
+    ChoiceDeltaToolCallFunction,
+    ChoiceLogprobs,
+)
+from openai.types.chat.chat_completion_message_function_tool_call import Function
 
+from neuralchat_lite.chat.answers import AnswerParser, Delta, ToolCall
+from neuralchat_lite.chat.answers import whole as read_whole
+from neuralchat_lite.checkpoints.chat_template import variables_of
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import Sum, chat_logprobs, finish_reason, note_tokens
 from neuralchat_lite.server.desk import Answers, Asked, Desk, desks_of
@@ -50,13 +64,48 @@ class Exchange:
             max_new_tokens=self.body.limit() or self.desk.model.decoder.context_length,
             logprobs=self.body.logprobs,
             top_logprobs=self.body.top_logprobs,
-            chat_template_kwargs=self.body.chat_template_kwargs,
+            chat_template_kwargs=self.variables(),
             prefill=prefill or None,
+            **self.form(),
         )
         return [(messages, one) for one in of_each_answer(options, self.n)]
 
+    def variables(self) -> dict[str, Any] | None:
+        """Of the chat template."""
+        tools = self.body.tools_given()
+        if tools and not reads_tools(self.desk.model.tokenizer, tools):
+            raise bad_request(
+                "the model's chat template does not read tools: take a model that was trained to "
+                "call them, or leave them out",
+                "tools",
+            )
+        return {**(self.body.chat_template_kwargs or {}), **({"tools": tools} if tools else {})}
+
+    def form(self) -> dict[str, Any]:
+        form = self.body.form()
+        grammar = self.body.grammar(self.desk.model.tokenizer)
+        if form and grammar:
+            raise bad_request(
+                f"tool_choice and {next(iter(form))} each give the answer a form: send one of them",
+                "tool_choice",
+            )
+        return form or ({"grammar": grammar} if grammar else {})
+
+    def reader(self, answers: Answers, index: int) -> AnswerParser:
+        """What takes an answer apart."""
+        tokenizer = self.desk.model.tokenizer
+        if self.body.form():  # it has no marks
+            return AnswerParser(tokenizer, None, None)
+        ids = answers.handles[index].prompt_ids[-8:]
+        before = tokenizer.decode(list(ids), skip_special_tokens=False)
+        return AnswerParser.of(tokenizer, self.body.tools_given(), before)
+
     def answering(self) -> Any:
         return self.desk.answering(self.request, self.asked, self.n)
+
+
+def reads_tools(tokenizer: Any, tools: list[dict[str, Any]]) -> bool:
+    return tokenizer.chat_template is not None and "tools" in variables_of(tokenizer, tools)
 
 
 @router.post("/v1/chat/completions")
@@ -75,7 +124,7 @@ async def whole(exchange: Exchange) -> ChatCompletion:
         async for index, piece in pieces:
             kept[index].append(piece)
             exchange.sum.add(index, piece)
-        choices = [choice(answers, index, kept[index]) for index in range(exchange.n)]
+        choices = [choice(exchange, answers, index, kept[index]) for index in range(exchange.n)]
     usage = exchange.sum.usage()
     note_tokens(exchange.request, usage)
     return ChatCompletion(
@@ -87,17 +136,45 @@ async def whole(exchange: Exchange) -> ChatCompletion:
     )
 
 
-def choice(answers: Answers, index: int, pieces: list[Piece]) -> Choice:
+def choice(exchange: Exchange, answers: Answers, index: int, pieces: list[Piece]) -> Choice:
     known = None
     if pieces[0].logprob is not None:
         known = WholeLogprobs(content=chat_logprobs(answers, pieces), refusal=None)
-    text = "".join(piece.text for piece in pieces)
+    reader = exchange.reader(answers, index)
+    deltas = [delta for piece in pieces for delta in reader.feed(piece.text, piece.token_id)]
+    answer = read_whole([*deltas, *reader.close()])
+    message = ChatCompletionMessage(role="assistant", content=answer.content, refusal=None)
+    if answer.calls:
+        message.tool_calls = [whole_call(call) for call in answer.calls]
+    if answer.reasoning is not None:
+        message.reasoning_content = answer.reasoning  # type: ignore[attr-defined]  # DeepSeek's
     return Choice(
         index=index,
-        message=ChatCompletionMessage(role="assistant", content=text, refusal=None),
-        finish_reason=finish_reason(pieces[-1]),
+        message=message,
+        finish_reason=reason_of(pieces[-1], bool(answer.calls)),
         logprobs=known,
     )
+
+
+def whole_call(call: ToolCall) -> ChatCompletionMessageFunctionToolCall:
+    function = Function(name=call.name, arguments=call.arguments)
+    return ChatCompletionMessageFunctionToolCall(id=call.id, type="function", function=function)
+
+
+def reason_of(piece: Piece, calls: bool) -> Any:
+    reason = finish_reason(piece)
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def delta_of(delta: Delta) -> ChoiceDelta:
+    if delta.call is not None:
+        call = delta.call
+        function = ChoiceDeltaToolCallFunction(name=call.name, arguments=call.arguments)
+        part = ChoiceDeltaToolCall(index=call.index, id=call.id, type="function", function=function)
+        return ChoiceDelta(tool_calls=[part])
+    if delta.reasoning is not None:
+        return ChoiceDelta(reasoning_content=delta.reasoning)  # type: ignore[call-arg]
+    return ChoiceDelta(content=delta.content)
 
 
 async def stream(exchange: Exchange) -> AsyncGenerator[bytes]:
@@ -107,6 +184,7 @@ async def stream(exchange: Exchange) -> AsyncGenerator[bytes]:
         yield b""
         for index in range(exchange.n):
             yield chunk(exchange, index, ChoiceDelta(role="assistant", content=None))
+        readers = [exchange.reader(answers, index) for index in range(exchange.n)]
         async with aclosing(answers.pieces(ping)) as pieces:
             async for found in pieces:
                 if found is None:
@@ -117,9 +195,15 @@ async def stream(exchange: Exchange) -> AsyncGenerator[bytes]:
                 known = None
                 if piece.logprob is not None:
                     known = ChoiceLogprobs(content=chat_logprobs(answers, [piece]), refusal=None)
-                if piece.text or (known is not None and known.content):
-                    yield chunk(exchange, index, ChoiceDelta(content=piece.text), known)
-                if (reason := finish_reason(piece)) is not None:
+                deltas = readers[index].feed(piece.text, piece.token_id)
+                if piece.finish_reason is not None:
+                    deltas += readers[index].close()
+                if not deltas and known is not None and known.content:
+                    deltas = [Delta(content="")]  # held back, but its log-probability is known
+                for delta in deltas:
+                    yield chunk(exchange, index, delta_of(delta), known)
+                    known = None
+                if (reason := reason_of(piece, readers[index].calls > 0)) is not None:
                     yield chunk(exchange, index, ChoiceDelta(), reason=reason)
     usage = exchange.sum.usage()
     note_tokens(exchange.request, usage)

@@ -48,6 +48,7 @@ class Exchange:
             logprobs=None if self.body.logprobs is None else True,
             top_logprobs=self.body.logprobs,
             echo=self.body.echo,
+            **self.body.form(),
         )
         answers = of_each_answer(options, self.n)
         return [(prompt, one) for prompt in self.prompts for one in answers]
