@@ -106,6 +106,16 @@ class Handle:
 
 async def pieces_of(handles: Sequence[Handle]) -> AsyncGenerator[tuple[int, Piece], None]:
     """(which handle, a piece of its answer), as they come, in asyncio. Raises the first error."""
+    async with contextlib.aclosing(pieces_or_ticks(handles, None)) as found:
+        async for item in found:
+            if item is not None:
+                yield item
+
+
+async def pieces_or_ticks(
+    handles: Sequence[Handle], every: float | None
+) -> AsyncGenerator[tuple[int, Piece] | None, None]:
+    """As `pieces_of`, and None whenever nothing has come for `every` seconds."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
@@ -131,7 +141,15 @@ async def pieces_of(handles: Sequence[Handle]) -> AsyncGenerator[tuple[int, Piec
                     if job.error is not None:
                         raise job.error
             if taken:
-                await told.wait()
+                # A timer is cheaper than a task that waits with a limit, for every token.
+                timer = None if every is None else loop.call_later(every, told.set)
+                try:
+                    await told.wait()
+                finally:
+                    if timer is not None:
+                        timer.cancel()
+                if timer is not None and timer.when() <= loop.time():
+                    yield None
     finally:
         for job in jobs:
             job.listeners.remove(tell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from fastapi import Request
 
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.generation.defaults import chat_defaults
-from neuralchat_lite.generation.handle import Handle, pieces_of
+from neuralchat_lite.generation.handle import Handle, pieces_or_ticks
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.model import Model
@@ -137,7 +137,7 @@ class Answers:
         settings, ended = self.desk.settings, 0
         tick = min(every or 1.0, 1.0, settings.request_timeout)
         last = time.monotonic()
-        async with aclosing(ticking(pieces_of(self.handles), tick)) as found:
+        async with aclosing(pieces_or_ticks(self.handles, tick)) as found:
             async for item in found:
                 now = time.monotonic()
                 if now - self.arrived > settings.request_timeout:
@@ -165,37 +165,6 @@ async def until_gone(request: Request) -> None:
     """Return when the client has closed the connection. The body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def ticking(items: AsyncGenerator[T], every: float) -> AsyncGenerator[T | None]:
-    """The items as they come, and None whenever none has come for so many seconds."""
-    task: asyncio.Future[T] | None = None
-    try:
-        while True:
-            task = asyncio.ensure_future(as_coroutine(items.__anext__()))
-            while not (await asyncio.wait({task}, timeout=every))[0]:
-                yield None
-            try:
-                item = task.result()
-            except EndOfItems:
-                return
-            yield item
-    finally:
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-        await items.aclose()
-
-
-class EndOfItems(Exception):
-    """StopAsyncIteration, which a task cannot raise."""
-
-
-async def as_coroutine(item: Awaitable[T]) -> T:
-    try:
-        return await item
-    except StopAsyncIteration:
-        raise EndOfItems from None
 
 
 def defaults_of(model: Model, settings: Settings) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -58,7 +58,8 @@ class EventStream(Response):
 
         async def write(part: bytes, more: bool = True) -> None:
             message = {"type": "http.response.body", "body": part, "more_body": more}
-            await asyncio.wait_for(send(message), self.write_timeout)
+            with anyio.fail_after(self.write_timeout):
+                await send(message)
 
         async with aclosing(self.parts) as parts:
             await send(start)
@@ -66,7 +67,7 @@ class EventStream(Response):
                 async for part in parts:
                     await write(part)
                 await write(b"", more=False)
-            except (ClientGone, OSError, asyncio.TimeoutError):
+            except (ClientGone, OSError, TimeoutError):
                 scope.setdefault("state", {})["gone"] = True
             except Exception as error:
                 said = body_for(scope["path"], as_request_error(error))
