@@ -95,12 +95,12 @@ FORMS: list[tuple[dict[str, Any], Callable[[str], bool]]] = [
 def test_an_answer_has_the_form_that_is_asked_for(
     asked: dict[str, Any], holds: Callable[[str], bool], client: Client
 ) -> None:
-    answer = client.chat(**asked, max_tokens=60).json()
+    answer = client.chat(**asked, max_tokens=400).json()
     [choice] = answer["choices"]
     assert choice["finish_reason"] == "stop" and holds(choice["message"]["content"])
-    found = events(client.chat(**asked, max_tokens=60, stream=True))
+    found = events(client.chat(**asked, max_tokens=400, stream=True))
     assert content(found) == choice["message"]["content"]
-    [text] = client.complete(**asked, max_tokens=60).json()["choices"]
+    [text] = client.complete(**asked, max_tokens=400).json()["choices"]
     assert holds(text["text"])
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_honoured_is_refused(
 def test_the_openai_package_parses_answers_into_pydantic_classes(client: Client) -> None:
     async def ask(openai: Any) -> Any:
         return await openai.chat.completions.parse(
-            model="nano", messages=ASK, response_format=Place, max_tokens=80, temperature=0
+            model="nano", messages=ASK, response_format=Place, max_tokens=600, temperature=0
         )
 
     parsed = with_openai(client, ask).choices[0].message.parsed
@@ -142,13 +142,13 @@ def test_the_openai_package_parses_answers_into_pydantic_classes(client: Client)
 def test_a_call_that_is_required_comes(calling: Client) -> None:
     named = {"type": "function", "function": {"name": "look"}}
     for choice in ("required", named):
-        answer = calling.chat(tools=[TOOL], tool_choice=choice, max_tokens=80).json()
+        answer = calling.chat(tools=[TOOL], tool_choice=choice, max_tokens=600).json()
         [found] = answer["choices"]
         assert found["finish_reason"] == "tool_calls" and found["message"]["content"] is None
         [call] = found["message"]["tool_calls"]
         assert call["function"]["name"] == "look" and call["id"]
         assert json.loads(call["function"]["arguments"])["at"] in ("here", "there")
-        parts = events(calling.chat(tools=[TOOL], tool_choice=choice, max_tokens=80, stream=True))
+        parts = events(calling.chat(tools=[TOOL], tool_choice=choice, max_tokens=600, stream=True))
         deltas = [part["choices"][0] for part in parts]
         [streamed] = [one["delta"]["tool_calls"] for one in deltas if "tool_calls" in one["delta"]]
         assert streamed[0]["function"] == call["function"] and streamed[0]["index"] == 0
@@ -180,8 +180,10 @@ def test_tools_are_in_the_prompt_and_their_answers_too(calling: Client) -> None:
     assert answered.json()["usage"]["prompt_tokens"] > free["usage"]["prompt_tokens"]
 
 
-def test_the_openai_package_streams_and_parses_calls(calling: Client) -> None:
+def test_the_openai_package_streams_and_parses_calls(calling: Client, caller: ncl.Model) -> None:
     from openai import pydantic_function_tool
+
+    newline = caller.tokenizer.convert_tokens_to_ids("\n")
 
     async def ask(openai: Any) -> Any:
         async with openai.chat.completions.stream(
@@ -189,8 +191,9 @@ def test_the_openai_package_streams_and_parses_calls(calling: Client) -> None:
             messages=ASK,
             tools=[pydantic_function_tool(Place)],
             tool_choice="required",
-            max_tokens=120,
+            max_tokens=600,
             temperature=0,
+            logit_bias={str(newline): -100},  # its indentation would fill the context
         ) as stream:
             async for _ in stream:
                 pass

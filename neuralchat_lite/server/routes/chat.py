@@ -33,6 +33,7 @@ from neuralchat_lite.checkpoints.chat_template import variables_of
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import Sum, chat_logprobs, finish_reason, note_tokens
 from neuralchat_lite.server.desk import Answers, Asked, Desk, desks_of
+from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.events import DONE, PING, EventStream, event
 from neuralchat_lite.server.requests.chat import ChatRequest
 from neuralchat_lite.server.requests.options import of_each_answer, options_of
