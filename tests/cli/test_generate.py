@@ -16,6 +16,7 @@ from neuralchat_lite.cli import generate as generate_module
 from neuralchat_lite.cli.options import GenerationGroup
 
 Run = Callable[..., tuple[int, str, str]]
+NANO = Path(__file__).parents[2] / "examples/nano/model"
 PROMPT = "Once upon a time"
 
 
@@ -173,3 +174,21 @@ def test_timings_go_to_stderr(run: Run, stories: str) -> None:
         err,
         re.MULTILINE,
     )
+
+
+def test_an_answer_has_the_form_that_is_asked_for(tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("llguidance", reason="needs the extra structured")
+    nano, path = str(NANO), tmp_path / "schema.json"
+    schema = str(path)
+    path.write_text('{"enum": ["a = 1", "b = 2"]}')
+    code, out, _ = run(
+        "generate", nano, "-p", "calculate", "--dtype", "fp32", "--json-schema", schema
+    )
+    assert code == 0 and json.loads(out.removeprefix("calculate")) in ("a = 1", "b = 2")
+    code, out, _ = run(
+        "generate", nano, "-p", "calculate", "--dtype", "fp32", "--regex", "[0-9]{3}x"
+    )
+    assert code == 0 and re.fullmatch(r"(calculate)?[0-9]{3}x\n", out)
+    path.write_text("{")
+    code, _, err = run("generate", nano, "-p", "calculate", "--json-schema", schema)
+    assert code != 0 and "cannot be read" in err
