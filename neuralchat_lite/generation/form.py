@@ -25,6 +25,9 @@ from neuralchat_lite.generation.options import GenerationOptions
 # model that is unsure write spaces without end. A schema may not ask for less than it says.
 JSON_RULES = {
     "whitespace_pattern": r" |\n[ \t]{0,20}",
+    # One spelling of each letter. Else a field could come again, spelled with escapes, with a value
+    # that the schema does not allow, and readers take the second.
+    "json_allowed_escapes": '"\\bfnrt',
     "lenient": False,
     "coerce_one_of": False,
 }

@@ -203,6 +203,16 @@ def test_what_cannot_be_honoured_is_refused_by_name(
         answer(nano_tokenizer, 0, **options)
 
 
+def test_a_field_has_one_spelling(byte_level_tokenizer: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for key, allowed in (("b", True), ("a", False), ("\\u0061", False)):
+        given = GenerationOptions(json_schema=schema)
+        form = form_of(given, byte_level_tokenizer, len(byte_level_tokenizer), ())
+        assert form is not None
+        ids = byte_level_tokenizer.encode(f'{{"a":1,"{key}":"x"}}')
+        assert (form.beginning(ids) == ids) == allowed, key
+
+
 def test_a_pydantic_class_is_a_schema(nano_tokenizer: Any) -> None:
     pydantic = pytest.importorskip("pydantic", reason="needs pydantic")
 
