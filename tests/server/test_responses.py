@@ -69,9 +69,27 @@ def test_what_cannot_be_honoured_is_named(client: Client, field: str) -> None:
         "previous_response_id": "resp_1",
         "tools": [{"type": "web_search"}],
         "reasoning": {"effort": "high"},
-        "text": {"format": {"type": "json_object"}},
+        "text": {"format": {"type": "json_schema"}},
         "background": True,
         "nothing": 1,
     }
     refused = client.post("/v1/responses", BODY | {field: asked[field]})
-    assert refused.status_code == 400 and error_of(refused)["param"] == field
+    assert refused.status_code == 400 and error_of(refused)["param"].startswith(field)
+
+
+def test_an_answer_keeps_to_a_schema(openai_client: Any) -> None:
+    pytest.importorskip("llguidance", reason="forms of answers need the extra `structured`")
+    from pydantic import BaseModel
+
+    class Sum(BaseModel):
+        total: bool
+
+    response = openai_client.responses.parse(**BODY, text_format=Sum)
+    assert isinstance(response.output_parsed, Sum)
+    refused = openai_client.with_options(max_retries=0).responses
+    schema = {"type": "object", "properties": {"a": {"type": "nonsense"}}}
+    asked = {"format": {"type": "json_schema", "name": "a", "schema": schema}}
+    import openai
+
+    with pytest.raises(openai.BadRequestError):
+        refused.create(**BODY, text=asked)

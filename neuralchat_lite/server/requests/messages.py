@@ -9,7 +9,7 @@ from pydantic import Field
 from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.requests.fields import Body, Fraction, Strict
 
-NO_TOOLS = "tools are not there yet"
+NO_TOOLS = "send tools to /v1/chat/completions"
 
 
 class Turn(Strict):

@@ -40,6 +40,33 @@ class Item(Strict):
         return {"role": role, "content": "\n".join(texts)}
 
 
+class Format(Strict):
+    """Of the answer's text. `strict` has no effect: every schema is kept to."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+    description: str | None = None
+
+    def form(self) -> dict[str, Any]:
+        """The option of `GenerationOptions` that gives the answer its form. Raises RequestError."""
+        if self.type == "json_schema" and self.schema_ is None:
+            raise bad_request(
+                "text.format of the type json_schema needs a schema: give one", "text.format.schema"
+            )
+        forms: dict[str, dict[str, Any]] = {
+            "text": {},
+            "json_object": {"json_object": True},
+            "json_schema": {"json_schema": self.schema_},
+        }
+        return forms[self.type]
+
+
+class TextOptions(Strict):
+    format: Format | None = None
+
+
 class ResponsesRequest(Body):
     model: str | None = None
     input: str | Annotated[list[Item], Field(min_length=1)]
@@ -47,6 +74,7 @@ class ResponsesRequest(Body):
     max_output_tokens: Annotated[int, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Fraction | None = None
+    text: TextOptions | None = None
     stream: bool | None = None
     metadata: dict[str, str] | None = Field(None, description="is given back")
     user: str | None = Field(None, description="of no effect")
@@ -58,11 +86,10 @@ class ResponsesRequest(Body):
         "conversation": ((), STATELESS),
         "store": ((False,), STATELESS),
         "background": ((False,), "wait for the answer"),
-        "text": (({"format": {"type": "text"}}, {}), "structured output is not there yet"),
-        "tools": (([],), "tools are not there yet"),
-        "tool_choice": (("none", "auto"), "tools are not there yet"),
-        "parallel_tool_calls": ((True, False), "tools are not there yet"),
-        "max_tool_calls": ((), "tools are not there yet"),
+        "tools": (([],), "send tools to /v1/chat/completions"),
+        "tool_choice": (("none", "auto"), "send tools to /v1/chat/completions"),
+        "parallel_tool_calls": ((True, False), "send tools to /v1/chat/completions"),
+        "max_tool_calls": ((), "send tools to /v1/chat/completions"),
         "reasoning": (({},), "leave it out"),
         "include": (([],), "leave it out"),
         "truncation": (("disabled",), "shorten the input"),
@@ -71,6 +98,9 @@ class ResponsesRequest(Body):
         "stream_options": (({},), "leave it out"),
         "prompt": ((), "send the text itself as input"),
     }
+
+    def form(self) -> dict[str, Any]:
+        return {} if self.text is None or self.text.format is None else self.text.format.form()
 
     def messages(self) -> list[dict[str, Any]]:
         first = [] if self.instructions is None else [self.instructions]

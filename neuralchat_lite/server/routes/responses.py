@@ -40,6 +40,7 @@ class Exchange:
             self.body,
             self.desk.defaults,
             max_new_tokens=self.body.max_output_tokens or self.desk.model.decoder.context_length,
+            **self.body.form(),
         )
         return self.body.messages(), self.options
 
