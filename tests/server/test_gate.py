@@ -67,6 +67,8 @@ def test_many_messages_and_answers_are_refused(client_of: ClientOf) -> None:
     assert client.chat(messages=ASK * 3).status_code == 400
     assert client.chat(n=4, temperature=1).status_code == 400
     assert client.complete(prompt=["a", "b"], n=2).status_code == 400
+    for huge in (10**9, 10**30):  # refused before anything is made for each
+        assert client.chat(n=huge).status_code == client.complete(n=huge).status_code == 400
 
 
 def test_a_full_queue_is_a_429_and_the_others_are_answered(

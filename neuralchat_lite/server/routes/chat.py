@@ -50,6 +50,7 @@ class Exchange:
         self.desk: Desk = desks_of(request).of(body.model)
         self.desk.refuse_long_list(len(body.messages), "messages")
         self.n = body.n or 1
+        self.desk.refuse_too_many(self.n)  # before anything is made for each
         self.sum = Sum(self.n)
         self.head: dict[str, Any] = {
             "id": f"chatcmpl-{uuid4().hex}",

@@ -32,6 +32,7 @@ class Exchange:
         self.n = body.n or 1
         self.prompts = body.prompts()
         self.answers = len(self.prompts) * self.n
+        self.desk.refuse_too_many(self.answers)  # before anything is made for each
         self.sum = Sum(self.n)
         self.head: dict[str, Any] = {
             "id": f"cmpl-{uuid4().hex}",
