@@ -149,7 +149,9 @@ class Scheduler:
             self.batch.sort_out()
             while not ready():
                 fed = self.batch.step()
-                assert fed or ready(), "somebody waits, and nothing is to be computed"
+                # One may have arrived since the step let arrivals in.
+                idle = not (fed or ready() or self.batch.arrivals)
+                assert not idle, "somebody waits, and nothing is to be computed"
 
     def describe(self) -> dict[str, Any]:
         """For reports: what it has done, and what it holds now (bytes)."""

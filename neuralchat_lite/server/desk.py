@@ -91,6 +91,8 @@ class Desk:
         found = Answers(self, request)
         try:
             await self.in_thread(lambda: found.submit(make()))
+            if found.gone.done():
+                raise ClientGone
             yield found
         finally:
             self.open -= answers
@@ -113,10 +115,10 @@ class Answers:
         model = self.desk.model
         sequences = [model.sequence(prompt, options) for prompt, options in asked]
         for sequence in sequences:
-            if self.closed:  # nobody waits for this thread any more
-                return
+            if self.closed or self.gone.done():  # nobody waits for this thread any more
+                break
             self.handles.append(Handle(model.scheduler, sequence))
-        if self.closed:
+        if self.closed or self.gone.done():
             self.cancel()
 
     def cancel(self) -> None:

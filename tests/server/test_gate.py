@@ -283,3 +283,25 @@ def test_ready_says_when_there_is_no_room(
         assert not answer.done()
         assert answer.result().status_code == 200
     assert httpx.get(f"{address}/ready").status_code == 200
+
+
+def test_an_answer_that_arrives_during_a_step_of_nobody_is_computed(
+    nano: ncl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, later = nano.scheduler.batch.step, []
+
+    def step_and_arrival() -> bool:
+        fed = step()
+        if not fed and not later:
+            later.append(nano.submit("calculate 1", max_new_tokens=2))
+        return fed
+
+    monkeypatch.setattr(nano.scheduler.batch, "step", step_and_arrival)
+    first = nano.submit("calculate 1", max_new_tokens=400, ignore_eos=True)
+    first.cancel()
+    deadline = time.monotonic() + 20
+    while not (later and later[0].done) and time.monotonic() < deadline and not first.done:
+        time.sleep(0.01)
+    monkeypatch.setattr(nano.scheduler.batch, "step", step)
+    assert nano.generate("calculate 1", max_new_tokens=2).text
+    assert not later or later[0].result().text
