@@ -7,22 +7,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-import neuralchat_lite
+from neuralchat_lite.server.page import FOLDER, POLICY, TYPES
 
-PAGE = Path(neuralchat_lite.__file__).parent / "server/page"
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-KINDS = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
 MODEL = "little"
 
 Chunk = dict[str, Any]
@@ -45,7 +33,7 @@ def written(text: str, size: int = 7, finish: str = "stop") -> Iterator[Chunk]:
         "completion_tokens": len(pieces),
         "total_tokens": 10 + len(pieces),
     }
-    yield {"choices": [], "usage": usage, "timings": {"predicted_per_second": 12.5}}
+    yield {"choices": [], "usage": usage, "timings": {"tokens_per_second": 12.5}}
 
 
 class Refused(Exception):
@@ -97,10 +85,10 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                     self.reply(200, "application/json", json.dumps(data).encode())
                 return
             name = "index.html" if self.path == "/" else self.path.removeprefix("/page/")
-            file = PAGE / name
+            file = FOLDER / name
             if not file.is_file():
                 return self.reply(404, "text/plain", b"")
-            kind = KINDS[file.suffix]
+            kind = TYPES[file.suffix]
             self.reply(200, kind, file.read_bytes(), Content_Security_Policy=POLICY)
 
         def do_POST(self) -> None:

@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
+
+from neuralchat_lite.server.page import FOLDER as PAGE
+
 from ..patience import patience
-from .page_server import MODEL, PAGE, Chunk, Refused, Stub, delta, serving, written
+from .page_server import MODEL, Chunk, Refused, Stub, delta, serving, written
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SECONDS = 20

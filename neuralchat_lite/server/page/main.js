@@ -223,7 +223,7 @@ class Writer {
   // Tokens a second: the server's own figure, else what the page saw.
   speed() {
     const { usage, timings } = this.told;
-    if (timings?.predicted_per_second) return timings.predicted_per_second;
+    if (timings?.tokens_per_second) return timings.tokens_per_second;
     const seconds = (this.last - this.first) / 1000;
     return usage && usage.completion_tokens > 1 && seconds > 0
       ? (usage.completion_tokens - 1) / seconds
