@@ -61,6 +61,8 @@ def test_the_wheel_is_for_manylinux_typed_and_without_sources(wheel: Path) -> No
     names = zipfile.ZipFile(wheel).namelist()
     assert "neuralchat_lite/py.typed" in names
     assert any(name.startswith("neuralchat_lite/kernels/_native") for name in names)
+    page = {"index.html", "main.js", "style.css"}
+    assert {f"neuralchat_lite/server/page/{name}" for name in page} <= set(names)
     strangers = ("tests/", "benchmarks/", "neuralchat_lite/csrc/")
     assert not [name for name in names if name.startswith(strangers)]
 

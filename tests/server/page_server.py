@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-from neuralchat_lite.server.page import FOLDER, POLICY, TYPES
+import neuralchat_lite
 
+PAGE = Path(neuralchat_lite.__file__).parent / "server/page"
 MODEL = "little"
 
 Chunk = dict[str, Any]
@@ -55,6 +57,8 @@ class Stub:
 
 
 def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
+    from neuralchat_lite.server.page import POLICY, TYPES
+
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
@@ -85,7 +89,7 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                     self.reply(200, "application/json", json.dumps(data).encode())
                 return
             name = "index.html" if self.path == "/" else self.path.removeprefix("/page/")
-            file = FOLDER / name
+            file = PAGE / name
             if not file.is_file():
                 return self.reply(404, "text/plain", b"")
             kind = TYPES[file.suffix]
@@ -117,7 +121,7 @@ def handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def serving() -> Iterator[Stub]:
+def stub_server() -> Iterator[Stub]:
     stub = Stub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(stub))
     server.daemon_threads = True

@@ -9,17 +9,15 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
-
-from neuralchat_lite.server.page import FOLDER as PAGE
+import neuralchat_lite as ncl
 
 from ..patience import patience
-from .page_server import MODEL, Chunk, Refused, Stub, delta, serving, written
+from .page_server import MODEL, PAGE, Chunk, Refused, Stub, delta, stub_server, written
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SECONDS = 20
@@ -69,7 +67,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    with serving() as made:
+    with stub_server() as made:
         yield made
 
 
@@ -409,6 +407,23 @@ def test_a_phone_shows_everything_without_scrolling_sideways(tab: Tab, stub: Stu
     tab.page.keyboard.press("Escape")
     tab.page.wait_for_selector("#settings", state="hidden")
     tab.press("New chat")  # not beneath anything
+
+
+# --- With the real server
+
+
+def test_the_page_chats_with_a_model(
+    tab: Tab, serving: Callable[..., str], nano: ncl.Model
+) -> None:
+    tab.stub.address = serving(api_keys=("secret",)) + "/"
+    tab.open().set(key="secret", temperature="0", max_completion_tokens="30")
+    tab.page.wait_for_selector("#model option[value=nano]", state="attached")
+    tab.ask("calculate 100 + 520 + 60")
+    asked = [{"role": "user", "content": "calculate 100 + 520 + 60"}]
+    wanted = nano.generate(asked, temperature=0, max_new_tokens=30)
+    assert tab.page.evaluate("JSON.parse(localStorage['neuralchat.chat'])[1].content") == wanted
+    assert re.search(r"\d tokens · [\d.]+ tokens/s", tab.page.inner_text("#messages"))
+    assert re.match(r"Context: \d+ of [\d,]+ tokens", tab.page.inner_text("#status"))
 
 
 # --- Markdown
