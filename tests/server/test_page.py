@@ -420,7 +420,7 @@ def test_the_page_chats_with_a_model(
     tab.page.wait_for_selector("#model option[value=nano]", state="attached")
     tab.ask("calculate 100 + 520 + 60")
     asked = [{"role": "user", "content": "calculate 100 + 520 + 60"}]
-    wanted = nano.generate(asked, temperature=0, max_new_tokens=30)
+    wanted = nano.generate(asked, temperature=0, max_new_tokens=30).text
     assert tab.page.evaluate("JSON.parse(localStorage['neuralchat.chat'])[1].content") == wanted
     assert re.search(r"\d tokens · [\d.]+ tokens/s", tab.page.inner_text("#messages"))
     assert re.match(r"Context: \d+ of [\d,]+ tokens", tab.page.inner_text("#status"))
