@@ -20,6 +20,7 @@
 #include "ops/step.h"
 #include "ops/test_hooks.h"
 #include "runtime/cpu.h"
+#include "runtime/freed_memory.h"
 
 namespace nb = nanobind;
 
@@ -221,6 +222,7 @@ NB_MODULE(_native, m) {
   m.def("instruction", &instruction, no_gil);
   m.def("measure_peak", &measure_peak, no_gil);
   m.def("set_threads", &ncl::set_threads, no_gil);
+  m.def("return_freed_memory", &ncl::return_freed_memory, no_gil);
   m.def("cpu_features", &ncl::cpu_features);
   m.def("instruction_sets", &instruction_sets);
   m.def("use_instruction_set", &use_instruction_set);

@@ -101,6 +101,10 @@ class Batch:
             self.feed(planned)
         return bool(wanted)
 
+    def is_empty(self) -> bool:
+        """Whether nobody is being answered, nor waits for it."""
+        return not (self.running or self.waiting or self.arrivals)
+
     def sort_out(self) -> None:
         """Let arrivals in, and those out whom nobody wants any more; do errands."""
         while self.errands:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from weakref import WeakSet
 
 from neuralchat_lite.engines.engine import Decoder
 from neuralchat_lite.generation.batch import Batch, Limits
+from neuralchat_lite.generation.freed_memory import FreedMemory
 from neuralchat_lite.generation.job import Errand, Job
 from neuralchat_lite.generation.sequence import Piece, Sequence
 from neuralchat_lite.kernels.leaving import at_work
@@ -29,6 +31,7 @@ AHEAD = 8
 class Scheduler:
     def __init__(self, decoder: Decoder, limits: Limits | None = None) -> None:
         self.batch = Batch(decoder, limits or Limits())
+        self.freed = FreedMemory()
         self.begin()
         _schedulers.add(self)
 
@@ -145,6 +148,7 @@ class Scheduler:
                 self.wake_next()
 
     def run_steps(self, ready: Callable[[], bool]) -> None:
+        start = time.perf_counter()
         with at_work():
             self.batch.sort_out()
             while not ready():
@@ -152,6 +156,9 @@ class Scheduler:
                 # One may have arrived since the step let arrivals in.
                 idle = not (fed or ready() or self.batch.arrivals)
                 assert not idle, "somebody waits, and nothing is to be computed"
+            self.freed.worked_s += time.perf_counter() - start
+            if self.batch.is_empty():
+                self.freed.give_back()
 
     def describe(self) -> dict[str, Any]:
         """For reports: what it has done, and what it holds now (bytes)."""

@@ -80,6 +80,11 @@ def cpu_features() -> list[str]:
     return list(_native.cpu_features())
 
 
+def return_freed_memory() -> None:
+    """Return memory to the system that was freed and that the C library keeps (glibc alone)."""
+    _native.return_freed_memory()
+
+
 UNQUANTIZED = "unquantized"
 # (weights, activations) of every kind of product. Unquantized weights are always computed in fp32.
 PRODUCTS = (
