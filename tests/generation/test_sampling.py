@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TopPLogitsWarper
 
 from neuralchat_lite.errors import CheckpointError
 from neuralchat_lite.generation.options import GenerationOptions
-from neuralchat_lite.generation.sampling import Chooser
+from neuralchat_lite.generation.sampling import Chooser, TopP
 
 Options = GenerationOptions
 
@@ -74,3 +75,47 @@ def test_logits_that_are_not_finite_are_an_error(bad: float, temperature: float)
     logits[4] = bad
     with pytest.raises(CheckpointError, match=r"1 of 6 logits .* do this instead$"):
         Chooser(Options(temperature=temperature), "do this instead")(logits, [0])
+
+
+def scores_of(seed: int) -> torch.Tensor:
+    """Of many shapes: flat and peaked, with equal ones, and with some that cannot come."""
+    made = torch.Generator().manual_seed(seed)
+    size = [1, 2, 50, 700, 9_000][seed % 5]
+    scores = torch.randn((1, size), generator=made) * [0.0, 0.3, 2.0, 8.0][seed // 5 % 4]
+    if seed // 20 % 2:
+        scores = (scores * 4).round() / 4
+    if seed // 40 % 2 and size > 2:
+        scores[0, torch.randint(0, size, (size // 2,), generator=made)] = -math.inf
+    return scores
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.05, 0.5, 0.9, 0.95, 0.999, 1 - 1e-7])
+def test_top_p_keeps_the_tokens_that_transformers_keeps(top_p: float) -> None:
+    fast, slow = TopP(top_p), TopPLogitsWarper(top_p)
+    for seed in range(80):
+        scores = scores_of(seed)
+        before = scores.clone()
+        assert torch.equal(fast(None, scores), slow(None, scores)), seed  # type: ignore[arg-type]
+        assert torch.equal(scores, before), "what was given is as it was"
+
+
+def test_top_p_at_the_very_boundary_rounds_as_transformers_does() -> None:
+    scores = torch.randn((1, 300), generator=torch.Generator().manual_seed(1)) * 2
+    sums = scores.sort().values.softmax(-1).cumsum(-1)[0]
+    for at in sums.tolist()[:-1]:
+        for top_p in (1 - at, math.nextafter(1 - at, 2), math.nextafter(1 - at, 0)):
+            if 0 < top_p < 1:
+                wanted = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type]
+                assert torch.equal(TopP(top_p)(None, scores), wanted)
+
+
+def test_only_equal_logits_at_the_boundary_are_sorted_with_their_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    top_p = TopP(0.5)
+    called: list[Any] = []
+    monkeypatch.setattr(top_p, "slow", lambda ids, scores: called.append(None) or scores)
+    top_p(None, torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0]]))
+    assert not called
+    top_p(None, torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0]]))
+    assert called
