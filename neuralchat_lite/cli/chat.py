@@ -18,7 +18,13 @@ from neuralchat_lite.cli.options import (
     WeightsGroup,
     with_groups,
 )
-from neuralchat_lite.cli.replies import load_model, show, timings_text, warn_without_template
+from neuralchat_lite.cli.replies import (
+    load_draft,
+    load_model,
+    show,
+    timings_text,
+    warn_without_template,
+)
 from neuralchat_lite.cli.terminal import Typed, require_stdin, typed_lines, warn
 from neuralchat_lite.errors import ConfigError, NeuralchatError, PromptError
 
@@ -50,7 +56,7 @@ def chat(
     require_stdin()
     loaded = load_model(model, weights, loading)
     warn_without_template(loaded)
-    options = with_defaults(loaded, given)
+    options = with_defaults(loaded, load_draft(loaded, given, loading))
     session = Session(model, loaded.conversation(system, **options))
     on_terminal = screen.at_terminal()
     with screen.left_as_it_was() if on_terminal else nullcontext():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,8 @@ def set_option(session: Session, argument: str) -> None:
     talk = session.conversation
     name, _, text = argument.replace("=", " ").partition(" ")
     if not name:
-        warn(", ".join(f"{key} {value}" for key, value in asdict(talk.options).items()))
+        names = [field.name for field in fields(talk.options)]  # asdict would copy a draft model
+        warn(", ".join(f"{each} {getattr(talk.options, each)}" for each in names))
         return
     if not text.strip():
         raise ConfigError(f"/set {name} lacks a value: write it as /set {name} VALUE")

@@ -18,7 +18,13 @@ from neuralchat_lite.cli.options import (
     option,
     with_groups,
 )
-from neuralchat_lite.cli.replies import load_model, show, timings_text, warn_without_template
+from neuralchat_lite.cli.replies import (
+    load_draft,
+    load_model,
+    show,
+    timings_text,
+    warn_without_template,
+)
 from neuralchat_lite.cli.terminal import read_stdin, unescaped, warn, without_file_marks, write
 from neuralchat_lite.errors import ConfigError, PromptError
 
@@ -75,6 +81,7 @@ def generate(
     refuse_both_ways(chat, raw, system, prefill)
     text = read_stdin() if given == "-" else given
     loaded = load_model(model, weights, loading)
+    options = load_draft(loaded, options, loading)
     has_template = loaded.tokenizer.chat_template is not None
     if chat or (has_template and not raw):
         if has_template:

@@ -92,7 +92,11 @@ class GenerationGroup:
     ] = None
     draft: Annotated[
         str | None,
-        option(TEXT, "ngram: guess what came after the same tokens before; no answer changes."),
+        option(
+            TEXT,
+            "Guess several tokens at once; no answer changes. ngram: what came after the same "
+            "tokens before; or a smaller model with the same vocabulary (folder or hub name).",
+        ),
     ] = None
     json_schema: Annotated[
         Path | None, option(TEXT, "The answer is JSON that the schema in this file allows.")
@@ -112,6 +116,7 @@ class GenerationGroup:
         assumed: values for that check of options that were not given
         """
         from neuralchat_lite import GenerationOptions
+        from neuralchat_lite.generation.speculation import DRAFTS
 
         stop = tuple(unescaped(text, "--stop") for text in self.stop or ())
         given = {name: value for name, value in asdict(self).items() if value is not None}
@@ -124,7 +129,9 @@ class GenerationGroup:
             given["chat_template_kwargs"] = pairs(
                 variables, "--template-arg", "enable_thinking=false"
             )
-        GenerationOptions.of({**assumed, **given})
+        named = given.get("draft") not in DRAFTS  # a model, which `load_draft` loads
+        checked = {k: v for k, v in given.items() if not (named and k == "draft")}
+        GenerationOptions.of({**assumed, **checked})
         return given
 
 

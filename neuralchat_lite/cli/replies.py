@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuralchat_lite.cli.options import LoadingGroup, WeightsGroup
 from neuralchat_lite.cli.terminal import warn, write
@@ -43,6 +43,30 @@ def load_model(
     if weights.compute_dtype in (None, "auto") and loading.engine == NATIVE and loaded.config:
         warn(activations_text(loaded.config))
     return loaded
+
+
+def load_draft(model: Model, options: dict[str, Any], loading: LoadingGroup) -> dict[str, Any]:
+    """The options with the draft model that they name, loaded beside the model; others stay.
+
+    It is quantized as by default, whatever the model is. Raises ConfigError when its tokens are
+    others.
+    """
+    from neuralchat_lite.api import load
+    from neuralchat_lite.generation.speculation import DRAFTS
+    from neuralchat_lite.model import check_draft
+
+    name = options.get("draft")
+    if name is None or name in DRAFTS:
+        return options
+    with ProgressBar(warn) as progress:
+        draft = load(
+            name,
+            default_compute_dtype="auto",
+            threads=loading.threads,
+            progress=progress.update,
+        )
+    check_draft(draft, model.tokenizer)
+    return {**options, "draft": draft}
 
 
 def activations_text(config: WeightOnlyQuantConfig) -> str:

@@ -42,6 +42,14 @@ def test_chat_goes_on_when_a_message_does_not_fit(run: Run, stories: str, say: S
     assert out.strip()
 
 
+def test_set_shows_the_options_beside_a_draft_model(run: Run, stories: str, say: Say) -> None:
+    say("/set", "Hello")
+    code, out, err = run("chat", stories, "--max-new-tokens", "5", "--draft", stories)
+    assert code == 0
+    assert "draft <Model" in err and "temperature" in err
+    assert out.strip()
+
+
 def test_ctrl_c_cancels_an_answer_and_the_chat_goes_on(
     run: Run, stories: str, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:

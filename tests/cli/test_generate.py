@@ -14,6 +14,7 @@ import pytest
 
 from neuralchat_lite.cli import generate as generate_module
 from neuralchat_lite.cli.options import GenerationGroup
+from neuralchat_lite.generation.speculation import ModelDrafts
 
 Run = Callable[..., tuple[int, str, str]]
 NANO = Path(__file__).parents[2] / "examples/nano/model"
@@ -162,6 +163,46 @@ def test_chat_message_prints_the_answer_alone(run: Run, stories: str) -> None:
     assert code == 0
     assert "Hello" not in out
     assert out != run(*command)[1]
+
+
+NANO = str(Path(__file__).parents[2] / "examples/nano/model")
+
+
+def test_a_draft_model_is_loaded_beside_and_changes_no_answer(
+    run: Run, stories: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guessed: list[int] = []
+    whole = ModelDrafts.draft
+
+    def draft(self: ModelDrafts, count: int) -> list[int]:
+        found = whole(self, count)
+        guessed.append(len(found))
+        return found
+
+    monkeypatch.setattr(ModelDrafts, "draft", draft)
+    command = ("generate", stories, "-p", PROMPT, "--dtype", "fp32", "--max-new-tokens", "20")
+    alone = run(*command)[1]
+    assert not guessed
+    code, out, err = run(*command, "--draft", stories)
+    assert (code, out) == (0, alone), err
+    assert guessed
+
+
+@pytest.mark.parametrize("command", [("generate", "-p", "Hello", "--raw"), ("chat",)])
+def test_a_draft_model_of_another_vocabulary_is_refused(
+    run: Run, stories: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    name, *options = command
+    code, out, err = run(name, stories, *options, "--draft", NANO)
+    assert (code, out) == (2, "")
+    assert "the draft" in err and "has another vocabulary than this model" in err
+
+
+def test_a_draft_that_is_no_model_is_refused(run: Run, stories: str, tmp_path: Path) -> None:
+    code, _, err = run("generate", stories, "-p", PROMPT, "--draft", str(tmp_path / "none"))
+    assert code == 2
+    assert str(tmp_path / "none") in err
 
 
 def test_timings_go_to_stderr(run: Run, stories: str) -> None:
