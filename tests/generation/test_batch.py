@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from neuralchat_lite.checkpoints.checkpoint import open_checkpoint
 from neuralchat_lite.checkpoints.random_weights import RandomCheckpoint
 from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
-from neuralchat_lite.errors import ConfigError, ResourceError
+from neuralchat_lite.errors import CheckpointError, ConfigError, ResourceError
 from neuralchat_lite.generation.batch import Batch, Limits, limits_of
 from neuralchat_lite.generation.job import Job
 from neuralchat_lite.generation.options import GenerationOptions
@@ -318,3 +318,98 @@ def test_a_kv_memory_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"kv_memory=.* is for engine 'native', not 'torch'"):
         limits_of(value, "torch")
     assert limits_of(torch.tensor(5), "native") == Limits(kv_bytes=5)
+
+
+def of_three(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, spoil: Any, **options: Any
+) -> tuple[Job, Job, Job]:
+    """Three that are computed together; `spoil` changes the logits of the second."""
+    jobs = job(4, 5), job(5, 5, first=8, **options), job(70, 5, first=20)
+    spoilt, whole = jobs[1].sequence, type(NANO_DECODER).forward_batch
+
+    def forward_batch(self: Any, ids: Any, caches: Any, **more: Any) -> Any:
+        found = whole(self, ids, caches, **more)
+        return [
+            spoil(rows) if cache is spoilt.cache and len(spoilt.ids) > 6 else rows
+            for cache, rows in zip(caches, found, strict=True)
+        ]
+
+    monkeypatch.setattr(type(NANO_DECODER), "forward_batch", forward_batch)
+    run(batch, *jobs)
+    return jobs
+
+
+def check_the_others(jobs: tuple[Job, Job, Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for sound in (jobs[0], jobs[2]):
+        ids = sound.sequence.ids[: sound.sequence.prompt_tokens]
+        alone = generate(sequence(NANO_DECODER, ids, sound.sequence.options))
+        assert sound.error is None and tuple(outcome(sound)[0]) == alone.token_ids
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_logits_of_one_that_are_not_finite_end_that_one_alone(
+    bad: float, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, before = Batch(NANO_DECODER, Limits()), NANO_DECODER.pool.count
+    jobs = of_three(
+        batch, monkeypatch, lambda rows: torch.full_like(rows, bad), temperature=temperature
+    )
+    assert isinstance(jobs[1].error, CheckpointError) and len(jobs[1].pieces) == 2
+    check_the_others(jobs, monkeypatch)
+    assert not batch.running and not batch.waiting
+    batch.store.clear()
+    assert NANO_DECODER.pool.count == before
+
+
+@pytest.mark.parametrize("error", [ValueError, StopIteration, MemoryError, ResourceError])
+def test_a_processor_that_raises_ends_its_answer_alone(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if ids.shape[1] > 6:
+            raise error("of the user")
+        return scores
+
+    batch = Batch(NANO_DECODER, Limits())
+    jobs = of_three(batch, monkeypatch, lambda rows: rows, logits_processors=[raising])
+    assert type(jobs[1].error) is error and str(jobs[1].error) == "of the user"
+    assert len(jobs[1].pieces) == 2
+    check_the_others(jobs, monkeypatch)
+
+
+def test_who_is_cancelled_while_waiting_is_never_fed() -> None:
+    batch, before = Batch(NANO_DECODER, Limits(running=1)), NANO_DECODER.pool.count
+    first, second, third = job(4, 20), job(5, 3, first=8), job(6, 3, first=9)
+    batch.arrivals.extend([first, second, third])
+    batch.step()
+    assert batch.waiting == [second, third]
+    second.unwanted = True
+    batch.step()
+    assert second.left and second.error is None and batch.waiting == [third]
+    run(batch)
+    assert not second.pieces and second.sequence.cache.length == 0
+    assert (len(first.pieces), len(third.pieces)) == (20, 3)
+    batch.store.clear()
+    assert NANO_DECODER.pool.count == before
+
+
+@pytest.mark.parametrize("kv_bytes", [1, 100])
+def test_with_kv_memory_for_no_page_each_is_told(kv_bytes: int) -> None:
+    batch = Batch(NANO_DECODER, Limits(kv_bytes=kv_bytes))
+    jobs = job(1, 2), job(PAGE + 1, 2, first=9)
+    run(batch, *jobs)
+    for each in jobs:
+        assert isinstance(each.error, ResourceError) and not each.pieces
+        assert "give more kv_memory" in str(each.error)
+
+
+def test_a_prompt_larger_than_kv_memory_takes_nobody_elses_pages() -> None:
+    """It begins, since chunks of it fit, and gives up alone; who runs beside it stays."""
+    page = page_bytes(NANO_DECODER)
+    batch = Batch(NANO_DECODER, Limits(step_tokens=PAGE, kv_bytes=3 * page))
+    small, large = job(5, 60), job(6 * PAGE, 2, first=9)
+    run(batch, small, large)
+    assert small.error is None and len(small.pieces) == 60
+    assert isinstance(large.error, ResourceError)
