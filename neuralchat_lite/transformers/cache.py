@@ -23,6 +23,7 @@ class NativeCache(Cache):
     decoder: the decoder that fills the cache
     rows: one cache for each sequence of the batch; empty before the first call
     broken: true after an interrupted call that cannot be undone
+    of_generate: whether `generate` has made it, so that nobody else sees it
     real: [batch, columns] bool, true where a row has a token and false where it has padding
     """
 
@@ -36,6 +37,7 @@ class NativeCache(Cache):
         self.rows: list[KVCache] = []
         self.real = torch.zeros((0, 0), dtype=torch.bool)
         self.broken = False
+        self.of_generate = False
 
     def check_batch(self, size: int) -> None:
         if self.rows and size != len(self.rows):

@@ -37,6 +37,7 @@ from neuralchat_lite.transformers.criteria import PromptCriteria
 from neuralchat_lite.transformers.feeding import feed
 from neuralchat_lite.transformers.fixed import REFUSED, FixedWeights
 from neuralchat_lite.transformers.padding import check_positions, real_columns
+from neuralchat_lite.transformers.together import greedy, is_plain
 from neuralchat_lite.values import shown
 
 # The name of the cache argument: it changed within version 5 of transformers.
@@ -270,6 +271,34 @@ class NativeForCausalLM(FixedWeights, PreTrainedModel, GenerationMixin):  # type
             generation_config.max_length = limit
         if model_kwargs.get(CACHE) is None and generation_config.use_cache is not False:
             model_kwargs[CACHE] = NativeCache(self.decoder)
+            model_kwargs[CACHE].of_generate = True
+
+    def _sample(
+        self,
+        input_ids: Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Called by `generate` for greedy ids and samples: the loop, or what takes its place."""
+        asked = logits_processor, stopping_criteria, generation_config, streamer, model_kwargs
+        longer = (stopping_criteria.max_length or 0) > input_ids.shape[1]
+        if longer and not synced_gpus and is_plain(*asked):
+            pad = generation_config._pad_token_tensor
+            return greedy(self.native, input_ids, stopping_criteria, pad, model_kwargs)
+        whole: Any = super()
+        return whole._sample(
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            synced_gpus=synced_gpus,
+            streamer=streamer,
+            **model_kwargs,
+        )
 
     def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
         """Called by `generate` with an assistant or with prompt lookup."""

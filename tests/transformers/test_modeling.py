@@ -14,6 +14,8 @@ import transformers as hf
 
 from neuralchat_lite.errors import ConfigError, PromptError
 from neuralchat_lite.transformers.auto import AutoModelForCausalLM
+from neuralchat_lite.transformers.cache import NativeCache
+from neuralchat_lite.transformers.modeling import CACHE
 
 from ..conftest import TRAINED
 from ..patience import patience
@@ -52,6 +54,61 @@ def test_ways_to_generate_give_the_ids_of_transformers(nano: Pair, options: dict
     prompts = PROMPTS[:1] if "prefill_chunk_size" in options else PROMPTS[:3]
     ours, theirs = nano.ids(nano.batch(*prompts), max_new_tokens=24, **options)
     assert ours == theirs
+
+
+def test_greedy_calls_of_threads_share_steps(nano: Pair) -> None:
+    batches = [nano.batch(prompt) for prompt in PROMPTS]
+    alone = [nano.theirs.generate(**batch, max_new_tokens=30).tolist() for batch in batches]
+    counts = nano.ours.native.scheduler.batch.counts
+    before, tokens = counts.steps, counts.new_tokens
+    found: dict[int, Any] = {}
+    gate = threading.Barrier(len(batches))
+
+    def ask(index: int) -> None:
+        gate.wait(patience(60))
+        found[index] = nano.ours.generate(**batches[index], max_new_tokens=30).tolist()
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(patience(120))
+    assert [found[index] for index in range(len(batches))] == alone
+    assert counts.new_tokens - tokens > counts.steps - before > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": True},
+        {"num_beams": 2},
+        {"repetition_penalty": 1.1},
+        {"return_dict_in_generate": True},
+        {"use_cache": False},
+        {"max_time": 1000.0},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=str,
+)
+def test_other_calls_keep_the_loop_of_transformers(nano: Pair, options: dict[str, Any]) -> None:
+    counts = nano.ours.native.scheduler.batch.counts
+    before = counts.steps
+    nano.ours.generate(**nano.batch(PROMPTS[0]), max_new_tokens=4, **options)
+    assert counts.steps == before
+    nano.ours.generate(**nano.batch(PROMPTS[0]), max_new_tokens=4)
+    assert counts.steps > before
+
+
+def test_a_cache_that_the_caller_gave_holds_the_answer(nano: Pair) -> None:
+    cache = NativeCache(nano.ours.decoder)
+    batch = nano.batch(PROMPTS[3])
+    ids = nano.ours.generate(**batch, max_new_tokens=4, **{CACHE: cache})
+    assert cache.get_seq_length() == ids.shape[1] - 1
+
+
+def test_an_id_outside_the_vocabulary_ends_the_call_alone(nano: Pair) -> None:
+    with pytest.raises(PromptError, match="is outside the vocabulary"):
+        nano.ours.generate(input_ids=torch.tensor([[1, 99_999]]), max_new_tokens=4)
 
 
 def test_assisted_generation_gives_the_greedy_ids(nano: Pair) -> None:
