@@ -33,7 +33,7 @@ help:
 	@echo "make test-long     run the proofs that take minutes"
 	@echo "make prove         prove the kernels of instructions that this CPU lacks, on SIMDe's emulation"
 	@echo "make test-engines  run the tests that need \`neuralchat-lite engines setup ipex\` and itrex"
-	@echo "make test-gguf     compare tokenizers with llama.cpp's vocabulary files (docs/how-to/gguf.md)"
+	@echo "make test-gguf     compare tokenizers and chat templates with those that llama.cpp keeps (docs/how-to/gguf.md)"
 	@echo "make fuzz          attack with broken folders and inputs for SECONDS=600 from SEED on"
 	@echo "make sanitize      run the tests of the core on builds with gcc's sanitizers (memory, threads)"
 	@echo "make lint          style and types alone"
@@ -105,7 +105,7 @@ test-engines: $(VENV)/test.stamp
 test-gguf: $(VENV)/test.stamp
 	@test -n "$$NEURALCHAT_LITE_GGUF_VOCABULARIES" || \
 	  { echo "set NEURALCHAT_LITE_GGUF_VOCABULARIES: see docs/how-to/gguf.md"; exit 2; }
-	$(BIN)/pytest tests/checkpoints/test_gguf_vocabularies.py
+	$(BIN)/pytest tests/checkpoints/test_gguf_vocabularies.py tests/generation/test_real_templates.py
 
 # Another start at each run, unless SEED says which; the figures name it.
 SECONDS ?= 600
