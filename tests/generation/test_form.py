@@ -22,11 +22,11 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.generation.batch import Batch, Limits
 from neuralchat_lite.generation.form import form_of
 from neuralchat_lite.generation.job import Job
-from neuralchat_lite.generation.loop import generate
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import Prompt
 from neuralchat_lite.generation.sequence import Reply
 from neuralchat_lite.generation.sequence import Sequence as One
+from neuralchat_lite.generation.several import generate
 from neuralchat_lite.kernels.kv_format import PAGE
 
 from .schemas import random_schema
