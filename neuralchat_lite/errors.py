@@ -53,6 +53,10 @@ class PromptError(NeuralchatError, ValueError):
     """A prompt is empty, too long or of the wrong form."""
 
 
+class ContextError(PromptError):
+    """A prompt has more tokens than the context."""
+
+
 class HubError(NeuralchatError, OSError):
     """A model name could not be resolved to files."""
 

@@ -15,7 +15,7 @@ from neuralchat_lite.checkpoints.chat_template import (
     variables_of,
 )
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
-from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.errors import ConfigError, ContextError, PromptError
 from neuralchat_lite.generation.messages import (
     Message,
     check_for_template,
@@ -173,7 +173,7 @@ def check_length(text: str, tokenizer: Tokenizer, context_length: int | None) ->
         found = len(tokenizer.encode(piece, add_special_tokens=False))
         counted += max(0, found - CUT_TOKENS)
         if counted > context_length:
-            raise PromptError(
+            raise ContextError(
                 f"the prompt has {len(text)} characters, and the first {start + len(piece)} have "
                 f"more tokens than the context of {context_length}: shorten it, or load with a "
                 "larger context_length if the model allows it"

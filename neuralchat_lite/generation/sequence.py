@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
-from neuralchat_lite.errors import ConfigError, PromptError
+from neuralchat_lite.errors import ConfigError, ContextError, PromptError
 from neuralchat_lite.generation.form import form_of
 from neuralchat_lite.generation.logprobs import TopLogprob, likeliest, logprob
 from neuralchat_lite.generation.options import GenerationOptions
@@ -314,7 +314,7 @@ def check_room(prompt: Prompt, decoder: Decoder) -> None:
     if not prompt.ids:
         raise PromptError("the prompt has no tokens: give at least one")
     if len(prompt.ids) > decoder.context_length:
-        raise PromptError(
+        raise ContextError(
             f"the prompt has {len(prompt.ids)} tokens, the context has {decoder.context_length}: "
             "shorten it, or load with a larger context_length "
             f"(this model allows {decoder.architecture.max_positions})"

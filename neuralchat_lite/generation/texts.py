@@ -7,7 +7,7 @@ from typing import Any
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import Decoder
-from neuralchat_lite.errors import PromptError
+from neuralchat_lite.errors import ContextError, PromptError
 from neuralchat_lite.generation.prompt import encode_prompt
 
 
@@ -37,9 +37,9 @@ def encode(
     try:
         ids = encode_prompt(text, tokenizer, size, limit).ids
     except PromptError as error:
-        raise PromptError(f"text {index}: {error}") from None
+        raise type(error)(f"text {index}: {error}") from None
     if len(ids) > most:
-        raise PromptError(
+        raise ContextError(
             f"text {index} has {len(ids)} tokens, and {most} can be {done} in a "
             f"context of {limit}: cut it, or load with a larger context_length "
             f"(this model allows {decoder.architecture.max_positions})"

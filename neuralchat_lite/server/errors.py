@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from neuralchat_lite.errors import (
     ConfigError,
+    ContextError,
     NeuralchatError,
     PromptError,
     ResourceError,
@@ -62,6 +63,8 @@ def as_request_error(error: BaseException) -> RequestError:
     """What to tell the client. An error inside is logged, without what the request said."""
     if isinstance(error, RequestError):
         return error
+    if isinstance(error, ContextError):  # clients look for OpenAI's code, and shorten the prompt
+        return bad_request(str(error), code="context_length_exceeded")
     if isinstance(error, PromptError | ConfigError):
         return bad_request(str(error))
     if isinstance(error, ResourceError):

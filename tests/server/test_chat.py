@@ -135,7 +135,21 @@ def test_a_last_message_of_the_assistant_is_gone_on_with(client: Client) -> None
     begun = [*ASK, {"role": "assistant", "content": whole[:7]}]
     rest = client.chat(messages=begun, continue_final_message=True).json()
     assert (whole[:7] + rest["choices"][0]["message"]["content"]).startswith(whole)
-    assert client.chat(messages=begun).status_code == 400
+    vllms = client.chat(messages=begun, continue_final_message=True, add_generation_prompt=False)
+    assert vllms.json()["choices"] == rest["choices"]
+    refused = client.chat(messages=begun)
+    assert refused.status_code == 400
+    assert "continue_final_message" in error_of(refused)["message"]
+
+
+@pytest.mark.parametrize("opposites", [(True, True), (False, False), (False, None)])
+def test_an_answer_either_begins_or_goes_on(
+    client: Client, opposites: tuple[bool, bool | None]
+) -> None:
+    begins, goes_on = opposites
+    refused = client.chat(add_generation_prompt=begins, continue_final_message=goes_on)
+    assert refused.status_code == 400 and error_of(refused)["param"] == "add_generation_prompt"
+    assert client.chat(add_generation_prompt=True).status_code == 200
 
 
 def test_a_prompt_longer_than_the_context_is_a_400_also_in_a_stream(client: Client) -> None:
@@ -143,7 +157,7 @@ def test_a_prompt_longer_than_the_context_is_a_400_also_in_a_stream(client: Clie
     for stream in (False, True):
         refused = client.chat(messages=ask, stream=stream)
         assert refused.status_code == 400
-        assert "context" in error_of(refused)["message"]
+        assert error_of(refused)["code"] == "context_length_exceeded"
 
 
 def test_roles_that_the_template_refuses_are_a_400(client: Client) -> None:

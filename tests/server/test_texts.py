@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,19 @@ def test_tokens_have_names_and_pieces(client: Client) -> None:
     assert len(named["token_strs"]) == named["count"]
     pieces = client.post("/tokenize", {"content": TEXT, "with_pieces": True}).json()["tokens"]
     assert "".join(piece["piece"] for piece in pieces) == TEXT
+
+
+def test_a_piece_has_the_space_that_its_token_begins_with(
+    client: Client, nano: ncl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = nano.tokenizer.decode
+
+    def as_sentencepiece(*given: Any, **more: Any) -> str:
+        return decode(*given, **more).removeprefix(" ")
+
+    monkeypatch.setattr(nano.tokenizer, "decode", as_sentencepiece)
+    tokens = client.post("/tokenize", {"content": f" {TEXT}", "with_pieces": True}).json()["tokens"]
+    assert "".join(token["piece"] for token in tokens) == f" {TEXT}"
 
 
 def test_the_template_is_the_models(client: Client, nano: ncl.Model) -> None:

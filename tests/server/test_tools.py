@@ -77,6 +77,14 @@ FORMS: list[tuple[dict[str, Any], Callable[[str], bool]]] = [
     ({"guided_regex": "[0-9]{3}-x"}, lambda text: text[3:] == "-x"),
     ({"guided_choice": ["yes", "no"]}, lambda text: text in ("yes", "no")),
     ({"guided_grammar": 'start: "a" "b"'}, lambda text: text == "ab"),
+    (
+        {"response_format": {"type": "json_object", "schema": PLACES}},
+        lambda text: "at" in json.loads(text),
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": PLACES}}},
+        lambda text: "at" in json.loads(text),
+    ),
     ({"structured_outputs": {"choice": ["perhaps"]}}, lambda text: text == "perhaps"),
     ({"structured_outputs": {"json": PLACES}}, lambda text: "at" in json.loads(text)),
     (
@@ -113,6 +121,7 @@ def test_an_answer_has_the_form_that_is_asked_for(
         ({"structured_outputs": {}}, "give one of json"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structural_tag"),
         ({"response_format": {"type": "json_schema"}}, "needs a json_schema"),
+        ({"response_format": {"type": "text", "schema": PLACES}}, "json_schema.schema"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"guided_regex": "a", "stop": "b"}, "stop could break"),
         ({"guided_regex": "a", "min_tokens": 3}, "min_tokens could break"),

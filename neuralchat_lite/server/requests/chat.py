@@ -87,6 +87,9 @@ class ChatRequest(Sampling, Formed, WithTools):
     continue_final_message: bool | None = Field(
         None, description="the last message is the assistant's, and the model goes on with it"
     )
+    add_generation_prompt: bool | None = Field(
+        None, description="of no effect: an answer begins, or the last message goes on"
+    )
     metadata: dict[str, str] | None = Field(None, description="of no effect")
     safety_identifier: str | None = Field(None, description="of no effect")
     prompt_cache_key: str | None = Field(None, description="of no effect")
@@ -118,7 +121,20 @@ class ChatRequest(Sampling, Formed, WithTools):
     def prompt(self) -> tuple[list[dict[str, Any]], str]:
         """The messages, and how the answer begins."""
         messages = [message.as_message() for message in self.messages]
-        if not self.continue_final_message:
+        going_on = bool(self.continue_final_message)
+        if self.add_generation_prompt is going_on:
+            raise bad_request(
+                "add_generation_prompt and continue_final_message must be opposites: an answer "
+                "begins, or the last message is gone on with",
+                "add_generation_prompt",
+            )
+        if not going_on:
+            if messages[-1]["role"] == "assistant":
+                raise bad_request(
+                    "the last message is the assistant's: leave it out, or send "
+                    "continue_final_message: true to have the model go on with it",
+                    "messages",
+                )
             return messages, ""
         last = messages.pop()
         if last["role"] != "assistant" or not isinstance(last.get("content"), str):

@@ -12,7 +12,7 @@ from neuralchat_lite.server.requests.fields import Body, Strict
 
 
 class NamedSchema(Strict):
-    name: str
+    name: str | None = Field(None, description="of no effect")
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = Field(None, description="of no effect: every schema is kept to")
     description: str | None = None
@@ -21,6 +21,9 @@ class NamedSchema(Strict):
 class ResponseFormat(Strict):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="with json_object, as llama.cpp has it"
+    )
 
 
 class StructuredOutputs(Strict):
@@ -66,10 +69,18 @@ def option(name: str, value: Any) -> dict[str, Any]:
 
 
 def form_of_format(given: ResponseFormat | None) -> dict[str, Any]:
-    if given is None or given.type == "text":
+    if given is None:
+        return {}
+    if given.schema_ is not None and given.type != "json_object":
+        raise bad_request(
+            f"response_format of the type {given.type} has a schema of its own: give it as "
+            "json_schema.schema, with the type json_schema",
+            "response_format.schema",
+        )
+    if given.type == "text":
         return {}
     if given.type == "json_object":
-        return {"json_object": True}
+        return {"json_object": True} if given.schema_ is None else {"json_schema": given.schema_}
     if given.json_schema is None:
         raise bad_request(
             "response_format of the type json_schema needs a json_schema: give its name and schema",

@@ -14,6 +14,7 @@ from neuralchat_lite.generation.prompt import (
     checked_messages,
     render_turns,
 )
+from neuralchat_lite.generation.text import Detokenizer
 from neuralchat_lite.server.desk import Desk, desks_of
 from neuralchat_lite.server.requests.chat import ChatMessage
 from neuralchat_lite.server.requests.texts import (
@@ -47,7 +48,9 @@ async def tokenize(request: Request, body: TokenizeRequest) -> JSONResponse:
         if body.return_token_strs:
             found["token_strs"] = [tokenizer.convert_ids_to_tokens(one) for one in ids]
         if body.with_pieces:
-            found["tokens"] = [{"id": one, "piece": text_of(desk, [one])} for one in ids]
+            # decoded alone, a token would lose the space that it begins with
+            name = Detokenizer(tokenizer).name
+            found["tokens"] = [{"id": one, "piece": name(one)} for one in ids]
         return found
 
     return JSONResponse(await desk.in_thread(work))
