@@ -189,6 +189,17 @@ def test_tools_are_in_the_prompt_and_their_answers_too(calling: Client) -> None:
     assert answered.json()["usage"]["prompt_tokens"] > free["usage"]["prompt_tokens"]
 
 
+def test_the_template_is_shown_with_tools(calling: Client, client: Client) -> None:
+    given = {"messages": ASK, "tools": [TOOL]}
+    prompt = calling.post("/apply-template", given).json()["prompt"]
+    assert '"name": "look"' in prompt
+    asked = calling.chat(tools=[TOOL], max_tokens=1).json()["usage"]["prompt_tokens"]
+    assert calling.post("/tokenize", given).json()["count"] == asked
+    refused = client.post("/apply-template", given)  # a template that reads none
+    assert refused.status_code == 400 and error_of(refused)["param"] == "tools"
+    assert client.post("/tokenize", {"prompt": "a", "tools": [TOOL]}).status_code == 400
+
+
 def test_the_openai_package_streams_and_parses_calls(calling: Client, caller: ncl.Model) -> None:
     from openai import pydantic_function_tool
 

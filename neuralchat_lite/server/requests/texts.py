@@ -9,8 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from neuralchat_lite.server.calling import Calling
 from neuralchat_lite.server.requests.chat import ChatMessage
 from neuralchat_lite.server.requests.fields import Body
+from neuralchat_lite.server.requests.tools import Tool, tools_of
 
 
 class TokenizeRequest(Body):
@@ -20,6 +22,7 @@ class TokenizeRequest(Body):
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
     add_special_tokens: bool | None = None
     add_special: bool | None = None
+    tools: list[Tool] | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool = False
@@ -30,6 +33,8 @@ class TokenizeRequest(Body):
         given = [name for name in ("prompt", "content", "messages") if self.named(name) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of prompt, content and messages, got {given or 'none'}")
+        if self.messages is None and self.tools:
+            raise ValueError("tools are for messages alone: leave them out")
         if self.messages is not None and (self.add_special_tokens or self.add_special):
             raise ValueError(
                 "messages have the special tokens that the chat template writes: leave "
@@ -47,6 +52,9 @@ class TokenizeRequest(Body):
                 return value
         return self.prompt is not None
 
+    def variables(self, tokenizer: Any) -> dict[str, Any] | None:
+        return Calling.of(tools_of(self.tools)).variables(tokenizer, self.chat_template_kwargs)
+
 
 class DetokenizeRequest(Body):
     model: str | None = None
@@ -56,8 +64,12 @@ class DetokenizeRequest(Body):
 class TemplateRequest(Body):
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: list[Tool] | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
+
+    def variables(self, tokenizer: Any) -> dict[str, Any] | None:
+        return Calling.of(tools_of(self.tools)).variables(tokenizer, self.chat_template_kwargs)
 
 
 class EmbeddingRequest(Body):

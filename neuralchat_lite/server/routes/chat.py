@@ -29,11 +29,9 @@ from openai.types.chat.chat_completion_message_function_tool_call import Functio
 
 from neuralchat_lite.chat.answers import AnswerParser, Delta, ToolCall
 from neuralchat_lite.chat.answers import whole as read_whole
-from neuralchat_lite.checkpoints.chat_template import variables_of
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import Sum, chat_logprobs, finish_reason, note_tokens
 from neuralchat_lite.server.desk import Answers, Asked, Desk, desks_of
-from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.events import DONE, PING, EventStream, event
 from neuralchat_lite.server.requests.chat import ChatRequest
 from neuralchat_lite.server.requests.options import of_each_answer, options_of
@@ -51,6 +49,7 @@ class Exchange:
         self.desk.refuse_long_list(len(body.messages), "messages")
         self.n = body.n or 1
         self.desk.refuse_too_many(self.n)  # before anything is made for each
+        self.calling = body.calling()
         self.sum = Sum(self.n)
         self.head: dict[str, Any] = {
             "id": f"chatcmpl-{uuid4().hex}",
@@ -60,54 +59,26 @@ class Exchange:
 
     def asked(self) -> list[Asked]:
         messages, prefill = self.body.prompt()
+        tokenizer, variables = self.desk.model.tokenizer, self.body.chat_template_kwargs
         options = options_of(
             self.body,
             self.desk.defaults,
             max_new_tokens=self.body.limit() or self.desk.model.decoder.context_length,
             logprobs=self.body.logprobs,
             top_logprobs=self.body.top_logprobs,
-            chat_template_kwargs=self.variables(),
+            chat_template_kwargs=self.calling.variables(tokenizer, variables),
             prefill=prefill or None,
-            **self.form(),
+            **self.calling.form(tokenizer, self.body.form()),
         )
         return [(messages, one) for one in of_each_answer(options, self.n)]
 
-    def variables(self) -> dict[str, Any] | None:
-        """Of the chat template."""
-        tools = self.body.tools_given()
-        if tools and not reads_tools(self.desk.model.tokenizer, tools):
-            raise bad_request(
-                "the model's chat template does not read tools: take a model that was trained to "
-                "call them, or leave them out",
-                "tools",
-            )
-        return {**(self.body.chat_template_kwargs or {}), **({"tools": tools} if tools else {})}
-
-    def form(self) -> dict[str, Any]:
-        form = self.body.form()
-        grammar = self.body.grammar(self.desk.model.tokenizer)
-        if form and grammar:
-            raise bad_request(
-                f"tool_choice and {next(iter(form))} each give the answer a form: send one of them",
-                "tool_choice",
-            )
-        return form or ({"grammar": grammar} if grammar else {})
-
     def reader(self, answers: Answers, index: int) -> AnswerParser:
         """What takes an answer apart."""
-        tokenizer = self.desk.model.tokenizer
-        if self.body.form():  # it has no marks
-            return AnswerParser(tokenizer, None, None)
-        ids = answers.handles[index].prompt_ids[-8:]
-        before = tokenizer.decode(list(ids), skip_special_tokens=False)
-        return AnswerParser.of(tokenizer, self.body.tools_given(), before)
+        ids = answers.handles[index].prompt_ids
+        return self.calling.reader(self.desk.model.tokenizer, ids, bool(self.body.form()))
 
     def answering(self) -> Any:
         return self.desk.answering(self.request, self.asked, self.n)
-
-
-def reads_tools(tokenizer: Any, tools: list[dict[str, Any]]) -> bool:
-    return tokenizer.chat_template is not None and "tools" in variables_of(tokenizer, tools)
 
 
 @router.post("/v1/chat/completions")

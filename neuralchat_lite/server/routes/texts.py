@@ -36,7 +36,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> JSONResponse:
             text, special = body.prompt if body.content is None else body.content, body.special
         else:
             text = rendered(
-                desk, body.messages, body.add_generation_prompt, body.chat_template_kwargs
+                desk, body.messages, body.add_generation_prompt, body.variables(tokenizer)
             )
             special = False
         ids = tokenizer.encode(text or "", add_special_tokens=special)
@@ -66,8 +66,9 @@ async def detokenize(request: Request, body: DetokenizeRequest) -> JSONResponse:
 @router.post("/apply-template")
 async def apply_template(request: Request, body: TemplateRequest) -> JSONResponse:
     desk = desks_of(request).of(body.model)
+    tokenizer = desk.model.tokenizer
     text = await desk.in_thread(
-        lambda: rendered(desk, body.messages, body.add_generation_prompt, body.chat_template_kwargs)
+        lambda: rendered(desk, body.messages, body.add_generation_prompt, body.variables(tokenizer))
     )
     return JSONResponse({"prompt": text})
 
