@@ -50,6 +50,14 @@ class Calling:
             return cls()
         return cls(tuple(tools or ()), required, name, several)
 
+    @property
+    def many(self) -> bool:
+        """Whether calls may follow each other. One that must come is alone, unless more are asked
+        for."""
+        if self.name is not None:
+            return False
+        return not self.required if self.several is None else self.several
+
     def variables(
         self, tokenizer: Any, given: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
@@ -89,10 +97,9 @@ class Calling:
         strict = any(tool["function"].get("strict") for tool in self.tools)
         try:
             if self.required:
-                several = self.several is True and self.name is None
-                return forced_call(tokenizer, self.tools, self.name, several=several)
+                return forced_call(tokenizer, self.tools, self.name, several=self.many)
             if self.tools and (strict or self.several is False):
-                return free_calls(tokenizer, self.tools, several=self.several is not False)
+                return free_calls(tokenizer, self.tools, several=self.many)
         except ConfigError as error:
             raise bad_request(str(error), "tool_choice") from None
         return None

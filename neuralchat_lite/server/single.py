@@ -9,34 +9,49 @@ from typing import Any
 from fastapi import Request
 from openai.types import CompletionUsage
 
+from neuralchat_lite.chat.answers import NAMES_OF_REASONING, AnswerParser, Delta
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.sequence import FinishReason, Piece
 from neuralchat_lite.server.answers import Sum, note_tokens
+from neuralchat_lite.server.blocks import Block, Part, take
+from neuralchat_lite.server.calling import Calling
 from neuralchat_lite.server.desk import Desk
 
 
 class Single:
-    """usage, reason, text, token_ids: there when the pieces have ended"""
+    """blocks: of the answer as far as it has come
+    usage, reason, token_ids, reasoning_tokens: there when the parts have ended
+    """
 
     def __init__(
         self,
         request: Request,
         desk: Desk,
         ask: Callable[[], tuple[list[dict[str, Any]], GenerationOptions]],
+        calling: Calling,
+        formed: bool = False,
     ) -> None:
-        """ask: called in a thread, gives the messages and how to answer them"""
+        """ask: called in a thread, gives the messages and how to answer them
+        formed: whether the request gives the answer a form
+        """
         self.request, self.desk, self.ask = request, desk, ask
+        self.calling, self.formed = calling, formed
         self.prompt_tokens = 0
-        self.text = ""
+        self.blocks: list[Block] = []
         self.token_ids: list[int] = []
+        self.reasoning_tokens = 0
         self.reason: FinishReason | None = None
         self.usage: CompletionUsage | None = None
 
-    async def pieces(self, every: float | None = None) -> AsyncGenerator[Piece | None]:
-        """None first, once the prompt is taken, and whenever nothing came for `every` seconds."""
+    async def parts(self, every: float | None = None) -> AsyncGenerator[Part | None]:
+        """None first, once the prompt is taken, and whenever nothing came for `every` seconds.
+        There is one block at least, though it may be an empty text."""
         cost = Sum(1)
         async with self.desk.answering(self.request, lambda: [self.ask()], 1) as answers:
-            self.prompt_tokens = answers.handles[0].prompt_tokens
+            [handle] = answers.handles
+            self.prompt_tokens = handle.prompt_tokens
+            tokenizer = self.desk.model.tokenizer
+            reader = self.calling.reader(tokenizer, handle.prompt_ids, self.formed)
             yield None
             async with aclosing(answers.pieces(every)) as pieces:
                 async for found in pieces:
@@ -45,18 +60,32 @@ class Single:
                         continue
                     _, piece = found
                     cost.add(0, piece)
-                    self.text += piece.text
-                    self.token_ids.append(piece.token_id)
-                    self.reason = piece.finish_reason
-                    if piece.finish_reason is not None:
-                        self.usage = cost.usage()
-                        note_tokens(self.request, self.usage)
-                    yield piece
+                    for delta in self.read(reader, piece):
+                        yield take(self.blocks, delta)
+        if not self.blocks:
+            yield take(self.blocks, Delta(content=""))
+        self.usage = cost.usage()
+        note_tokens(self.request, self.usage)
+
+    def read(self, reader: AnswerParser, piece: Piece) -> list[Delta]:
+        self.token_ids.append(piece.token_id)
+        self.reason = piece.finish_reason
+        thought = reader.region in NAMES_OF_REASONING
+        deltas = reader.feed(piece.text, piece.token_id)
+        self.reasoning_tokens += thought or reader.region in NAMES_OF_REASONING
+        if piece.finish_reason is not None:
+            deltas += reader.close()
+        return deltas
 
     async def whole(self) -> None:
-        async with aclosing(self.pieces()) as pieces:
-            async for _ in pieces:
+        async with aclosing(self.parts()) as parts:
+            async for _ in parts:
                 pass
+
+    @property
+    def called(self) -> bool:
+        """Whether the answer ended with calls."""
+        return any(block.kind == "call" for block in self.blocks) and self.reason in ("eos", "stop")
 
     @property
     def cached_tokens(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -57,3 +58,16 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     found: dict[str, Any] = response.json()["error"]
     assert set(found) == {"message", "type", "param", "code"}
     return found
+
+
+def with_openai(client: Client, act: Callable[[Any], Any]) -> Any:
+    """Run what an AsyncOpenAI is asked, against an application in this process."""
+    from openai import AsyncOpenAI
+
+    async def run() -> Any:
+        transport = httpx.ASGITransport(client.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport) as http:
+            made = AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=http)
+            return await act(made)
+
+    return asyncio.run(run())

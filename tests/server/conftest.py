@@ -17,6 +17,13 @@ from .calls import Client
 
 PACKAGES = ("fastapi", "uvicorn", "openai", "prometheus_client")
 
+# reads tools, as those of Hermes models do
+TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }} Write <tool_call>.\n{% endif %}"
+    "{% for m in messages %}### {{ m.role }}: {{ m.reasoning_content }} {{ m.content }}\n"
+    "{% for call in m.tool_calls or [] %}{{ call.function.arguments.at }}\n{% endfor %}"
+    "{% endfor %}### assistant:\n"
+)
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 
 
@@ -52,9 +59,29 @@ def client(client_of: Callable[..., Client]) -> Client:
     return client_of()
 
 
+@pytest.fixture(scope="session")
+def caller() -> Iterator[ncl.Model]:
+    """The nano model with a template that reads tools."""
+    model = ncl.load(NANO, dtype="fp32")
+    if not hasattr(model.tokenizer, "get_response_parser"):
+        pytest.skip("needs transformers >= 5.13")
+    model.tokenizer.chat_template = TEMPLATE
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def calling(caller: ncl.Model) -> Client:
+    from neuralchat_lite.server.app import create_app
+    from neuralchat_lite.server.settings import Settings
+
+    return Client(create_app({"nano": caller}, Settings()))
+
+
 @pytest.fixture
 def serving(nano: ncl.Model) -> Iterator[Callable[..., str]]:
-    """serving(**settings) -> the address of a server in a thread of this process"""
+    """serving(**settings) -> the address of a server in a thread of this process; `model` is
+    another than the nano model"""
     import uvicorn
 
     from neuralchat_lite.server.app import create_app
@@ -63,8 +90,8 @@ def serving(nano: ncl.Model) -> Iterator[Callable[..., str]]:
 
     running = []
 
-    def start(**settings: Any) -> str:
-        app = create_app({"nano": nano}, Settings(**settings))
+    def start(model: ncl.Model = nano, **settings: Any) -> str:
+        app = create_app({"nano": model}, Settings(**settings))
         listening = listen("127.0.0.1", 0)
         config = uvicorn.Config(app, http=PatientProtocol, lifespan="off", log_config=None)
         server = uvicorn.Server(config)

@@ -75,7 +75,10 @@ def test_tokens_are_counted_without_an_answer(client: Client) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"tools": [{"name": "f", "input_schema": {}}]},
+        {"tools": [{"name": "f", "input_schema": {}}]},  # which the template does not read
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"tool_choice": {"type": "any"}},
+        {"tool_choice": {"type": "tool"}},
         {"thinking": {"type": "enabled", "budget_tokens": 1024}},
         {"max_tokens": None},
         {"unknown": 1},

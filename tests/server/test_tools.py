@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
 import neuralchat_lite as ncl
 
-from .calls import ASK, Client, content, error_of, events
-from .conftest import NANO
+from .calls import ASK, Client, content, error_of, events, with_openai
 
 pytest.importorskip("llguidance", reason="needs the extra structured")
 pydantic = pytest.importorskip("pydantic", reason="needs pydantic")
 
-TEMPLATE = (
-    "{% if tools %}{{ tools | tojson }} Write <tool_call>.\n{% endif %}"
-    "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n"
-    "{% for call in m.tool_calls or [] %}{{ call.function.arguments.at }}\n{% endfor %}"
-    "{% endfor %}### assistant:\n"
-)
 PLACES = {
     "type": "object",
     "properties": {"at": {"enum": ["here", "there"]}},
@@ -37,38 +28,6 @@ STRICT = {"type": "function", "function": {"name": "look", "parameters": PLACES,
 class Place(pydantic.BaseModel):  # type: ignore[misc, name-defined]
     city: str = pydantic.Field(max_length=6)
     large: bool
-
-
-@pytest.fixture(scope="module")
-def caller() -> Iterator[ncl.Model]:
-    """The nano model with a template that reads tools."""
-    model = ncl.load(NANO, dtype="fp32")
-    if not hasattr(model.tokenizer, "get_response_parser"):
-        pytest.skip("needs transformers >= 5.13")
-    model.tokenizer.chat_template = TEMPLATE
-    yield model
-    model.close()
-
-
-@pytest.fixture
-def calling(caller: ncl.Model) -> Client:
-    from neuralchat_lite.server.app import create_app
-    from neuralchat_lite.server.settings import Settings
-
-    return Client(create_app({"nano": caller}, Settings()))
-
-
-def with_openai(client: Client, act: Callable[[Any], Any]) -> Any:
-    """Run what an AsyncOpenAI is asked, against an application in this process."""
-    from openai import AsyncOpenAI
-
-    async def run() -> Any:
-        transport = httpx.ASGITransport(client.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport) as http:
-            made = AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=http)
-            return await act(made)
-
-    return asyncio.run(run())
 
 
 FORMS: list[tuple[dict[str, Any], Callable[[str], bool]]] = [

@@ -63,7 +63,7 @@ class ChatMessage(Strict):
         return message
 
 
-def arguments_of(function: Function) -> Any:
+def arguments_of(function: Function, field: str = "messages") -> Any:
     try:
         found = json.loads(function.arguments or "{}")
     except (ValueError, RecursionError):
@@ -72,7 +72,7 @@ def arguments_of(function: Function) -> Any:
         raise bad_request(
             f"the arguments of a call of {function.name!r} must be a JSON object in a text: "
             "send what the model has sent",
-            "messages",
+            field,
         )
     return found
 

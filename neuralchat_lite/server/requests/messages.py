@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from neuralchat_lite.server.calling import Calling
 from neuralchat_lite.server.errors import bad_request
+from neuralchat_lite.server.requests.blocks import Result, Text, Thinking, Use, blocks_of, text_of
 from neuralchat_lite.server.requests.fields import Body, Fraction, Strict
-
-NO_TOOLS = "send tools to /v1/chat/completions"
 
 
 class Turn(Strict):
@@ -17,14 +17,43 @@ class Turn(Strict):
     content: str | list[dict[str, Any]]
 
 
+class Tool(Strict):
+    """One that runs where the request comes from."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    input_schema: dict[str, Any]
+    description: str | None = None
+    type: Literal["custom"] | None = None
+    strict: bool | None = None
+    cache_control: dict[str, Any] | None = Field(None, description="of no effect")
+
+    def as_function(self) -> dict[str, Any]:
+        """In the form that templates read."""
+        function: dict[str, Any] = {"name": self.name, "parameters": self.input_schema}
+        if self.description is not None:
+            function["description"] = self.description
+        if self.strict is not None:
+            function["strict"] = self.strict
+        return {"type": "function", "function": function}
+
+
+class Choice(Strict):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+CHOICES = {"auto": "auto", "any": "required", "none": "none", "tool": None}
+
+
 class CountRequest(Body):
     model: str | None = None
     messages: Annotated[list[Turn], Field(min_length=1)]
     system: str | list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Choice | None = None
 
     unsupported: ClassVar = {
-        "tools": (([],), NO_TOOLS),
-        "tool_choice": (({"type": "none"},), NO_TOOLS),
         "thinking": (({"type": "disabled"},), "leave it out"),
         "output_config": ((), "leave it out"),
         "container": ((), "leave it out"),
@@ -33,16 +62,75 @@ class CountRequest(Body):
         "service_tier": (("auto", "standard_only"), "there is one tier"),
     }
 
+    def calling(self) -> Calling:
+        """Raises RequestError where a call is asked for and there are no tools."""
+        choice = self.tool_choice or Choice(type="auto")
+        if (choice.type == "tool") is (choice.name is None):
+            raise bad_request(
+                "tool_choice has a name with the type 'tool', and only there: "
+                + ("give one" if choice.name is None else "leave it out"),
+                "tool_choice.name",
+            )
+        alone = choice.disable_parallel_tool_use
+        return Calling.of(
+            [tool.as_function() for tool in self.tools or ()],
+            CHOICES[choice.type],
+            choice.name,
+            several=None if alone is None else not alone,
+        )
+
     def prompt(self) -> tuple[list[dict[str, Any]], str]:
         """The messages, and how the answer begins: a last turn of the assistant is gone on with."""
         messages: list[dict[str, Any]] = []
         if self.system:
             messages.append({"role": "system", "content": text_of(self.system, "system")})
+        names: dict[str, str] = {}
         for turn in self.messages:
-            messages.append({"role": turn.role, "content": text_of(turn.content, "messages")})
-        if messages[-1]["role"] == "assistant" and len(self.messages) > 1:
-            return messages[:-1], messages[-1]["content"]
+            said = blocks_of(turn.content, turn.role)
+            if turn.role == "user":
+                messages += of_user(said, names)
+            else:
+                messages.append(of_assistant(said, names))
+        last = messages[-1]
+        if last["role"] == "assistant" and len(self.messages) > 1:
+            if set(last) != {"role", "content"}:
+                raise bad_request(
+                    "the last message is the assistant's and has more than text: give the results "
+                    "of its tools, or leave it out",
+                    "messages",
+                )
+            return messages[:-1], last["content"]
         return messages, ""
+
+
+def of_user(said: list[Any], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Messages of the roles tool and user, in the order of the blocks. Texts beside each other are
+    one."""
+    found: list[dict[str, Any]] = []
+    for block in said:
+        if isinstance(block, Result):
+            found.append(block.as_message(names))
+        elif found and found[-1]["role"] == "user":
+            found[-1]["content"] += f"\n{block.text}"
+        else:
+            found.append({"role": "user", "content": block.text})
+    return found or [{"role": "user", "content": ""}]
+
+
+def of_assistant(said: list[Any], names: dict[str, str]) -> dict[str, Any]:
+    """names: of the calls, which are added, by their ids"""
+    texts = [block.text for block in said if isinstance(block, Text)]
+    thoughts = [block.thinking for block in said if isinstance(block, Thinking)]
+    calls = [block for block in said if isinstance(block, Use)]
+    names |= {call.id: call.name for call in calls}
+    message: dict[str, Any] = {"role": "assistant"}
+    if texts or not calls:
+        message["content"] = "\n".join(texts)
+    if thoughts:
+        message["reasoning_content"] = "\n".join(thoughts)
+    if calls:
+        message["tool_calls"] = [call.as_call() for call in calls]
+    return message
 
 
 class MessagesRequest(CountRequest):
@@ -53,27 +141,3 @@ class MessagesRequest(CountRequest):
     stop_sequences: list[str] | None = None
     stream: bool | None = None
     metadata: dict[str, Any] | None = Field(None, description="of no effect")
-
-
-def text_of(content: str | list[dict[str, Any]], field: str) -> str:
-    """The text of blocks. Raises RequestError for those that are none."""
-    if isinstance(content, str):
-        return content
-    texts = []
-    for block in content:
-        kind, text = block.get("type"), block.get("text")
-        if kind != "text" or not isinstance(text, str):
-            raise bad_request(
-                f"{field} has a block of the type {str(kind)[:50]!r}, and models here read "
-                "{'type': 'text', 'text': ...} alone: leave it out",
-                field,
-            )
-        extra = set(block) - {"type", "text", "cache_control", "citations"}
-        if extra or block.get("citations"):
-            raise bad_request(
-                f"{field} has a block with {', '.join(sorted(extra)) or 'citations'}, which are "
-                "not supported: leave them out",
-                field,
-            )
-        texts.append(text)
-    return "\n".join(texts)

@@ -6,38 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from neuralchat_lite.server.calling import Calling
 from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.requests.fields import Body, Fraction, Strict
+from neuralchat_lite.server.requests.items import AnyItem
 
-PARTS = ("input_text", "output_text", "text")
 STATELESS = "nothing is kept here: send the whole conversation as input"
-
-
-class Item(Strict):
-    """A message. Answers of earlier requests are items too, with an id and a status."""
-
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[dict[str, Any]]
-    id: str | None = None
-    status: str | None = None
-    phase: str | None = None
-
-    def as_message(self) -> dict[str, Any]:
-        role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, str):
-            return {"role": role, "content": self.content}
-        texts = []
-        for part in self.content:
-            kind, text = part.get("type"), part.get("text")
-            if kind not in PARTS or not isinstance(text, str):
-                raise bad_request(
-                    f"input has a part of the type {str(kind)[:50]!r}, and models here read text "
-                    f"alone ({', '.join(PARTS)}): leave it out",
-                    "input",
-                )
-            texts.append(text)
-        return {"role": role, "content": "\n".join(texts)}
 
 
 class Format(Strict):
@@ -67,14 +41,37 @@ class TextOptions(Strict):
     format: Format | None = None
 
 
+class Tool(Strict):
+    type: Literal["function"]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def as_function(self) -> dict[str, Any]:
+        """In the form that templates read."""
+        return {
+            "type": "function",
+            "function": self.model_dump(exclude_none=True, exclude={"type"}),
+        }
+
+
+class NamedTool(Strict):
+    type: Literal["function"]
+    name: str
+
+
 class ResponsesRequest(Body):
     model: str | None = None
-    input: str | Annotated[list[Item], Field(min_length=1)]
+    input: str | Annotated[list[AnyItem], Field(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Fraction | None = None
     text: TextOptions | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     stream: bool | None = None
     metadata: dict[str, str] | None = Field(None, description="is given back")
     user: str | None = Field(None, description="of no effect")
@@ -86,10 +83,7 @@ class ResponsesRequest(Body):
         "conversation": ((), STATELESS),
         "store": ((False,), STATELESS),
         "background": ((False,), "wait for the answer"),
-        "tools": (([],), "send tools to /v1/chat/completions"),
-        "tool_choice": (("none", "auto"), "send tools to /v1/chat/completions"),
-        "parallel_tool_calls": ((True, False), "send tools to /v1/chat/completions"),
-        "max_tool_calls": ((), "send tools to /v1/chat/completions"),
+        "max_tool_calls": ((), "tools run where the request comes from"),
         "reasoning": (({},), "leave it out"),
         "include": (([],), "leave it out"),
         "truncation": (("disabled",), "shorten the input"),
@@ -102,9 +96,27 @@ class ResponsesRequest(Body):
     def form(self) -> dict[str, Any]:
         return {} if self.text is None or self.text.format is None else self.text.format.form()
 
+    def calling(self) -> Calling:
+        """Raises RequestError where a call is asked for and there are no tools."""
+        tools, choice = [tool.as_function() for tool in self.tools or ()], self.tool_choice
+        if isinstance(choice, NamedTool):
+            return Calling.of(tools, name=choice.name, several=self.parallel_tool_calls)
+        return Calling.of(tools, choice, several=self.parallel_tool_calls)
+
     def messages(self) -> list[dict[str, Any]]:
         first = [] if self.instructions is None else [self.instructions]
-        found = [{"role": "system", "content": text} for text in first]
+        found: list[dict[str, Any]] = [{"role": "system", "content": text} for text in first]
         if isinstance(self.input, str):
             return [*found, {"role": "user", "content": self.input}]
-        return [*found, *(item.as_message() for item in self.input)]
+        for item in self.input:
+            item.add_to(found)
+        for message in found:
+            if "tool_calls" not in message:
+                message.setdefault("content", "")
+        if found[-1]["role"] == "assistant":
+            raise bad_request(
+                "the last item of input is the assistant's: add what the user says next, or the "
+                "function_call_output of its calls",
+                "input",
+            )
+        return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import json
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import encode_prompt
+from neuralchat_lite.server.blocks import Block, Part
 from neuralchat_lite.server.desk import Desk, desks_of
 from neuralchat_lite.server.events import EventStream, event
 from neuralchat_lite.server.requests.messages import CountRequest, MessagesRequest
@@ -27,6 +29,7 @@ REASONS = {"eos": "end_turn", "length": "max_tokens", "context": "max_tokens"}
 async def messages(request: Request, body: MessagesRequest) -> Response:
     desk = desks_of(request).of(body.model)
     desk.refuse_long_list(len(body.messages), "messages")
+    calling, tokenizer = body.calling(), desk.model.tokenizer
 
     def ask() -> tuple[list[dict[str, Any]], GenerationOptions]:
         prompt, prefill = body.prompt()
@@ -36,9 +39,11 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
             max_new_tokens=body.max_tokens,
             stop=body.stop_sequences,
             prefill=prefill or None,
+            chat_template_kwargs=calling.variables(tokenizer),
+            **calling.form(tokenizer),
         )
 
-    single = Single(request, desk, ask)
+    single = Single(request, desk, ask, calling)
     if body.stream:
         parts = await begun(stream(single, body))
         return EventStream(parts, desk.settings.write_timeout, named=True)
@@ -47,7 +52,7 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
     return JSONResponse(
         {
             **head(desk),
-            "content": [{"type": "text", "text": single.text}],
+            "content": [CONTENTS[block.kind](block) for block in single.blocks],
             "stop_reason": reason,
             "stop_sequence": sequence,
             "usage": usage(single),
@@ -59,15 +64,45 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
 async def count_tokens(request: Request, body: CountRequest) -> JSONResponse:
     desk = desks_of(request).of(body.model)
     desk.refuse_long_list(len(body.messages), "messages")
-    model = desk.model
+    model, calling = desk.model, body.calling()
 
     def count() -> int:
         prompt, prefill = body.prompt()
-        options = GenerationOptions(prefill=prefill)
+        options = GenerationOptions(
+            prefill=prefill, chat_template_kwargs=calling.variables(model.tokenizer)
+        )
         size = model.architecture.vocab_size
         return len(encode_prompt(prompt, model.tokenizer, size, None, options).ids)
 
     return JSONResponse({"input_tokens": await desk.in_thread(count)})
+
+
+def of_text(block: Block) -> dict[str, Any]:
+    return {"type": "text", "text": block.text}
+
+
+def of_reasoning(block: Block) -> dict[str, Any]:
+    """Nothing is signed, and clients look for a signature."""
+    return {"type": "thinking", "thinking": block.text, "signature": ""}
+
+
+def of_call(block: Block) -> dict[str, Any]:
+    assert block.call is not None
+    return {
+        "type": "tool_use",
+        "id": block.call.id,
+        "name": block.call.name,
+        "input": json.loads(block.text),
+    }
+
+
+CONTENTS = {"text": of_text, "reasoning": of_reasoning, "call": of_call}
+# kind of block -> (what it is before its first part, type of its parts, their field)
+STREAMED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "text": ({"text": ""}, "text_delta", "text"),
+    "reasoning": ({"thinking": "", "signature": ""}, "thinking_delta", "thinking"),
+    "call": ({"input": {}}, "input_json_delta", "partial_json"),
+}
 
 
 def head(desk: Desk) -> dict[str, Any]:
@@ -93,22 +128,23 @@ def usage(single: Single) -> dict[str, int]:
 def ending(single: Single, stops: Sequence[str]) -> tuple[str, str | None]:
     """(why it ended, the text that ended it)"""
     if single.reason != "stop":
-        return REASONS[str(single.reason)], None
+        return ("tool_use" if single.called else REASONS[str(single.reason)]), None
     # The text that was found is no part of the answer, but its tokens are.
     said = single.desk.model.tokenizer.decode(
         single.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     found = [stop for stop in stops if stop in said]
     if not found:
-        return "end_turn", None  # a stop text of the chat template
+        # a stop text of the chat template, or the end of a form
+        return ("tool_use" if single.called else "end_turn"), None
     return "stop_sequence", min(found, key=said.find)
 
 
 async def stream(single: Single, body: MessagesRequest) -> AsyncGenerator[bytes]:
     """Empty once the prompt is taken; then the events."""
     begun = False
-    async with aclosing(single.pieces(single.desk.settings.ping_interval)) as pieces:
-        async for piece in pieces:
+    async with aclosing(single.parts(single.desk.settings.ping_interval)) as parts:
+        async for part in parts:
             if not begun:
                 begun = True
                 yield b""
@@ -121,18 +157,27 @@ async def stream(single: Single, body: MessagesRequest) -> AsyncGenerator[bytes]
                     "usage": first,
                 }
                 yield named("message_start", message=message)
-                empty = {"type": "text", "text": ""}
-                yield named("content_block_start", index=0, content_block=empty)
-            elif piece is None:
+            elif part is None:
                 yield named("ping")
-            elif piece.text:
-                delta = {"type": "text_delta", "text": piece.text}
-                yield named("content_block_delta", index=0, delta=delta)
-    yield named("content_block_stop", index=0)
+            else:
+                if part.opened and part.index:
+                    yield named("content_block_stop", index=part.index - 1)
+                for one in of_part(part):
+                    yield one
+    yield named("content_block_stop", index=len(single.blocks) - 1)
     reason, sequence = ending(single, body.stop_sequences or ())
     end = {"stop_reason": reason, "stop_sequence": sequence}
     yield named("message_delta", delta=end, usage=usage(single))
     yield named("message_stop")
+
+
+def of_part(part: Part) -> Iterator[bytes]:
+    empty, kind, field = STREAMED[part.block.kind]
+    if part.opened:
+        block = {**CONTENTS[part.block.kind](part.block), **empty}
+        yield named("content_block_start", index=part.index, content_block=block)
+    if part.text:
+        yield named("content_block_delta", index=part.index, delta={"type": kind, field: part.text})
 
 
 def named(kind: str, **data: Any) -> bytes:
