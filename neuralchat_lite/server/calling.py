@@ -9,11 +9,40 @@ from typing import Any
 
 from neuralchat_lite.chat.answers import AnswerParser
 from neuralchat_lite.chat.tool_choice import forced_call, free_calls
-from neuralchat_lite.checkpoints.chat_template import variables_of
+from neuralchat_lite.checkpoints.chat_template import TemplateRefusal, render_messages, variables_of
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.server.errors import bad_request
 
 MARKS = 8  # tokens at the end of a prompt, which may have begun the reasoning
+
+
+def refuse_lost_calls(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None
+) -> None:
+    """Raise RequestError when the chat template leaves calls of earlier turns out, and so would
+    give the model results of calls that it has not made."""
+    if not any(message.get("tool_calls") for message in messages):
+        return
+    if tokenizer.chat_template is None or not reads_calls(tokenizer, messages, variables or {}):
+        raise bad_request(
+            "messages have calls of tools, and the model's chat template leaves them out: take a "
+            "model that was trained to call tools, or say in texts what was called",
+            "messages",
+        )
+
+
+def reads_calls(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+) -> bool:
+    without = [{k: v for k, v in message.items() if k != "tool_calls"} for message in messages]
+    try:
+        texts = [
+            render_messages(tokenizer, list(each), **{**variables, "add_generation_prompt": True})
+            for each in (messages, without)
+        ]
+    except TemplateRefusal:  # it looks at them, or refuses the messages for another reason
+        return True
+    return texts[0] != texts[1]
 
 
 @dataclass(frozen=True)

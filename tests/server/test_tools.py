@@ -148,6 +148,27 @@ def test_tools_are_in_the_prompt_and_their_answers_too(calling: Client) -> None:
     assert answered.json()["usage"]["prompt_tokens"] > free["usage"]["prompt_tokens"]
 
 
+def test_calls_that_the_template_leaves_out_are_refused(
+    client: Client, calling: Client, caller: ncl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    turns = [
+        *ASK,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "a"},
+    ]
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    monkeypatch.setattr(caller.tokenizer, "chat_template", plain)
+    refused = calling.chat(messages=turns)
+    assert refused.status_code == 400 and "leaves them out" in error_of(refused)["message"]
+    monkeypatch.setattr(caller.tokenizer, "chat_template", None)
+    assert calling.chat(messages=turns[:2] + ASK).status_code == 400
+    # Qwen3's looks into the content, and transformers has none for a null
+    careful = plain + "{% for m in messages %}{{ m.content.strip() }}{{ m.tool_calls }}{% endfor %}"
+    monkeypatch.setattr(caller.tokenizer, "chat_template", careful)
+    assert calling.chat(messages=turns, max_tokens=1).status_code == 200
+
+
 def test_the_template_is_shown_with_tools(calling: Client, client: Client) -> None:
     given = {"messages": ASK, "tools": [TOOL]}
     prompt = calling.post("/apply-template", given).json()["prompt"]

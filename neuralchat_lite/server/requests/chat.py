@@ -40,11 +40,12 @@ class ChatMessage(Strict):
     function_call: None = None
 
     def as_message(self) -> dict[str, Any]:
-        """In the form that chat templates read: arguments as objects, no fields without value."""
+        """In the form that chat templates read: arguments as objects, no fields without value, and
+        a text beside calls."""
         role = "system" if self.role == "developer" else self.role
-        message: dict[str, Any] = {"role": role}
-        if self.content is not None or not self.tool_calls:
-            message["content"] = self.content
+        message: dict[str, Any] = {"role": role, "content": self.content}
+        if self.content is None and self.tool_calls:
+            message["content"] = ""  # templates of Qwen3 and others look into it
         for name in ("name", "tool_call_id", "reasoning_content"):
             if (value := getattr(self, name)) is not None:
                 message[name] = value

@@ -123,9 +123,7 @@ def of_assistant(said: list[Any], names: dict[str, str]) -> dict[str, Any]:
     thoughts = [block.thinking for block in said if isinstance(block, Thinking)]
     calls = [block for block in said if isinstance(block, Use)]
     names |= {call.id: call.name for call in calls}
-    message: dict[str, Any] = {"role": "assistant"}
-    if texts or not calls:
-        message["content"] = "\n".join(texts)
+    message: dict[str, Any] = {"role": "assistant", "content": "\n".join(texts)}
     if thoughts:
         message["reasoning_content"] = "\n".join(thoughts)
     if calls:

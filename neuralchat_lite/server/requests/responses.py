@@ -111,8 +111,7 @@ class ResponsesRequest(Body):
         for item in self.input:
             item.add_to(found)
         for message in found:
-            if "tool_calls" not in message:
-                message.setdefault("content", "")
+            message.setdefault("content", "")
         if found[-1]["role"] == "assistant":
             raise bad_request(
                 "the last item of input is the assistant's: add what the user says next, or the "

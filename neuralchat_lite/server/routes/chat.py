@@ -31,6 +31,7 @@ from neuralchat_lite.chat.answers import AnswerParser, Delta, ToolCall
 from neuralchat_lite.chat.answers import whole as read_whole
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import Sum, chat_logprobs, finish_reason, note_tokens
+from neuralchat_lite.server.calling import refuse_lost_calls
 from neuralchat_lite.server.desk import Answers, Asked, Desk, desks_of
 from neuralchat_lite.server.events import DONE, PING, EventStream, event
 from neuralchat_lite.server.requests.chat import ChatRequest
@@ -59,14 +60,16 @@ class Exchange:
 
     def asked(self) -> list[Asked]:
         messages, prefill = self.body.prompt()
-        tokenizer, variables = self.desk.model.tokenizer, self.body.chat_template_kwargs
+        tokenizer = self.desk.model.tokenizer
+        variables = self.calling.variables(tokenizer, self.body.chat_template_kwargs)
+        refuse_lost_calls(tokenizer, messages, variables)
         options = options_of(
             self.body,
             self.desk.defaults,
             max_new_tokens=self.body.limit() or self.desk.model.decoder.context_length,
             logprobs=self.body.logprobs,
             top_logprobs=self.body.top_logprobs,
-            chat_template_kwargs=self.calling.variables(tokenizer, variables),
+            chat_template_kwargs=variables,
             prefill=prefill or None,
             **self.calling.form(tokenizer, self.body.form()),
         )

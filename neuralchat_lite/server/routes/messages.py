@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.prompt import encode_prompt
 from neuralchat_lite.server.blocks import Block, Part
+from neuralchat_lite.server.calling import refuse_lost_calls
 from neuralchat_lite.server.desk import Desk, desks_of
 from neuralchat_lite.server.events import EventStream, event
 from neuralchat_lite.server.requests.messages import CountRequest, MessagesRequest
@@ -33,13 +34,15 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
 
     def ask() -> tuple[list[dict[str, Any]], GenerationOptions]:
         prompt, prefill = body.prompt()
+        variables = calling.variables(tokenizer)
+        refuse_lost_calls(tokenizer, prompt, variables)
         return prompt, options_of(
             body,
             desk.defaults,
             max_new_tokens=body.max_tokens,
             stop=body.stop_sequences,
             prefill=prefill or None,
-            chat_template_kwargs=calling.variables(tokenizer),
+            chat_template_kwargs=variables,
             **calling.form(tokenizer),
         )
 

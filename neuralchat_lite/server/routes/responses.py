@@ -14,6 +14,7 @@ from openai.types.responses import Response as Answer
 
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.server.blocks import Block, Part
+from neuralchat_lite.server.calling import refuse_lost_calls
 from neuralchat_lite.server.desk import desks_of
 from neuralchat_lite.server.events import PING, EventStream, event
 from neuralchat_lite.server.requests.options import options_of
@@ -39,15 +40,17 @@ class Exchange:
         self.events = 0
 
     def ask(self) -> tuple[list[dict[str, Any]], GenerationOptions]:
-        tokenizer = self.desk.model.tokenizer
+        tokenizer, messages = self.desk.model.tokenizer, self.body.messages()
+        variables = self.calling.variables(tokenizer)
+        refuse_lost_calls(tokenizer, messages, variables)
         self.options = options_of(
             self.body,
             self.desk.defaults,
             max_new_tokens=self.body.max_output_tokens or self.desk.model.decoder.context_length,
-            chat_template_kwargs=self.calling.variables(tokenizer),
+            chat_template_kwargs=variables,
             **self.calling.form(tokenizer, self.body.form()),
         )
-        return self.body.messages(), self.options
+        return messages, self.options
 
     @property
     def status(self) -> str:
