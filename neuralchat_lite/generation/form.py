@@ -19,6 +19,7 @@ from torch import Tensor
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.generation.deep_stack import with_stack
 from neuralchat_lite.generation.options import GenerationOptions
 
 # Between the parts of JSON: a space, or a new line and its indentation. Any whitespace would let a
@@ -32,6 +33,11 @@ JSON_RULES = {
     "coerce_one_of": False,
 }
 SHOWN_ERROR = 300  # characters
+# llguidance calls itself for each reference to another rule or schema. A chain of them took up to
+# 430 bytes of stack for each character that it was written with.
+LONGEST = 1 << 20  # characters of a grammar
+STACK_OF_CHARACTER = 1 << 10  # bytes
+LEAST_STACK = 16 << 20
 # tokenizer -> (size of the vocabulary -> what llguidance knows of it, which takes 0.2 s)
 vocabularies: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()
 building = threading.Lock()
@@ -88,14 +94,26 @@ def form_of(
     name = options.form
     words = vocabulary_of(tokenizer, vocab_size)
     grammar = GRAMMARS[name](getattr(options, name))
-    matcher = llguidance().LLMatcher
-    _, complaints = matcher.validate_grammar_with_warnings(grammar, words)
+    if len(grammar) > LONGEST:
+        raise ConfigError(
+            f"{name} is a grammar of {len(grammar)} characters, and {LONGEST} are allowed: "
+            "simplify it"
+        )
+    stack = LEAST_STACK + STACK_OF_CHARACTER * len(grammar)
+    complaints, matcher = with_stack(stack, lambda: compiled(grammar, words))
     if complaints:  # a warning is about a part that would be left out
         raise ConfigError(
             f"{name} cannot be honoured: {short('; '.join(complaints))}. Change that part, or "
             "leave it out"
         )
-    return Form(name, matcher(words, grammar, log_level=0), vocab_size, ends)
+    return Form(name, matcher, vocab_size, ends)
+
+
+def compiled(grammar: str, words: Any) -> tuple[list[str], Any]:
+    """(what is wrong with a grammar, and what follows it)"""
+    matcher = llguidance().LLMatcher
+    _, complaints = matcher.validate_grammar_with_warnings(grammar, words)
+    return complaints, None if complaints else matcher(words, grammar, log_level=0)
 
 
 def vocabulary_of(tokenizer: Any, vocab_size: int) -> Any:

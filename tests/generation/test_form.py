@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -149,6 +151,41 @@ def test_every_answer_of_500_schemas_is_what_they_allow(
 ) -> None:
     ended, refused = check_schemas(request.getfixturevalue(kind), range(1000, 1500))
     assert ended >= 400 and refused <= 50, (ended, refused)
+
+
+CHAINS = """
+from pathlib import Path
+from neuralchat_lite.checkpoints.tokenizer import load_tokenizer
+from neuralchat_lite.errors import ConfigError
+from neuralchat_lite.generation.form import form_of
+from neuralchat_lite.generation.options import GenerationOptions
+tokenizer, n = load_tokenizer(Path({nano!r})), 20_000
+rules = [f"r{{i}}: r{{i + 1}}" for i in range(n)]
+schemas = {{f"s{{i}}": {{"items": {{"$ref": f"#/$defs/s{{i + 1}}"}}}} for i in range(n)}}
+for form in (
+    {{"grammar": "\\n".join(["start: r0", *rules, f"r{{n}}: /a/"])}},
+    {{"json_schema": {{"$ref": "#/$defs/s0", "$defs": {{**schemas, f"s{{n}}": {{}}}}}}}},
+):
+    try:
+        form_of(GenerationOptions(**form), tokenizer, len(tokenizer), ())
+        print("kept")
+    except ConfigError:
+        print("refused")
+"""
+
+
+def test_a_long_chain_of_references_does_not_end_the_process() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", CHAINS.format(nano=str(NANO))], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-500:]
+    assert ran.stdout.split() == ["kept", "refused"]
+
+
+def test_a_grammar_that_is_too_long_is_refused(nano_tokenizer: Any) -> None:
+    given = GenerationOptions(choice=[f"word {number}" for number in range(100_000)])
+    with pytest.raises(ConfigError, match=r"choice is a grammar of .* 1048576"):
+        form_of(given, nano_tokenizer, len(nano_tokenizer), ())
 
 
 def test_a_form_is_kept_whatever_it_is_given_as(nano_tokenizer: Any) -> None:
