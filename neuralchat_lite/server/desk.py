@@ -21,6 +21,7 @@ from neuralchat_lite.generation.defaults import chat_defaults
 from neuralchat_lite.generation.handle import Handle, pieces_or_ticks
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.sequence import Piece
+from neuralchat_lite.kernels.interruption import Interrupted, between_blocks, interrupted_by
 from neuralchat_lite.model import Model
 from neuralchat_lite.server.errors import RequestError, bad_request, log
 from neuralchat_lite.server.metrics import Metrics
@@ -75,6 +76,36 @@ class Desk:
                 code="queue_full",
                 headers={"Retry-After": str(RETRY_SECONDS)},
             )
+
+    async def read(self, request: Request, work: Callable[[], T]) -> T:
+        """What `work` gives, which reads texts and answers nothing, in a thread. It ends between
+        two blocks of tokens when the client leaves or the request's time is over.
+
+        Raises RequestError when there is no room or no time, ClientGone, and what `work` raises.
+        """
+        self.refuse_too_many(1)
+        deadline = time.monotonic() + self.settings.request_timeout
+        gone = asyncio.ensure_future(until_gone(request))
+
+        def in_time() -> T:
+            with interrupted_by(lambda: gone.done() or time.monotonic() > deadline):
+                between_blocks()  # it may have waited for others
+                return work()
+
+        self.open += 1
+        try:
+            return await anyio.to_thread.run_sync(in_time, limiter=self.reader)
+        except Interrupted:
+            raise ClientGone if gone.done() else self.too_late("send fewer texts") from None
+        finally:
+            self.open -= 1
+            gone.cancel()
+
+    def too_late(self, remedy: str) -> RequestError:
+        seconds = self.settings.request_timeout
+        return RequestError(
+            504, f"the answer took longer than {seconds:g} s: {remedy}", code="request_timeout"
+        )
 
     @asynccontextmanager
     async def answering(
@@ -143,12 +174,7 @@ class Answers:
             async for item in found:
                 now = time.monotonic()
                 if now - self.arrived > settings.request_timeout:
-                    raise RequestError(
-                        504,
-                        f"the answer took longer than {settings.request_timeout:g} s: ask for "
-                        "fewer tokens",
-                        code="request_timeout",
-                    )
+                    raise self.desk.too_late("ask for fewer tokens")
                 if item is None:
                     if every is not None and now - last >= every:
                         last = now

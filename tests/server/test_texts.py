@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,6 +84,62 @@ def test_embeddings_are_the_librarys(client: Client, nano: ncl.Model, pooling: s
     packed = client.post("/v1/embeddings", {**body, "encoding_format": "base64"}).json()["data"]
     vectors = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in packed]
     np.testing.assert_array_equal(vectors, want)
+
+
+def test_texts_are_embedded_within_the_time_of_a_request(
+    client_of: Callable[..., Client], nano: ncl.Model
+) -> None:
+    client = client_of(request_timeout=1e-9)
+    refused = client.post("/v1/embeddings", {"input": [TEXT]})
+    assert refused.status_code == 504 and error_of(refused)["code"] == "request_timeout"
+    assert client.app.state.desks.of(None).open == 0
+
+
+def test_a_client_that_leaves_ends_its_embeddings(
+    client: Client, nano: ncl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, blocks = threading.Event(), []
+    hidden_states = nano.decoder.hidden_states  # type: ignore[attr-defined]
+
+    def slow(*given: Any) -> Any:
+        blocks.append(given)
+        begun.set()
+        time.sleep(0.05)
+        return hidden_states(*given)
+
+    monkeypatch.setattr(nano.decoder, "hidden_states", slow)
+    body = json.dumps({"input": [[5] * 250] * 100}).encode()
+    desk = client.app.state.desks.of(None)
+
+    async def leave() -> None:
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            while not begun.is_set():
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            raise AssertionError("nobody is there to answer")
+
+        await client.app(
+            {
+                "type": "http",
+                "method": "POST",
+                "path": "/v1/embeddings",
+                "raw_path": b"/v1/embeddings",
+                "root_path": "",
+                "query_string": b"",
+                "headers": [(b"content-type", b"application/json")],
+            },
+            receive,
+            send,
+        )
+
+    asyncio.run(leave())
+    assert 0 < len(blocks) < 90 and desk.open == 0
 
 
 def test_one_text_and_ids_are_embedded_too(client: Client, nano: ncl.Model) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from openai.types import CreateEmbeddingResponse, Embedding
@@ -23,14 +22,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
     desk = desks_of(request).of(body.model)
     given: Any = [body.input] if is_one(body.input) else body.input
     desk.refuse_long_list(len(given), "input")
-    desk.refuse_too_many(1)
-    desk.open += 1
-    try:
-        tokens, vectors = await anyio.to_thread.run_sync(
-            lambda: embed(desk, given, body), limiter=desk.reader
-        )
-    finally:
-        desk.open -= 1
+    tokens, vectors = await desk.read(request, lambda: embed(desk, given, body))
     usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
     request.scope["state"]["tokens"] = f" prompt_tokens={tokens}"
     if body.encoding_format == "base64":
