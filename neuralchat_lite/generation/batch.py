@@ -96,10 +96,12 @@ class Batch:
         """Feed everybody once, and deliver what comes of it. Returns whether there was anybody."""
         self.sort_out()
         self.admit()
+        before = len(self.running)
         wanted = self.plan()
+        left = len(self.running) < before  # with an error, so that others may run
         if planned := self.with_room(wanted):
             self.feed(planned)
-        return bool(wanted)
+        return bool(wanted) or left
 
     def is_empty(self) -> bool:
         """Whether nobody is being answered, nor waits for it."""
@@ -162,7 +164,11 @@ class Batch:
                 ids = ids[: 1 + room]
                 room -= len(ids) - 1
             else:
-                job.drafted = job.sequence.draft(drafts)
+                try:
+                    job.drafted = job.sequence.draft(drafts)
+                except Exception as error:  # of the model that guesses
+                    self.let_go(job, error)
+                    continue
                 ids += job.drafted
             planned.append((job, ids))
         return planned

@@ -93,7 +93,11 @@ class Scheduler:
     def run_submitted(self) -> None:
         """The life of the thread for those that nobody waits for."""
         while True:
-            self.drive([], lambda: all(job.left for job in self.submitted))
+            try:
+                self.drive([], lambda: all(job.left for job in self.submitted))
+            except BaseException:
+                self.thread = None  # the next one that is submitted starts another
+                raise
             with self.lock:
                 self.submitted = [job for job in self.submitted if not job.left]
                 if not self.submitted:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ from typing import Any
 import pytest
 
 import neuralchat_lite as ncl
+
+from ..patience import patience
 
 NANO = Path(__file__).parents[2] / "examples/nano/model"
 PROMPTS = [f"### User:\ncalculate {n} + {n}\n### Assistant:\n" for n in (1, 20, 300)]
@@ -42,6 +47,34 @@ def test_several_submitted_are_computed_without_anybody_waiting(
     handles = [model.submit(prompt, **GREEDY) for prompt in PROMPTS]
     results = [handle.result() for handle in reversed(handles)]
     assert [one.token_ids for one in reversed(results)] == [one.token_ids for one in alone]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_outside_of_all_answers_does_not_stop_later_ones(
+    model: ncl.Model, alone: list[ncl.Reply], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, failed = model.scheduler.batch, threading.Event()
+
+    def fail() -> bool:
+        failed.set()
+        raise RuntimeError("of the test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "step", fail)
+        first = model.submit(PROMPTS[0], **GREEDY)
+        assert failed.wait(patience(10))
+        ended(lambda: model.scheduler.thread is None)
+    handle = model.submit(PROMPTS[1], **GREEDY)
+    ended(lambda: handle.done and first.done)
+    assert handle.result().token_ids == alone[1].token_ids
+    assert first.result().token_ids == alone[0].token_ids
+
+
+def ended(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + patience(10)
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_a_cancelled_one_has_no_result(model: ncl.Model) -> None:

@@ -122,6 +122,24 @@ def test_drafts_end_where_the_context_does(model: ncl.Model) -> None:
         assert reply.token_ids == plain.token_ids and reply.finish_reason == "context"
 
 
+def test_an_error_of_the_draft_model_ends_that_answer_alone(
+    model: ncl.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = ncl.load(NANO, "int4", cache_dir=tmp_path)
+
+    def refused(*given: Any) -> None:
+        raise ncl.ResourceError("no memory")
+
+    monkeypatch.setattr(draft.decoder, "forward", refused)
+    want = model.generate(ASKED, max_new_tokens=20)
+    with_draft = model.submit(ASKED, max_new_tokens=20, draft=draft)
+    plain = model.submit(ASKED, max_new_tokens=20)
+    assert plain.result().text == want.text
+    with pytest.raises(ncl.ResourceError, match="no memory"):
+        with_draft.result()
+    assert model.submit(ASKED, max_new_tokens=20).result().text == want.text
+
+
 def test_guesses_that_fail_get_rarer_and_those_that_stand_longer() -> None:
     length = DraftLength(15)
     asked = []
