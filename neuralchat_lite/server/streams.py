@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 
 async def begun(parts: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """Run a generator up to its first part, which is empty: what it raises until then, such as a
-    prompt that is too long, still becomes a status."""
+    prompt that is too long, still becomes a status. Whoever takes it closes it."""
     try:
         await parts.__anext__()
     except BaseException:
         await parts.aclose()
         raise
-    return going_on(parts)
-
-
-async def going_on(parts: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    async with aclosing(parts):
-        async for part in parts:
-            yield part
+    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -36,6 +36,38 @@ class Client:
 
     def complete(self, **body: Any) -> httpx.Response:
         return self.post("/v1/completions", {"prompt": "calculate 1 + 1", "temperature": 0, **body})
+
+
+async def post_raw(
+    app: Any,
+    path: str,
+    body: dict[str, Any],
+    send: Callable[[Any], Awaitable[None]],
+    left: Callable[[], bool] = lambda: False,
+) -> None:
+    """A POST as a server hands it to an application.
+
+    send: what becomes of the parts of the answer; left: whether the client has closed
+    """
+    messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        while not left():
+            await asyncio.sleep(0.005)
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await app(scope, receive, send)
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:

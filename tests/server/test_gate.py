@@ -16,7 +16,7 @@ import pytest
 
 import neuralchat_lite as ncl
 
-from .calls import ASK, Client, error_of, events
+from .calls import ASK, Client, error_of, events, post_raw
 
 ClientOf = Callable[..., Client]
 Serving = Callable[..., str]
@@ -305,3 +305,20 @@ def test_an_answer_that_arrives_during_a_step_of_nobody_is_computed(
     monkeypatch.setattr(nano.scheduler.batch, "step", step)
     assert nano.generate("calculate 1", max_new_tokens=2).text
     assert not later or later[0].result().text
+
+
+def test_a_client_that_leaves_as_its_stream_begins_leaves_nothing(
+    client: Client, nano: ncl.Model, empty_soon: Callable[[], bool]
+) -> None:
+    desk = client.app.state.desks.of(None)
+
+    async def send(message: object) -> None:
+        raise OSError("the connection is gone")
+
+    async def leave() -> int:
+        body = {**LONG, "stream": True}
+        await post_raw(client.app, "/v1/chat/completions", body, send)
+        return int(desk.open)
+
+    assert asyncio.run(leave()) == 0
+    assert empty_soon()

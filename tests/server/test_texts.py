@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 
 import neuralchat_lite as ncl
 
-from .calls import ASK, Client, error_of
+from .calls import ASK, Client, error_of, post_raw
 
 TEXT = "calculate 1 + 1"
 
@@ -108,37 +107,13 @@ def test_a_client_that_leaves_ends_its_embeddings(
         return hidden_states(*given)
 
     monkeypatch.setattr(nano.decoder, "hidden_states", slow)
-    body = json.dumps({"input": [[5] * 250] * 100}).encode()
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody is there to answer")
+
+    body = {"input": [[5] * 250] * 100}
+    asyncio.run(post_raw(client.app, "/v1/embeddings", body, send, begun.is_set))
     desk = client.app.state.desks.of(None)
-
-    async def leave() -> None:
-        messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> Any:
-            if messages:
-                return messages.pop()
-            while not begun.is_set():
-                await asyncio.sleep(0.01)
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            raise AssertionError("nobody is there to answer")
-
-        await client.app(
-            {
-                "type": "http",
-                "method": "POST",
-                "path": "/v1/embeddings",
-                "raw_path": b"/v1/embeddings",
-                "root_path": "",
-                "query_string": b"",
-                "headers": [(b"content-type", b"application/json")],
-            },
-            receive,
-            send,
-        )
-
-    asyncio.run(leave())
     assert 0 < len(blocks) < 90 and desk.open == 0
 
 
