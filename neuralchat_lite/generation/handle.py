@@ -65,6 +65,11 @@ class Handle:
         """The text of a token, or its name if it is special."""
         return self._job.sequence.text_of.name(token_id)
 
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """Those of a token alone, which may be a part of a character; None where they cannot be
+        told."""
+        return self._job.sequence.text_of.bytes_of(token_id)
+
     def cancel(self) -> None:
         """End the answer at the next step; returns at once, from any thread. Does nothing when it
         has ended."""

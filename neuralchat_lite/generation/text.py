@@ -15,6 +15,10 @@ from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how sentencepiece spells a byte
+# How byte-level tokenizers spell the bytes: printable ones as themselves, the others beyond them.
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
+BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + n): b for n, b in enumerate(OTHERS)}
 LONGEST_PENDING = 16  # tokens without a clean end before the oldest are let go
 KEPT_PENDING = 8  # more bytes than a character has: decoding is in step again after them
 
@@ -86,6 +90,19 @@ class Detokenizer:
         if token_id in self.special:
             return str(self.tokenizer.convert_ids_to_tokens(token_id))
         return self.text_of([token_id])
+
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes of a token alone, also of one that is a part of a character; of a special one
+        those of its name. None where the tokenizer does not tell them."""
+        name = self.name(token_id)
+        if REPLACEMENT not in name:
+            return name.encode()
+        token = str(self.tokenizer.convert_ids_to_tokens(token_id))
+        byte = BYTE_TOKEN.fullmatch(token) if self.byte_tokens else None
+        if byte:
+            return bytes.fromhex(byte[1])
+        found = bytes(BYTES[letter] for letter in token if letter in BYTES)
+        return found if found.decode(errors="replace") == name else None
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(

@@ -67,14 +67,18 @@ def note_tokens(request: Request, usage: CompletionUsage) -> None:
 
 def chat_logprobs(answers: Answers, pieces: Sequence[Piece]) -> list[ChatCompletionTokenLogprob]:
     """Of the tokens of the text; the one that ends the turn is none of them."""
-    name = answers.handles[0].token_name
+    one = answers.handles[0]
+
+    def named(token: int) -> dict[str, Any]:
+        known = one.token_bytes(token)
+        return {"token": one.token_name(token), "bytes": None if known is None else list(known)}
+
     return [
         ChatCompletionTokenLogprob(
-            token=name(piece.token_id),
-            bytes=list(name(piece.token_id).encode()),
+            **named(piece.token_id),
             logprob=piece.logprob,
             top_logprobs=[
-                TopLogprob(token=top.token, bytes=list(top.token.encode()), logprob=top.logprob)
+                TopLogprob(**named(top.token_id), logprob=top.logprob)
                 for top in piece.top_logprobs or ()
             ],
         )

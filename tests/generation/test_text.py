@@ -141,6 +141,18 @@ def test_special_tokens_have_no_text(tokenizer_of: Tokenizers, name: str) -> Non
     assert pieces(tokenizer, [1, 2, 300]) == ["", "", added_text(tokenizer, [300], [300]), ""]
 
 
+@pytest.mark.parametrize("name", [MISTRAL, made_model.NAME, BYTE_LEVEL])
+def test_bytes_of_tokens_joined_are_the_bytes_of_the_text(
+    tokenizer_of: Tokenizers, name: str
+) -> None:
+    tokenizer, text = tokenizer_of(name), "x there 你好🙂é\n\u0416"
+    detokenizer = Detokenizer(tokenizer)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    found = b"".join(detokenizer.bytes_of(token) or b"?" for token in ids)
+    assert found.strip() == text.encode()
+    assert any(detokenizer.bytes_of(token) != detokenizer.name(token).encode() for token in ids)
+
+
 def test_bytes_that_never_end_are_shown_in_bounded_steps(tokenizer_of: Tokenizers) -> None:
     tokenizer = tokenizer_of(BYTE_LEVEL)
     letters = dict(zip(tokenizer.get_vocab().values(), tokenizer.get_vocab(), strict=True))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import neuralchat_lite as ncl
+from neuralchat_lite.generation.logprobs import TopLogprob
+from neuralchat_lite.generation.sequence import Piece
 
 from .calls import ASK, Client, content, error_of, events
 
@@ -82,6 +85,21 @@ def test_logprobs_are_those_of_the_tokens(client: Client, nano: ncl.Model) -> No
         for one in (choice["logprobs"] or {"content": []})["content"]
     ]
     assert [one["token"] for one in streamed] == [one["token"] for one in found]
+
+
+def test_a_part_of_a_character_has_its_own_byte() -> None:
+    from neuralchat_lite.server.answers import chat_logprobs
+
+    known = {5: b"\xe2", 6: b"a", 7: None}
+    handle = SimpleNamespace(token_name=lambda token: "\ufffd", token_bytes=known.get)
+    pieces = [
+        Piece("", 5, logprob=-1.0, top_logprobs=(TopLogprob(6, "a", -2.0),)),
+        Piece("", 7, logprob=-1.0),
+    ]
+    answers: Any = SimpleNamespace(handles=[handle])
+    first, second = chat_logprobs(answers, pieces)
+    assert first.bytes == [0xE2] and first.top_logprobs[0].bytes == [ord("a")]
+    assert second.bytes is None
 
 
 def test_a_stop_text_ends_the_answer(client: Client) -> None:

@@ -7,6 +7,7 @@ import base64
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_a_piece_has_the_space_that_its_token_begins_with(
     monkeypatch.setattr(nano.tokenizer, "decode", as_sentencepiece)
     tokens = client.post("/tokenize", {"content": f" {TEXT}", "with_pieces": True}).json()["tokens"]
     assert "".join(token["piece"] for token in tokens) == f" {TEXT}"
+
+
+def test_the_piece_of_a_part_of_a_character_is_its_bytes() -> None:
+    from neuralchat_lite.server.routes.texts import piece_of
+
+    known = {5: ("\ufffd", b"\xe2"), 6: (" a", b" a"), 7: ("\ufffd", None)}
+    names: Any = SimpleNamespace(
+        name=lambda token: known[token][0], bytes_of=lambda token: known[token][1]
+    )
+    assert [piece_of(names, token) for token in known] == [[0xE2], " a", "\ufffd"]
 
 
 def test_the_template_is_the_models(client: Client, nano: ncl.Model) -> None:

@@ -48,9 +48,9 @@ async def tokenize(request: Request, body: TokenizeRequest) -> JSONResponse:
         if body.return_token_strs:
             found["token_strs"] = [tokenizer.convert_ids_to_tokens(one) for one in ids]
         if body.with_pieces:
-            # decoded alone, a token would lose the space that it begins with
-            name = Detokenizer(tokenizer).name
-            found["tokens"] = [{"id": one, "piece": name(one)} for one in ids]
+            # Decoded alone, a token would lose the space that it begins with.
+            names = Detokenizer(tokenizer)
+            found["tokens"] = [{"id": one, "piece": piece_of(names, one)} for one in ids]
         return found
 
     return JSONResponse(await desk.in_thread(work))
@@ -71,6 +71,12 @@ async def apply_template(request: Request, body: TemplateRequest) -> JSONRespons
         lambda: rendered(desk, body.messages, body.add_generation_prompt, body.variables(tokenizer))
     )
     return JSONResponse({"prompt": text})
+
+
+def piece_of(names: Detokenizer, token: int) -> str | list[int]:
+    """The text of a token; of a part of a character the bytes, as llama.cpp has it."""
+    known, name = names.bytes_of(token), names.name(token)
+    return name if known is None or known == name.encode() else list(known)
 
 
 def text_of(desk: Desk, ids: Sequence[int]) -> str:
