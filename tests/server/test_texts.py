@@ -82,6 +82,20 @@ def test_one_text_is_asked_for(client: Client) -> None:
         assert client.post("/tokenize", body).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"chat_template_kwargs": {"a": 1}},
+        {"add_generation_prompt": True},
+        {"add_special": True, "add_special_tokens": False},
+    ],
+    ids=str,
+)
+def test_a_field_without_effect_is_refused(client: Client, idle: dict[str, Any]) -> None:
+    refused = client.post("/tokenize", {"prompt": "a", **idle})
+    assert refused.status_code == 400 and next(iter(idle)) in error_of(refused)["message"]
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_embeddings_are_the_librarys(client: Client, nano: ncl.Model, pooling: str) -> None:
     texts = ["calculate 1", "calculate 2 + 3"]

@@ -14,6 +14,8 @@ from neuralchat_lite.server.requests.chat import ChatMessage
 from neuralchat_lite.server.requests.fields import Body
 from neuralchat_lite.server.requests.tools import Tool, tools_of
 
+OF_MESSAGES = ("add_generation_prompt", "chat_template_kwargs", "tools")
+
 
 class TokenizeRequest(Body):
     model: str | None = None
@@ -33,8 +35,11 @@ class TokenizeRequest(Body):
         given = [name for name in ("prompt", "content", "messages") if self.named(name) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of prompt, content and messages, got {given or 'none'}")
-        if self.messages is None and self.tools:
-            raise ValueError("tools are for messages alone: leave them out")
+        idle = [name for name in OF_MESSAGES if name in self.model_fields_set]
+        if self.messages is None and idle:
+            raise ValueError(f"{' and '.join(idle)} would have no effect without messages")
+        if None not in (self.add_special_tokens, self.add_special):
+            raise ValueError("add_special_tokens and add_special say the same: give one of them")
         if self.messages is not None and (self.add_special_tokens or self.add_special):
             raise ValueError(
                 "messages have the special tokens that the chat template writes: leave "
