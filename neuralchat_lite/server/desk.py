@@ -25,7 +25,7 @@ from neuralchat_lite.kernels.interruption import Interrupted, between_blocks, in
 from neuralchat_lite.model import Model
 from neuralchat_lite.server.errors import RequestError, bad_request, log
 from neuralchat_lite.server.metrics import Metrics
-from neuralchat_lite.server.settings import Settings
+from neuralchat_lite.server.settings import USUAL_TEMPERATURE, Settings
 
 ENCODERS = 2  # threads that encode prompts, of all requests
 RETRY_SECONDS = 2
@@ -196,14 +196,14 @@ async def until_gone(request: Request) -> None:
 
 
 def defaults_of(model: Model, settings: Settings) -> dict[str, Any]:
-    """OpenAI's temperature of 1, above it what the model's makers recommend, above it what whoever
+    """OpenAI's temperature, above it what the model's makers recommend, above it what whoever
     runs the server says. A file that recommends nonsense is not followed, and the log says so."""
     try:
         theirs = chat_defaults(model.folder)
     except ConfigError as error:
         log.warning("%s; what this file recommends is not used", error)
         theirs = {}
-    return {"temperature": 1.0, **theirs, **settings.sampling}
+    return {"temperature": USUAL_TEMPERATURE, **theirs, **settings.sampling}
 
 
 class Desks:

@@ -10,6 +10,7 @@ from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.values import shown
 
+USUAL_TEMPERATURE = 1.0  # OpenAI's
 POSITIVE = (
     "max_queue",
     "max_batch",
@@ -65,4 +66,4 @@ class Settings:
                 raise ConfigError(
                     "an API key must be printable ASCII without spaces around it: give another"
                 )
-        GenerationOptions.of(self.sampling)
+        GenerationOptions.of({"temperature": USUAL_TEMPERATURE, **self.sampling})

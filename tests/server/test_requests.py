@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -97,3 +98,13 @@ def test_an_unknown_model_is_a_404_that_lists_those_there(client: Client) -> Non
 def test_an_unknown_path_and_method_have_the_same_form(client: Client) -> None:
     assert error_of(client.get("/v2"))["type"] == "not_found_error"
     assert client.get("/v1/chat/completions").status_code == 405
+
+
+def test_a_filter_for_all_answers_needs_no_temperature_beside(
+    client_of: Callable[..., Client],
+) -> None:
+    client = client_of(sampling={"top_p": 0.5})
+    told = client.get("/v1/models/nano").json()["sampling_defaults"]
+    assert told == {"temperature": 1.0, "top_p": 0.5}
+    assert client.chat(temperature=None).status_code == 200
+    assert client.chat(temperature=0).status_code == 200
