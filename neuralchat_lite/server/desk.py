@@ -121,7 +121,7 @@ class Desk:
         self.open += answers
         found = Answers(self, request)
         try:
-            await self.in_thread(lambda: found.submit(make()))
+            await self.in_thread(lambda: found.submit(make))
             if found.gone.done():
                 raise ClientGone
             yield found
@@ -141,12 +141,15 @@ class Answers:
         self.gone = asyncio.ensure_future(until_gone(request))
         self.gone.add_done_callback(lambda _: self.cancel())
 
-    def submit(self, asked: list[Asked]) -> None:
+    def submit(self, make: Callable[[], list[Asked]]) -> None:
         """In a thread. All prompts are encoded first, so that an error of one begins none."""
-        model = self.desk.model
-        sequences = [model.sequence(prompt, options) for prompt, options in asked]
-        for sequence in sequences:
+        model, sequences = self.desk.model, []
+        for prompt, options in make():
             if self.closed or self.gone.done():  # nobody waits for this thread any more
+                return
+            sequences.append(model.sequence(prompt, options))
+        for sequence in sequences:
+            if self.closed or self.gone.done():
                 break
             self.handles.append(Handle(model.scheduler, sequence))
         if self.closed or self.gone.done():

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -322,3 +323,25 @@ def test_a_client_that_leaves_as_its_stream_begins_leaves_nothing(
 
     assert asyncio.run(leave()) == 0
     assert empty_soon()
+
+
+def test_prompts_are_not_encoded_for_a_client_that_has_left(
+    client: Client, nano: ncl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, begun = [], threading.Event()
+    sequence = ncl.Model.sequence
+
+    def slow(*given: Any) -> Any:
+        encoded.append(given)
+        begun.set()
+        time.sleep(0.02)
+        return sequence(*given)
+
+    async def send(message: object) -> None:
+        raise AssertionError("nobody is there to answer")
+
+    monkeypatch.setattr(ncl.Model, "sequence", slow)
+    body = {"prompt": ["a"] * 100}
+    asyncio.run(post_raw(client.app, "/v1/completions", body, send, begun.is_set))
+    assert 0 < len(encoded) < 90
+    assert client.app.state.desks.of(None).open == 0
