@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: [bold]neuralchat-lite serve Intel/neural-chat-7b-v3-2[/bold]"
 SERVING, GUARDING, ANSWERS = "Serving", "Guarding", "Answers"
 KEYS_LIMIT = 1 << 20  # bytes of a file with keys
+LARGEST = 2**62  # bytes
+LONGEST_GRACE = 1e6  # seconds
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:iB|B)?", re.IGNORECASE)
 
@@ -101,6 +103,8 @@ def serve(
     settings = guarding.settings({k: v for k, v in sampling.items() if v is not None})
     names = names_of(models, model_name)
     memory = None if kv_memory is None else bytes_of(kv_memory, "--kv-memory")
+    if not 1 <= grace <= LONGEST_GRACE:
+        raise ConfigError(f"--grace {grace:g} must be from 1 to {LONGEST_GRACE:g} seconds")
     from neuralchat_lite.server.app import create_app
     from neuralchat_lite.server.run import listen, run
 
@@ -181,10 +185,10 @@ def keys_in(file: Path) -> tuple[str, ...]:
 
 def bytes_of(text: str, name: str) -> int:
     found = SIZE.fullmatch(text.strip())
-    size = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
-    if size < 1:
+    size = float(found[1]) * UNITS[found[2].upper()] if found else 0.0
+    if not 1 <= size <= LARGEST:
         raise ConfigError(f"{name} {text!r} is no size: give bytes, or a number with K, M or G")
-    return size
+    return int(size)
 
 
 def warn_if_open(host: str, keys: tuple[str, ...]) -> None:

@@ -79,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(app: FastAPI, listening: socket.socket, grace: float) -> None:
     """Answer requests until SIGTERM or SIGINT. Then no more are taken, those that run are answered
-    to their end, and after `grace` seconds what is left is cut off.
+    to their end, and after `grace` seconds, at least 1, what is left is cut off.
 
     After SIGTERM this returns; SIGINT is a KeyboardInterrupt as elsewhere.
     """

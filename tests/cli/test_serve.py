@@ -37,6 +37,9 @@ def test_without_its_packages_it_says_what_to_install(
         (["--max-batch", "0"], "max_batch"),
         (["--temperature", "-1"], "temperature"),
         (["--kv-memory", "much"], "--kv-memory"),
+        (["--grace", "inf"], "--grace"),
+        (["--grace", "nan"], "--grace"),
+        (["--grace", "-1"], "--grace"),
         (["--model-name", "a", "--model-name", "b"], "--model-name"),
         (["--api-key-file", "/nowhere"], "/nowhere"),
         (["--port", "70000"], "--port"),
@@ -84,7 +87,7 @@ def test_keys_are_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_sizes_have_units() -> None:
     found = [bytes_of(text, "--x") for text in ("7", "8M", "1.5G", "4GiB", "2 kB")]
     assert found == [7, 8 << 20, 3 << 29, 4 << 30, 2 << 10]
-    for text in ("", "0", "G", "-1", "1X"):
+    for text in ("", "0", "G", "-1", "1X", "9" * 400, "9" * 20):
         with pytest.raises(ConfigError, match="--x"):
             bytes_of(text, "--x")
 
