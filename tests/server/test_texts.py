@@ -77,6 +77,13 @@ def test_the_template_is_the_models(client: Client, nano: ncl.Model) -> None:
     assert want.startswith(without.json()["prompt"]) and without.json()["prompt"] != want
 
 
+def test_a_text_that_would_take_all_memory_is_refused(client: Client) -> None:
+    for body in ({"content": "a" * 1_100_000}, {"messages": [{**ASK[0], "content": "a" * 2**20}]}):
+        refused = client.post("/tokenize", body)
+        assert refused.status_code == 400
+        assert "1048576 are tokenized" in error_of(refused)["message"]
+
+
 def test_one_text_is_asked_for(client: Client) -> None:
     for body in ({}, {"prompt": "a", "content": "a"}, {"messages": []}):
         assert client.post("/tokenize", body).status_code == 400
