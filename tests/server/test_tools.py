@@ -78,6 +78,17 @@ def test_an_answer_has_the_form_that_is_asked_for(
         ({"guided_regex": "("}, "unclosed group"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "send one of them"),
         ({"structured_outputs": {}}, "give one of json"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"guided_choice": []}, "guided_choice"),
+        (
+            {
+                "response_format": {
+                    "type": "json_object",
+                    "json_schema": {"name": "p", "schema": PLACES},
+                }
+            },
+            "would have no effect",
+        ),
         ({"structured_outputs": {"structural_tag": "x"}}, "structural_tag"),
         ({"response_format": {"type": "json_schema"}}, "needs a json_schema"),
         ({"response_format": {"type": "text", "schema": PLACES}}, "json_schema.schema"),

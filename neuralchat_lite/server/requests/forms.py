@@ -3,12 +3,14 @@ its older names."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from neuralchat_lite.server.errors import bad_request
 from neuralchat_lite.server.requests.fields import Body, Strict
+
+Choice = Annotated[list[str], Field(min_length=1)]
 
 
 class NamedSchema(Strict):
@@ -30,7 +32,7 @@ class StructuredOutputs(Strict):
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     json_object: bool | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Choice | None = None
     grammar: str | None = None
 
 
@@ -41,7 +43,7 @@ class Formed(Body):
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Choice | None = None
     guided_grammar: str | None = None
 
     def form(self) -> dict[str, Any]:
@@ -76,6 +78,12 @@ def form_of_format(given: ResponseFormat | None) -> dict[str, Any]:
             f"response_format of the type {given.type} has a schema of its own: give it as "
             "json_schema.schema, with the type json_schema",
             "response_format.schema",
+        )
+    if given.json_schema is not None and given.type != "json_schema":
+        raise bad_request(
+            f"response_format of the type {given.type} has a json_schema, which would have no "
+            "effect: give the type json_schema, or leave the schema out",
+            "response_format.json_schema",
         )
     if given.type == "text":
         return {}
