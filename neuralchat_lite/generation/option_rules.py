@@ -37,7 +37,11 @@ def is_flag(value: Any) -> bool:
 
 
 def is_some_text(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value != "")
+    return value is None or is_text(value)
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def is_penalty(value: Any) -> bool:
@@ -80,7 +84,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "stop": (
         "a string or several, none of them empty",
-        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
+        lambda v: isinstance(v, tuple) and all(map(is_text, v)),
     ),
     "ignore_eos": ("True or False", is_flag),
     "logprobs": ("True or False", is_flag),
@@ -104,8 +108,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "regex": ("a regular expression, as a text", is_some_text),
     "grammar": ("a grammar in llguidance's Lark form, as a text", is_some_text),
     "choice": (
-        "texts, none of them empty",
-        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
+        "one text or more, none of them empty",
+        lambda v: v is None or (isinstance(v, tuple) and v != () and all(map(is_text, v))),
     ),
 }
 
@@ -158,5 +162,5 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "chat_template_kwargs": as_dictionary,
     "draft": lambda value: value,
     "json_schema": as_schema,
-    "choice": as_tuple,
+    "choice": lambda value: None if value is None else as_tuple(value),
 }

@@ -145,7 +145,7 @@ class GenerationOptions:
     json_object: bool = False
     regex: str | None = None
     grammar: str | None = None
-    choice: Sequence[str] = ()
+    choice: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name, (rule, holds) in RULES.items():
@@ -184,12 +184,12 @@ class GenerationOptions:
     @property
     def form(self) -> str | None:
         """The name of the option that says which form the answer has; None without one."""
-        given = [name for name in FORMS_OF_ANSWERS if getattr(self, name) not in (None, False, ())]
+        given = [name for name in FORMS_OF_ANSWERS if getattr(self, name) not in (None, False)]
         return given[0] if given else None
 
     def refuse_against_form(self) -> None:
         """Raise ConfigError for two forms of one answer, and for what could break one."""
-        given = [name for name in FORMS_OF_ANSWERS if getattr(self, name) not in (None, False, ())]
+        given = [name for name in FORMS_OF_ANSWERS if getattr(self, name) not in (None, False)]
         if len(given) > 1:
             raise ConfigError(
                 f"{' and '.join(given)} both say which form the answer has: give one of them"

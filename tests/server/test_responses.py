@@ -93,3 +93,11 @@ def test_an_answer_keeps_to_a_schema(openai_client: Any) -> None:
 
     with pytest.raises(openai.BadRequestError):
         refused.create(**BODY, text=asked)
+
+
+def test_a_schema_beside_another_type_of_format_is_refused(client: Client) -> None:
+    for kind in ("text", "json_object"):
+        asked = {"input": "a", "text": {"format": {"type": kind, "schema": {"type": "object"}}}}
+        refused = client.post("/v1/responses", asked)
+        assert refused.status_code == 400
+        assert error_of(refused)["param"] == "text.format.schema"

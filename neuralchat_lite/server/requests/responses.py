@@ -29,6 +29,12 @@ class Format(Strict):
             raise bad_request(
                 "text.format of the type json_schema needs a schema: give one", "text.format.schema"
             )
+        if self.type != "json_schema" and self.schema_ is not None:
+            raise bad_request(
+                f"text.format of the type {self.type} has a schema, which would have no effect: "
+                "give the type json_schema, or leave the schema out",
+                "text.format.schema",
+            )
         forms: dict[str, dict[str, Any]] = {
             "text": {},
             "json_object": {"json_object": True},
