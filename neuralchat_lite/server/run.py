@@ -59,7 +59,10 @@ class PatientProtocol(H11Protocol):
 class Server(uvicorn.Server):
     """Says when it begins to end, so that /ready tells others."""
 
+    ended_by: int | None = None
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.ended_by = sig
         loaded: Any = self.config.app
         loaded.state.desks.draining = True
         super().handle_exit(sig, frame)
@@ -95,12 +98,18 @@ def run(app: FastAPI, listening: socket.socket, grace: float) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
-    # uvicorn raises the signal again when it has drained; then all is done.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    server = Server(config)
+    # uvicorn raises the signal again when it has drained; then all is done. With Python's own
+    # handler of SIGINT asyncio would have one too, and be interrupted while it closes its loop.
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [(each, signal.signal(each, lambda *_: None)) for each in signals]
     try:
-        Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before:
+            signal.signal(each, handler)
+    if server.ended_by == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def allow_many_files() -> None:
