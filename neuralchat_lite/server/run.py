@@ -99,10 +99,11 @@ def run(app: FastAPI, listening: socket.socket, grace: float) -> None:
         timeout_graceful_shutdown=max(1, round(grace)),
     )
     server = Server(config)
-    # uvicorn raises the signal again when it has drained; then all is done. With Python's own
-    # handler of SIGINT asyncio would have one too, and be interrupted while it closes its loop.
+    # uvicorn has handlers while it serves, and raises the signal again when it has drained. These
+    # are for what comes before, and let the second one pass. With Python's own handler of SIGINT
+    # asyncio would have one too, and be interrupted while it closes its loop.
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = [(each, signal.signal(each, lambda *_: None)) for each in signals]
+    before = [(each, signal.signal(each, server.handle_exit)) for each in signals]
     try:
         server.run(sockets=[listening])
     finally:
