@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
-from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -30,33 +29,23 @@ from openai.types.chat.chat_completion_message_function_tool_call import Functio
 from neuralchat_lite.chat.answers import AnswerParser, Delta, ToolCall
 from neuralchat_lite.chat.answers import whole as read_whole
 from neuralchat_lite.generation.sequence import Piece
-from neuralchat_lite.server.answers import Sum, chat_logprobs, finish_reason, note_tokens
+from neuralchat_lite.server.answers import chat_logprobs, finish_reason
 from neuralchat_lite.server.calling import refuse_lost_calls
-from neuralchat_lite.server.desk import Answers, Asked, Desk, desks_of
-from neuralchat_lite.server.events import DONE, PING, EventStream, event
+from neuralchat_lite.server.desk import Answers, Asked, desks_of
+from neuralchat_lite.server.events import DONE, PING, event
+from neuralchat_lite.server.exchange import Exchange
 from neuralchat_lite.server.requests.chat import ChatRequest
 from neuralchat_lite.server.requests.options import of_each_answer, options_of
-from neuralchat_lite.server.streams import begun
 
 router = APIRouter()
 
 
-class Exchange:
-    """One request and what is needed to answer it."""
-
+class Chat(Exchange):
     def __init__(self, request: Request, body: ChatRequest) -> None:
-        self.request, self.body = request, body
-        self.desk: Desk = desks_of(request).of(body.model)
-        self.desk.refuse_long_list(len(body.messages), "messages")
-        self.n = body.n or 1
-        self.desk.refuse_too_many(self.n)  # before anything is made for each
+        desk = desks_of(request).of(body.model)
+        desk.refuse_long_list(len(body.messages), "messages")
+        super().__init__(request, body, desk, 1, "chatcmpl", "chat.completion")
         self.calling = body.calling()
-        self.sum = Sum(self.n)
-        self.head: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid4().hex}",
-            "created": int(time.time()),
-            "model": self.desk.name,
-        }
 
     def asked(self) -> list[Asked]:
         messages, prefill = self.body.prompt()
@@ -80,39 +69,17 @@ class Exchange:
         ids = answers.handles[index].prompt_ids
         return self.calling.reader(self.desk.model.tokenizer, ids, bool(self.body.form()))
 
-    def answering(self) -> Any:
-        return self.desk.answering(self.request, self.asked, self.n)
-
 
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
-    exchange = Exchange(request, body)
-    if body.stream:
-        parts = await begun(stream(exchange))
-        return EventStream(parts, desks_of(request).settings.write_timeout)
-    answer = await whole(exchange)
-    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+    return await Chat(request, body).respond(stream, whole)
 
 
-async def whole(exchange: Exchange) -> ChatCompletion:
-    kept: list[list[Piece]] = [[] for _ in range(exchange.n)]
-    async with exchange.answering() as answers, aclosing(answers.pieces()) as pieces:
-        async for index, piece in pieces:
-            kept[index].append(piece)
-            exchange.sum.add(index, piece)
-        choices = [choice(exchange, answers, index, kept[index]) for index in range(exchange.n)]
-    usage = exchange.sum.usage()
-    note_tokens(exchange.request, usage)
-    return ChatCompletion(
-        **exchange.head,
-        object="chat.completion",
-        choices=choices,
-        usage=usage,
-        timings=exchange.sum.timings(),  # type: ignore[call-arg]  # beyond OpenAI's
-    )
+async def whole(exchange: Chat) -> ChatCompletion:
+    return ChatCompletion(**await exchange.whole(partial(choice, exchange)))
 
 
-def choice(exchange: Exchange, answers: Answers, index: int, pieces: list[Piece]) -> Choice:
+def choice(exchange: Chat, answers: Answers, index: int, pieces: list[Piece]) -> Choice:
     known = None
     if pieces[0].logprob is not None:
         known = WholeLogprobs(content=chat_logprobs(answers, pieces), refusal=None)
@@ -153,7 +120,7 @@ def delta_of(delta: Delta) -> ChoiceDelta:
     return ChoiceDelta(content=delta.content)
 
 
-async def stream(exchange: Exchange) -> AsyncGenerator[bytes]:
+async def stream(exchange: Chat) -> AsyncGenerator[bytes]:
     """Empty once the prompt is taken; then the parts."""
     ping = exchange.desk.settings.ping_interval
     async with exchange.answering() as answers:
@@ -181,23 +148,14 @@ async def stream(exchange: Exchange) -> AsyncGenerator[bytes]:
                     known = None
                 if (reason := reason_of(piece, readers[index].calls > 0)) is not None:
                     yield chunk(exchange, index, ChoiceDelta(), reason=reason)
-    usage = exchange.sum.usage()
-    note_tokens(exchange.request, usage)
+    cost = exchange.cost()
     if exchange.body.with_usage:
-        yield event(
-            ChatCompletionChunk(
-                **exchange.head,
-                object="chat.completion.chunk",
-                choices=[],
-                usage=usage,
-                timings=exchange.sum.timings(),  # type: ignore[call-arg]
-            )
-        )
+        yield event(ChatCompletionChunk(**part_head(exchange), choices=[], **cost))
     yield DONE
 
 
 def chunk(
-    exchange: Exchange,
+    exchange: Chat,
     index: int,
     delta: ChoiceDelta,
     logprobs: ChoiceLogprobs | None = None,
@@ -205,6 +163,8 @@ def chunk(
 ) -> bytes:
     one = ChunkChoice(index=index, delta=delta, finish_reason=reason, logprobs=logprobs)
     more: dict[str, Any] = {"usage": None} if exchange.body.with_usage else {}
-    return event(
-        ChatCompletionChunk(**exchange.head, object="chat.completion.chunk", choices=[one], **more)
-    )
+    return event(ChatCompletionChunk(**part_head(exchange), choices=[one], **more))
+
+
+def part_head(exchange: Chat) -> dict[str, Any]:
+    return {**exchange.head, "object": "chat.completion.chunk"}
