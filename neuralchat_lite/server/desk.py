@@ -136,7 +136,6 @@ class Answers:
     def __init__(self, desk: Desk, request: Request) -> None:
         self.desk, self.closed = desk, False
         self.handles: list[Handle] = []
-        self.prompt_tokens: dict[int, int] = {}
         self.arrived = time.monotonic()
         self.gone = asyncio.ensure_future(until_gone(request))
         self.gone.add_done_callback(lambda _: self.cancel())

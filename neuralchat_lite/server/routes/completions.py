@@ -50,17 +50,15 @@ async def whole(exchange: Texts) -> Completion:
     return Completion(**await exchange.whole(choice))
 
 
-def choice(
-    answers: Answers, index: int, pieces: list[Piece], offset: int = 0, reason: Any = ...
-) -> CompletionChoice:
+def choice(answers: Answers, index: int, pieces: list[Piece], offset: int = 0) -> CompletionChoice:
     known = None
-    if pieces and pieces[0].logprob is not None:
+    if pieces[0].logprob is not None:
         known = text_logprobs(answers, pieces, offset)
     # A part of a stream has no reason yet, which OpenAI's own type does not know.
     return CompletionChoice.model_construct(
         text="".join(piece.text for piece in pieces),
         index=index,
-        finish_reason=finish_reason(pieces[-1]) if reason is ... else reason,
+        finish_reason=finish_reason(pieces[-1]),
         logprobs=known,
     )
 
