@@ -126,11 +126,11 @@ async def responses(request: Request, body: ResponsesRequest) -> Response:
 async def stream(exchange: Exchange) -> AsyncGenerator[bytes]:
     """Empty once the prompt is taken; then the events."""
     single, tell = exchange.single, exchange.event
-    begun = False
+    told = False
     async with aclosing(single.parts(exchange.desk.settings.ping_interval)) as parts:
         async for part in parts:
-            if not begun:
-                begun = True
+            if not told:
+                told = True
                 yield b""
                 yield tell("created", response=exchange.answer(done=False))
                 yield tell("in_progress", response=exchange.answer(done=False))
