@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ class Process:
     own: memory that no file backs
     blocks: the largest number of finished ones that was seen
     block_seconds: of one, on average
+    killed: before its work was done
     """
 
     seconds: float = 0.0
@@ -94,15 +96,16 @@ def run(
             begun.setdefault(block, now)
             if kill is not None and now >= begin_of(kill[0], begun) + kill[1]:
                 process.kill()
-                found.killed = True
                 break
         _, errors = process.communicate()
+    shot = kill is not None and process.returncode == -signal.SIGKILL
+    found.killed = shot and not out.exists()
     found.seconds = time.monotonic() - start
     begun.pop(NONE, None)
     if begun:
         found.blocks = max(begun)
         found.block_seconds = (max(begun.values()) - min(begun.values())) / max(len(begun) - 1, 1)
-    if process.returncode and not found.killed:
+    if process.returncode and not shot:
         raise CheckpointError(f"{model} was not quantized:\n{errors}")
     return found
 

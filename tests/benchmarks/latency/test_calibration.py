@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,23 @@ def test_gptq_that_is_killed_in_a_random_block_goes_on_to_the_same_bytes(
     parts.parent.mkdir()
     done = run(model, whole, options)
     assert done.blocks > 0 and done.peak >= done.own > 0
-    block = random.randrange(LAYERS - 2)  # a quick run must not end before it is killed
-    killed = run(model, parts, options, (block, random.uniform(0, done.block_seconds)))
-    assert killed.killed, f"all was done before the kill in block {block}"
-    left = finished_blocks(parts.parent)
-    assert not parts.exists() and len(left) >= block
+    block = killed_in_a_block(model, parts, options, done.block_seconds)
+    assert not parts.exists() and len(finished_blocks(parts.parent)) >= block
     run(model, parts, options)
     assert differing(whole, parts) == []
     assert {path.name for path in whole.iterdir()} == {path.name for path in parts.iterdir()}
     assert [path.name for path in parts.parent.iterdir()] == ["model"]
+
+
+def killed_in_a_block(model: Path, out: Path, options: list[str], seconds: float) -> int:
+    """The number of a block. On a busy machine a little model can be done before the kill comes:
+    then it is tried again."""
+    for _ in range(5):
+        block = random.randrange(LAYERS // 2)
+        if run(model, out, options, (block, random.uniform(0, seconds))).killed:
+            return block
+        shutil.rmtree(out)
+    raise AssertionError("all was done before each of five kills")
 
 
 def test_files_that_differ_are_named(tmp_path: Path) -> None:
