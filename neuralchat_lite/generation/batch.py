@@ -21,7 +21,7 @@ from neuralchat_lite.engines import NATIVE
 from neuralchat_lite.engines.engine import Decoder, block_of
 from neuralchat_lite.errors import ConfigError, ResourceError
 from neuralchat_lite.files.progress import size_text
-from neuralchat_lite.generation.job import Errand, Job
+from neuralchat_lite.generation.job import Errand, Job, tell
 from neuralchat_lite.generation.prefix_store import PrefixStore
 from neuralchat_lite.kernels.kv_format import PAGE
 from neuralchat_lite.values import plain, shown
@@ -91,17 +91,27 @@ class Batch:
         self.errands: deque[Errand[Any]] = deque()  # and errands here
         self.waiting: list[Job] = []  # in the order of arrival, like `running`
         self.running: list[Job] = []
+        self.changed: dict[Job, None] = {}  # since those were told who wait for them
 
     def step(self) -> bool:
         """Feed everybody once, and deliver what comes of it. Returns whether there was anybody."""
-        self.sort_out()
-        self.admit()
-        before = len(self.running)
-        wanted = self.plan()
-        left = len(self.running) < before  # with an error, so that others may run
-        if planned := self.with_room(wanted):
-            self.feed(planned)
-        return bool(wanted) or left
+        try:
+            self.sort_out()
+            self.admit()
+            before = len(self.running)
+            wanted = self.plan()
+            left = len(self.running) < before  # with an error, so that others may run
+            if planned := self.with_room(wanted):
+                self.feed(planned)
+            return bool(wanted) or left
+        finally:
+            self.tell()
+
+    def tell(self) -> None:
+        """Whoever is told wants to run. At the end of a step that is in nobody's way: the next one
+        leaves Python to them."""
+        changed, self.changed = self.changed, {}
+        tell(changed)
 
     def is_empty(self) -> bool:
         """Whether nobody is being answered, nor waits for it."""
@@ -122,6 +132,7 @@ class Batch:
         if job.sequence.own_cache:
             job.sequence.cache.truncate(0)
         job.leave(error)
+        self.changed[job] = None
 
     def admit(self) -> None:
         """Let those run who wait, the oldest first, as far as there is room for their prompts."""
@@ -270,8 +281,8 @@ class Batch:
                 raise
             return
         self.counts.new_tokens += len(pieces)
-        for piece in pieces:
-            job.deliver(piece)
+        job.pieces.extend(pieces)
+        self.changed[job] = None
 
     def remember(self, job: Job) -> None:
         """Keep the pages that a job has filled; let it go if it has ended."""

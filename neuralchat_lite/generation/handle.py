@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 
 from neuralchat_lite.generation.job import Job
@@ -111,26 +111,67 @@ class Handle:
 
 async def pieces_of(handles: Sequence[Handle]) -> AsyncGenerator[tuple[int, Piece], None]:
     """(which handle, a piece of its answer), as they come, in asyncio. Raises the first error."""
-    async with contextlib.aclosing(pieces_or_ticks(handles, None)) as found:
+    async with contextlib.aclosing(pieces_or_ticks(handles)) as found:
         async for item in found:
             if item is not None:
                 yield item
 
 
-async def pieces_or_ticks(
-    handles: Sequence[Handle], every: float | None
-) -> AsyncGenerator[tuple[int, Piece] | None, None]:
-    """As `pieces_of`, and None whenever nothing has come for `every` seconds."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+class Bell:
+    """Wakes the coroutines of one event loop that wait for pieces: all of them at once, since most
+    answers go on in each step, and to call into another thread's loop costs a system call."""
 
-    def tell() -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.waiting: set[asyncio.Event] = set()
+
+    def ring(self) -> None:
+        """From any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-            loop.call_soon_threadsafe(told.set)
+            self.loop.call_soon_threadsafe(self.wake)
 
+    def wake(self) -> None:
+        for event in self.waiting:
+            event.set()
+
+
+_bells: dict[asyncio.AbstractEventLoop, Bell] = {}  # of loops in which somebody waits
+
+
+async def pieces_or_ticks(
+    handles: Sequence[Handle], every: float | None = None, whole: bool = False
+) -> AsyncGenerator[tuple[int, Piece] | None, None]:
+    """As `pieces_of`, and None when nothing has come between two ticks of a clock.
+
+    every: seconds between the ticks; None: no ticks
+    whole: let the pieces of each answer come when it has ended, for those who wait for all of it
+    """
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    bell = _bells.setdefault(loop, Bell(loop))
     jobs = [handle._job for handle in handles]
+    ticks = 0
+    timer: asyncio.TimerHandle | None = None
+
+    def start_clock() -> None:
+        nonlocal timer
+        if every is not None:
+            timer = loop.call_later(every, tick)
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        told.set()
+        start_clock()
+
+    def listeners(job: Job) -> list[Callable[[], None]]:
+        return job.enders if whole else job.listeners
+
     for job in jobs:
-        job.listeners.append(tell)
+        listeners(job).append(bell.ring)
+    bell.waiting.add(told)
+    start_clock()
     try:
+        ticked = 0  # when a piece came last, or nothing had for a tick
         taken = dict.fromkeys(range(len(jobs)), 0)
         while taken:
             told.clear()
@@ -141,20 +182,21 @@ async def pieces_or_ticks(
                 while taken[index] < len(job.pieces):
                     yield index, job.pieces[taken[index]]
                     taken[index] += 1
+                    ticked = ticks
                 if ended:
                     del taken[index]
                     if job.error is not None:
                         raise job.error
             if taken:
-                # A timer is cheaper than a task that waits with a limit, for every token.
-                timer = None if every is None else loop.call_later(every, told.set)
-                try:
-                    await told.wait()
-                finally:
-                    if timer is not None:
-                        timer.cancel()
-                if timer is not None and timer.when() <= loop.time():
+                await told.wait()
+                if ticks > ticked + 1:
+                    ticked = ticks - 1
                     yield None
     finally:
+        if timer is not None:
+            timer.cancel()
+        bell.waiting.remove(told)
+        if not bell.waiting:
+            _bells.pop(loop, None)
         for job in jobs:
-            job.listeners.remove(tell)
+            listeners(job).remove(bell.ring)

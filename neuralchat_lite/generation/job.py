@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from neuralchat_lite.generation.prefix_store import page_digests
@@ -69,9 +69,10 @@ class Job:
         self.error: BaseException | None = None
         self.unwanted = False
         self.left = False
-        # Set and called when there is something to take.
+        # Set and called after a step that has left something to take; once it has left, `enders`.
         self.wakes: list[threading.Event] = []
         self.listeners: list[Callable[[], None]] = []
+        self.enders: list[Callable[[], None]] = []
         self.digests: list[bytes] = []
         self.stored = 0
         self.process = 0
@@ -96,18 +97,20 @@ class Job:
         self.digests = page_digests(self.sequence.ids, self.digests)
         return self.digests
 
-    def deliver(self, piece: Piece) -> None:
-        self.pieces.append(piece)
-        self.tell()
-
     def leave(self, error: BaseException | None = None) -> None:
         """It takes part in no step any more."""
         self.error = error
         self.left = True
-        self.tell()
 
-    def tell(self) -> None:
-        for wake in list(self.wakes):
+
+def tell(jobs: Iterable[Job]) -> None:
+    """Let those know who wait for something of these jobs, each of them once."""
+    listeners: dict[Callable[[], None], None] = {}
+    for job in jobs:
+        for wake in list(job.wakes):
             wake.set()
-        for listener in list(self.listeners):
-            listener()
+        listeners |= dict.fromkeys(job.listeners)
+        if job.left:
+            listeners |= dict.fromkeys(job.enders)
+    for listener in listeners:
+        listener()

@@ -48,6 +48,7 @@ class Scheduler:
         self.thread: threading.Thread | None = None
         self.batch.arrivals.clear()
         self.batch.errands.clear()
+        self.batch.changed.clear()
         self.batch.running.clear()
         self.batch.waiting.clear()
 
@@ -155,6 +156,7 @@ class Scheduler:
         start = time.perf_counter()
         with at_work():
             self.batch.sort_out()
+            self.batch.tell()
             while not ready():
                 fed = self.batch.step()
                 # One may have arrived since the step let arrivals in.

@@ -165,14 +165,16 @@ class Answers:
 
     async def pieces(self, every: float | None = None) -> AsyncGenerator[tuple[int, Piece] | None]:
         """(which answer, a piece of it), as they come; None when nothing has for `every` seconds.
+        Without `every`, the pieces of an answer come when it has ended: to be woken for each token
+        would cost all others' steps.
 
         Raises RequestError after the time that a request may take, ClientGone, and what ended an
         answer early.
         """
         settings, ended = self.desk.settings, 0
-        tick = min(every or 1.0, 1.0, settings.request_timeout)
+        tick = min(every or 1.0, 1.0, settings.request_timeout / 2)
         last = time.monotonic()
-        async with aclosing(pieces_or_ticks(self.handles, tick)) as found:
+        async with aclosing(pieces_or_ticks(self.handles, tick, whole=every is None)) as found:
             async for item in found:
                 now = time.monotonic()
                 if now - self.arrived > settings.request_timeout:

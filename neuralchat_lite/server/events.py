@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -56,20 +58,27 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
 
+        loop, gone = asyncio.get_running_loop(), False
+        # One scope for all writes: to make one costs more than the rest of a write.
+        limit = anyio.CancelScope()
+
         async def write(part: bytes, more: bool = True) -> None:
-            message = {"type": "http.response.body", "body": part, "more_body": more}
-            with anyio.fail_after(self.write_timeout):
-                await send(message)
+            limit.deadline = loop.time() + self.write_timeout
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+            limit.deadline = math.inf
 
         async with aclosing(self.parts) as parts:
-            await send(start)
-            try:
-                async for part in parts:
-                    await write(part)
-                await write(b"", more=False)
-            except (ClientGone, OSError, TimeoutError):
-                scope.setdefault("state", {})["gone"] = True
-            except Exception as error:
-                said = body_for(scope["path"], as_request_error(error))
-                await write(event(said, "error" if self.named else None))
-                await write(b"", more=False)
+            with limit:
+                await send(start)
+                try:
+                    async for part in parts:
+                        await write(part)
+                    await write(b"", more=False)
+                except (ClientGone, OSError):
+                    gone = True
+                except Exception as error:
+                    said = body_for(scope["path"], as_request_error(error))
+                    await write(event(said, "error" if self.named else None))
+                    await write(b"", more=False)
+        if gone or limit.cancelled_caught:
+            scope.setdefault("state", {})["gone"] = True

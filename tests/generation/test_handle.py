@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import neuralchat_lite as ncl
+from neuralchat_lite.generation.handle import Bell, _bells, pieces_or_ticks
 
 from ..patience import patience
 
@@ -138,3 +140,38 @@ def test_a_task_that_is_cancelled_ends_its_answers(model: ncl.Model) -> None:
             await asyncio.sleep(0.001)
 
     asyncio.run(ask())
+
+
+def test_whoever_waits_for_whole_answers_is_woken_when_they_end_alone(
+    model: ncl.Model, alone: list[ncl.Reply], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = []
+    ring = Bell.ring
+    monkeypatch.setattr(Bell, "ring", lambda bell: (woken.append(bell), ring(bell)))
+
+    async def all_of(whole: bool) -> list[list[int]]:
+        handles = [model.submit(prompt, **GREEDY) for prompt in PROMPTS]
+        found: list[list[int]] = [[] for _ in PROMPTS]
+        async with aclosing(pieces_or_ticks(handles, whole=whole)) as pieces:
+            async for item in pieces:
+                assert item is not None
+                found[item[0]].append(item[1].token_id)
+        return found
+
+    expected = [list(reply.token_ids) for reply in alone]
+    assert asyncio.run(all_of(whole=True)) == expected
+    assert 0 < len(woken) <= len(PROMPTS)
+    woken.clear()
+    assert asyncio.run(all_of(whole=False)) == expected
+    assert len(woken) > len(PROMPTS)
+    assert not _bells, "a loop that has ended is kept"
+
+
+def test_a_clock_ticks_while_nothing_comes(model: ncl.Model) -> None:
+    async def ticks() -> int:
+        with model.scheduler.lock:  # nobody can run a step
+            handle = model.submit(PROMPTS[0], **GREEDY)
+            async with aclosing(pieces_or_ticks([handle], 0.01)) as pieces:
+                return len([await anext(pieces) for _ in range(3)])
+
+    assert asyncio.run(ticks()) == 3

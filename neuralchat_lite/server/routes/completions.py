@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from openai.types import Completion, CompletionChoice
+from openai.types import Completion
 
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import finish_reason, text_logprobs
@@ -50,17 +50,16 @@ async def whole(exchange: Texts) -> Completion:
     return Completion(**await exchange.whole(choice))
 
 
-def choice(answers: Answers, index: int, pieces: list[Piece], offset: int = 0) -> CompletionChoice:
+def choice(answers: Answers, index: int, pieces: list[Piece], offset: int = 0) -> dict[str, Any]:
     known = None
     if pieces[0].logprob is not None:
-        known = text_logprobs(answers, pieces, offset)
-    # A part of a stream has no reason yet, which OpenAI's own type does not know.
-    return CompletionChoice.model_construct(
-        text="".join(piece.text for piece in pieces),
-        index=index,
-        finish_reason=finish_reason(pieces[-1]),
-        logprobs=known,
-    )
+        known = text_logprobs(answers, pieces, offset).model_dump()
+    return {
+        "text": "".join(piece.text for piece in pieces),
+        "index": index,
+        "finish_reason": finish_reason(pieces[-1]),
+        "logprobs": known,
+    }
 
 
 async def stream(exchange: Texts) -> AsyncGenerator[bytes]:
@@ -81,11 +80,13 @@ async def stream(exchange: Texts) -> AsyncGenerator[bytes]:
                 offsets[index] += len(piece.text)
     cost = exchange.cost()
     if exchange.body.with_usage:
+        cost["usage"] = cost["usage"].model_dump(exclude_unset=True)
         yield part(exchange, [], **cost)
     yield DONE
 
 
-def part(exchange: Texts, choices: list[CompletionChoice], **more: Any) -> bytes:
+def part(exchange: Texts, choices: list[dict[str, Any]], **more: Any) -> bytes:
+    """Not by way of OpenAI's own type, which does not know that a part has no reason yet."""
     if exchange.body.with_usage and "usage" not in more:
         more["usage"] = None
-    return event(Completion.model_construct(**exchange.head, choices=choices, **more))
+    return event({**exchange.head, "choices": choices, **more})
