@@ -41,6 +41,14 @@ class GuardingGroup:
         list[str] | None,
         option(GUARDING, "Web pages of this origin may ask, or * (repeatable)."),
     ] = None
+    allowed_host: Annotated[
+        list[str] | None,
+        option(
+            GUARDING,
+            "A name by which requests may reach it, behind a proxy (repeatable). Without keys, a "
+            "server at a loopback address answers to addresses and private names alone.",
+        ),
+    ] = None
     max_queue: Annotated[
         int, option(GUARDING, "Answers of a model that may wait; then requests get a 429.")
     ] = 256
@@ -50,12 +58,14 @@ class GuardingGroup:
     request_timeout: Annotated[float, option(GUARDING, "Seconds that a request may take.")] = 600.0
     max_body: Annotated[str, option(GUARDING, "Size of a request, such as 8M.")] = "8M"
 
-    def settings(self, sampling: dict[str, Any]) -> Settings:
+    def settings(self, host: str, sampling: dict[str, Any]) -> Settings:
         from neuralchat_lite.server.settings import Settings
 
+        named = tuple(self.allowed_host or ())
         return Settings(
             api_keys=() if self.api_key_file is None else keys_in(self.api_key_file),
             cors_origins=tuple(self.cors_origin or ()),
+            allowed_hosts=named if named or is_loopback(host) else None,
             max_queue=self.max_queue,
             max_batch=self.max_batch,
             request_timeout=self.request_timeout,
@@ -81,6 +91,10 @@ def serve(
         str | None,
         option(SERVING, "Memory for keys and values of a model, such as 4G. Default: half of it."),
     ] = None,
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        option(SERVING, "Where OpenTelemetry's spans go, such as http://localhost:4318/v1/traces."),
+    ] = None,
     guarding: GuardingGroup,
     temperature: Annotated[
         float | None,
@@ -100,14 +114,16 @@ def serve(
     """
     require_packages()
     sampling = {"temperature": temperature, "draft": draft}
-    settings = guarding.settings({k: v for k, v in sampling.items() if v is not None})
+    settings = guarding.settings(host, {k: v for k, v in sampling.items() if v is not None})
     names = names_of(models, model_name)
     memory = None if kv_memory is None else bytes_of(kv_memory, "--kv-memory")
     if not 1 <= grace <= LONGEST_GRACE:
         raise ConfigError(f"--grace {grace:g} must be from 1 to {LONGEST_GRACE:g} seconds")
     from neuralchat_lite.server.app import create_app
     from neuralchat_lite.server.run import listen, run
+    from neuralchat_lite.server.tracing import trace_requests, tracer_provider
 
+    traces = None if otlp_traces_endpoint is None else tracer_provider(otlp_traces_endpoint)
     listening = listen(host, port)  # before a model is loaded
     loaded = {}
     for name, model in zip(names, models, strict=True):
@@ -115,13 +131,19 @@ def serve(
         warn_without_template(loaded[name])
     show_log()
     app = create_app(loaded, settings)
+    if traces is not None:
+        trace_requests(app, traces)
     warn_if_open(host, settings.api_keys)
     address = f"[{host}]" if ":" in host else host
     warn(
         f"Listening at http://{address}:{listening.getsockname()[1]}/v1 "
         f"(models: {', '.join(names)})"
     )
-    run(app, listening, grace)
+    try:
+        run(app, listening, grace)
+    finally:
+        if traces is not None:
+            traces.shutdown()  # sends the last ones
 
 
 def require_packages() -> None:

@@ -14,6 +14,7 @@ from openai.types.completion_choice import Logprobs
 from openai.types.completion_usage import PromptTokensDetails
 
 from neuralchat_lite.generation.sequence import Piece, Timings
+from neuralchat_lite.server.cost import Cost
 from neuralchat_lite.server.desk import Answers
 from neuralchat_lite.server.metrics import REASONS
 
@@ -28,6 +29,17 @@ class Sum:
     def add(self, index: int, piece: Piece) -> None:
         if piece.timings is not None:
             self.ended[index] = piece.timings
+
+    @property
+    def first(self) -> Timings:
+        return self.ended[min(self.ended)]
+
+    def note(self, request: Request, model: str) -> CompletionUsage:
+        """Let the log and traces have it too. Returns the usage."""
+        usage = self.usage()
+        prompt, new = usage.prompt_tokens, usage.completion_tokens
+        Cost(model, prompt, new, self.first.time_to_first_token_s).note(request)
+        return usage
 
     def usage(self) -> CompletionUsage:
         firsts = [timings for index, timings in self.ended.items() if index % self.answers == 0]
@@ -44,7 +56,7 @@ class Sum:
 
     def timings(self) -> dict[str, Any]:
         """Of the first answer, in seconds. `usage` has the sums."""
-        one = self.ended[min(self.ended)]
+        one = self.first
         return {
             "time_to_first_token_s": one.time_to_first_token_s,
             "time_per_token_s": one.time_per_token_s,
@@ -56,13 +68,6 @@ class Sum:
 
 def finish_reason(piece: Piece) -> Any:
     return None if piece.finish_reason is None else REASONS[piece.finish_reason]
-
-
-def note_tokens(request: Request, usage: CompletionUsage) -> None:
-    """For the line of the log."""
-    request.scope["state"]["tokens"] = (
-        f" prompt_tokens={usage.prompt_tokens} new_tokens={usage.completion_tokens}"
-    )
 
 
 def chat_logprobs(answers: Answers, pieces: Sequence[Piece]) -> list[ChatCompletionTokenLogprob]:

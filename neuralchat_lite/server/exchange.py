@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from neuralchat_lite.generation.sequence import Piece
-from neuralchat_lite.server.answers import Sum, note_tokens
+from neuralchat_lite.server.answers import Sum
 from neuralchat_lite.server.desk import Answers, Asked, Desk
 from neuralchat_lite.server.events import EventStream
 from neuralchat_lite.server.streams import begun
@@ -48,8 +48,7 @@ class Exchange:
 
     def cost(self) -> dict[str, Any]:
         """What all answers took, once they have ended; the log has it too."""
-        usage = self.sum.usage()
-        note_tokens(self.request, usage)
+        usage = self.sum.note(self.request, self.desk.name)
         return {"usage": usage, "timings": self.sum.timings()}
 
     async def whole(self, choice: Callable[[Answers, int, list[Piece]], Any]) -> dict[str, Any]:

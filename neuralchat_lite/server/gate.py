@@ -1,4 +1,4 @@
-"""The way in: keys, the size of bodies and the time they take, and one line of the log a request.
+"""The way in: names, keys, the size and time of bodies, and one line of the log a request.
 
 A plain ASGI wrapper around the whole application, so that nothing behind it sees a request that it
 refuses, and no error leaves it unanswered.
@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from neuralchat_lite.server.cost import Cost
 from neuralchat_lite.server.desk import ClientGone
 from neuralchat_lite.server.errors import (
     RequestError,
@@ -23,6 +24,7 @@ from neuralchat_lite.server.errors import (
     log,
     response_for,
 )
+from neuralchat_lite.server.hosts import check_host
 from neuralchat_lite.server.settings import Settings
 
 # What everybody may see: whether the server lives, and the page, which asks for the key itself.
@@ -44,6 +46,7 @@ class Gate:
         scope.setdefault("state", {})
         visit = Visit(scope, receive, send, self.settings)
         try:
+            self.check_host(scope)
             self.check_key(scope)
             await visit.read_body()
             await self.app(scope, visit.receive, visit.send)
@@ -53,6 +56,11 @@ class Gate:
             await visit.answer(error)
         finally:
             visit.log()
+
+    def check_host(self, scope: Scope) -> None:
+        if self.settings.allowed_hosts is not None and not self.digests:
+            host = dict(scope["headers"]).get(b"host", b"")
+            check_host(host, self.settings.allowed_hosts)
 
     def check_key(self, scope: Scope) -> None:
         path = scope["path"]
@@ -152,12 +160,13 @@ class Visit:
         path = getattr(route, "path", None) or "(no route)"
         status = CLIENT_GONE if state.get("gone") else self.status
         spent = (time.monotonic() - self.began) * 1000
+        cost: Cost | None = state.get("cost")
         log.info(
             "%s %s %s %.1f ms%s id=%s",
             self.scope["method"],
             path,
             status,
             spent,
-            state.get("tokens", ""),
+            cost.line() if cost else "",
             self.id,
         )

@@ -30,6 +30,8 @@ class Settings:
 
     api_keys: of which a request must bring one; none: everybody may ask
     cors_origins: web pages of these origins may ask
+    allowed_hosts: without keys, requests must reach the server by its address, a private name or
+        one of these (see `hosts`); None: by any
     max_queue: answers of one model that may wait; more are refused with 429
     max_batch: answers of one model that are computed together
     request_timeout: from a request's arrival to the end of its answer
@@ -44,6 +46,7 @@ class Settings:
 
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] | None = None
     max_queue: int = 256
     max_batch: int = 64
     request_timeout: float = 600.0

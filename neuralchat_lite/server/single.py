@@ -12,7 +12,7 @@ from openai.types import CompletionUsage
 from neuralchat_lite.chat.answers import NAMES_OF_REASONING, AnswerParser, Delta
 from neuralchat_lite.generation.options import GenerationOptions
 from neuralchat_lite.generation.sequence import FinishReason, Piece
-from neuralchat_lite.server.answers import Sum, note_tokens
+from neuralchat_lite.server.answers import Sum
 from neuralchat_lite.server.blocks import Block, Part, take
 from neuralchat_lite.server.calling import Calling
 from neuralchat_lite.server.desk import Desk
@@ -64,8 +64,7 @@ class Single:
                         yield take(self.blocks, delta)
         if not self.blocks:
             yield take(self.blocks, Delta(content=""))
-        self.usage = cost.usage()
-        note_tokens(self.request, self.usage)
+        self.usage = cost.note(self.request, self.desk.name)
 
     def read(self, reader: AnswerParser, piece: Piece) -> list[Delta]:
         self.token_ids.append(piece.token_id)

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 import neuralchat_lite as ncl
+from neuralchat_lite.server.routes.texts import LONGEST_TEXT
 
 from .calls import ASK, Client
 
@@ -70,6 +71,10 @@ def test_a_last_turn_of_the_assistant_is_gone_on_with(client: Client) -> None:
 def test_tokens_are_counted_without_an_answer(client: Client) -> None:
     found = client.post("/v1/messages/count_tokens", {"model": "nano", "messages": ASK})
     assert found.json() == {"input_tokens": 21}
+    long = [{"role": "user", "content": "x" * (LONGEST_TEXT + 1)}]
+    refused = client.post("/v1/messages/count_tokens", {"model": "nano", "messages": long})
+    assert refused.status_code == 400
+    assert str(LONGEST_TEXT) in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

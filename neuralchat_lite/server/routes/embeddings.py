@@ -11,6 +11,7 @@ from openai.types import CreateEmbeddingResponse, Embedding
 from openai.types.create_embedding_response import Usage
 
 from neuralchat_lite.generation.texts import encode_texts, is_one
+from neuralchat_lite.server.cost import Cost
 from neuralchat_lite.server.desk import Desk, desks_of
 from neuralchat_lite.server.requests.texts import EmbeddingRequest
 
@@ -24,7 +25,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
     desk.refuse_long_list(len(given), "input")
     tokens, vectors = await desk.read(request, lambda: embed(desk, given, body))
     usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-    request.scope["state"]["tokens"] = f" prompt_tokens={tokens}"
+    Cost(desk.name, tokens).note(request)
     if body.encoding_format == "base64":
         # Little-endian fp32, as OpenAI's own client asks for it and reads it.
         data = [

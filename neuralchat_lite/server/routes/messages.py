@@ -19,6 +19,7 @@ from neuralchat_lite.server.desk import Desk, desks_of
 from neuralchat_lite.server.events import EventStream, event
 from neuralchat_lite.server.requests.messages import CountRequest, MessagesRequest
 from neuralchat_lite.server.requests.options import options_of
+from neuralchat_lite.server.routes.texts import refuse_long_text
 from neuralchat_lite.server.single import Single
 from neuralchat_lite.server.streams import begun
 
@@ -71,6 +72,7 @@ async def count_tokens(request: Request, body: CountRequest) -> JSONResponse:
 
     def count() -> int:
         prompt, prefill = body.prompt()
+        refuse_long_text(f"{prompt}{prefill}")
         options = GenerationOptions(
             prefill=prefill, chat_template_kwargs=calling.variables(model.tokenizer)
         )
