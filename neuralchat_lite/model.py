@@ -246,25 +246,29 @@ class Model:
         return One(self.decoder, self.tokenizer, encoded, settings, load_s=self.load_s)
 
     @overload
-    def score(self, texts: str | list[int] | Tensor) -> Score: ...
+    def score(self, texts: str | list[int] | Tensor, top_logprobs: int = 0) -> Score: ...
 
     @overload
-    def score(self, texts: list[str] | list[list[int]] | list[Tensor]) -> list[Score]: ...
+    def score(
+        self, texts: list[str] | list[list[int]] | list[Tensor], top_logprobs: int = 0
+    ) -> list[Score]: ...
 
     @shortages()
     @at_work()
-    def score(self, texts: Any) -> Score | list[Score]:
+    def score(self, texts: Any, top_logprobs: int = 0) -> Score | list[Score]:
         """The log-probability of each token of a text after those before it, or of each text of
         a list; texts of a list are computed together.
 
         texts: a text, or token ids, or a list of them
+        top_logprobs: how many of the likeliest tokens at each place are wanted too, 0 to 20
 
         Raises PromptError for no texts, and for one that is empty, has another form or is longer
-        than the context.
+        than the context; ConfigError for another `top_logprobs`.
         """
+        GenerationOptions.of({"logprobs": True, "top_logprobs": top_logprobs})
         if is_one(texts):
-            return score(self.decoder, self.tokenizer, [texts])[0]
-        return score(self.decoder, self.tokenizer, texts)
+            return score(self.decoder, self.tokenizer, [texts], top_logprobs)[0]
+        return score(self.decoder, self.tokenizer, texts, top_logprobs)
 
     @shortages()
     @at_work()

@@ -13,6 +13,7 @@ from neuralchat_lite.generation.loop import fold
 from neuralchat_lite.generation.scheduler import Scheduler
 from neuralchat_lite.generation.sequence import Piece, Reply
 from neuralchat_lite.generation.sequence import Sequence as One
+from neuralchat_lite.generation.text import Detokenizer
 
 
 class Handle:
@@ -69,6 +70,10 @@ class Handle:
         """Those of a token alone, which may be a part of a character; None where they cannot be
         told."""
         return self._job.sequence.text_of.bytes_of(token_id)
+
+    def text(self) -> Detokenizer:
+        """What makes text of tokens, from the first."""
+        return Detokenizer(self._job.sequence.tokenizer)
 
     def cancel(self) -> None:
         """End the answer at the next step; returns at once, from any thread. Does nothing when it

@@ -13,7 +13,7 @@ from typing import Any
 
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.engines.engine import WHEN_NOT_FINITE, Decoder
-from neuralchat_lite.generation.logprobs import logprobs_of
+from neuralchat_lite.generation.logprobs import TopLogprob, likeliest, logprobs_of
 from neuralchat_lite.generation.sampling import check_finite
 from neuralchat_lite.generation.text import Detokenizer
 from neuralchat_lite.generation.texts import encode_texts
@@ -30,11 +30,14 @@ class Score:
     logprobs: natural log-probability of each token after those before it; None for the first,
         which comes after nothing
     tokens: the text of each token, or its name if it is special
+    top_logprobs: the likeliest tokens at each place, the likeliest first; None for the first, and
+        empty unless asked for
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float | None, ...]
     tokens: tuple[str, ...]
+    top_logprobs: tuple[tuple[TopLogprob, ...] | None, ...] = ()
 
     @property
     def total(self) -> float:
@@ -48,10 +51,13 @@ class Score:
         return math.exp(-self.total / count) if count else None
 
 
-def score(decoder: Decoder, tokenizer: Tokenizer, texts: Sequence[Any]) -> list[Score]:
+def score(
+    decoder: Decoder, tokenizer: Tokenizer, texts: Sequence[Any], top_logprobs: int = 0
+) -> list[Score]:
     """The score of each text, in order. Batches do not change it: a text has the same score alone.
 
     texts: texts (tokenized with the special tokens of the tokenizer) or token ids
+    top_logprobs: how many of the likeliest tokens at each place are wanted too
 
     Raises PromptError for no texts, and for one that is empty, has another form or is longer than
     the context; CheckpointError for logits that are not finite.
@@ -59,7 +65,9 @@ def score(decoder: Decoder, tokenizer: Tokenizer, texts: Sequence[Any]) -> list[
     # The last token needs no place.
     most = decoder.context_length + 1
     ids = encode_texts(texts, decoder, tokenizer, most, "scored")
+    name = Detokenizer(tokenizer).name
     found: list[list[float]] = [[] for _ in ids]
+    tops: list[list[tuple[TopLogprob, ...]]] = [[] for _ in ids]
     remedy = getattr(decoder, "when_not_finite", WHEN_NOT_FINITE)
     caches: dict[int, Any] = {}
     # The last token of a text is predicted, and never fed.
@@ -75,10 +83,16 @@ def score(decoder: Decoder, tokenizer: Tokenizer, texts: Sequence[Any]) -> list[
         for (text, first, last), rows in zip(block, logits, strict=True):
             check_finite(rows, first + 1, remedy)
             found[text] += logprobs_of(rows, ids[text][first + 1 : last + 1])
+            if top_logprobs:
+                tops[text] += [likeliest(row, top_logprobs, name) for row in rows]
             if last == len(ids[text]) - 1:
                 del caches[text]  # its memory is free for the next ones
-    name = Detokenizer(tokenizer).name
     return [
-        Score(tuple(each), (None, *logprobs), tuple(map(name, each)))
-        for each, logprobs in zip(ids, found, strict=True)
+        Score(
+            tuple(each),
+            (None, *logprobs),
+            tuple(map(name, each)),
+            (None, *top) if top_logprobs else (),
+        )
+        for each, logprobs, top in zip(ids, found, tops, strict=True)
     ]

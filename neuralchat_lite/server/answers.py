@@ -13,7 +13,11 @@ from openai.types.chat.chat_completion_token_logprob import TopLogprob
 from openai.types.completion_choice import Logprobs
 from openai.types.completion_usage import PromptTokensDetails
 
+from neuralchat_lite.generation.handle import Handle
+from neuralchat_lite.generation.logprobs import TopLogprob as Likeliest
+from neuralchat_lite.generation.score import Score
 from neuralchat_lite.generation.sequence import Piece, Timings
+from neuralchat_lite.generation.text import REPLACEMENT
 from neuralchat_lite.server.cost import Cost
 from neuralchat_lite.server.desk import Answers
 from neuralchat_lite.server.metrics import REASONS
@@ -92,19 +96,41 @@ def chat_logprobs(answers: Answers, pieces: Sequence[Piece]) -> list[ChatComplet
     ]
 
 
-def text_logprobs(answers: Answers, pieces: Sequence[Piece], offset: int) -> Logprobs:
-    """In the older form. offset: characters of the text before these pieces"""
-    name = answers.handles[0].token_name
-    kept = [piece for piece in pieces if piece.logprob is not None and piece.finish_reason != "eos"]
-    offsets = []
-    for piece in kept:
-        offsets.append(offset)
-        offset += len(piece.text)
-    return Logprobs(
-        tokens=[name(piece.token_id) for piece in kept],
-        token_logprobs=[piece.logprob for piece in kept if piece.logprob is not None],
-        top_logprobs=[
-            {top.token: top.logprob for top in piece.top_logprobs or ()} for piece in kept
-        ],
-        text_offset=offsets,
-    )
+def text_logprobs(
+    answers: Answers, pieces: Sequence[Piece], offset: int, score: Score | None = None
+) -> dict[str, list[Any]]:
+    """In the older form, where nothing comes before the first token of a prompt.
+
+    offset: characters of the text before these pieces
+    score: of the prompt, if the text begins with it
+    """
+    one = answers.handles[0]
+    found: dict[str, list[Any]] = {name: [] for name in Logprobs.model_fields}
+
+    def add(token: int, value: float | None, top: Sequence[Likeliest] | None, offset: int) -> None:
+        found["text_offset"].append(offset)
+        found["token_logprobs"].append(value)
+        found["tokens"].append(text_name(one, token))
+        likeliest = {text_name(one, each.token_id): each.logprob for each in top or ()}
+        found["top_logprobs"].append(None if value is None else likeliest)
+
+    ahead = 0  # of the first piece: the prompt, which the echo has put before its text
+    if score is not None:
+        pushed = one.text()
+        tops = score.top_logprobs or (None,) * len(score.token_ids)
+        for token, value, top in zip(score.token_ids, score.logprobs, tops, strict=True):
+            add(token, value, top, offset + ahead)
+            ahead += len(pushed.push(token))
+    for piece in pieces:
+        if piece.logprob is not None and piece.finish_reason != "eos":
+            add(piece.token_id, piece.logprob, piece.top_logprobs, offset + ahead)
+        offset, ahead = offset + len(piece.text), 0
+    return found
+
+
+def text_name(handle: Handle, token: int) -> str:
+    """OpenAI's name of a token that is a part of a character is its bytes."""
+    name, known = handle.token_name(token), handle.token_bytes(token)
+    if REPLACEMENT not in name or known is None:
+        return name
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in known)

@@ -144,6 +144,7 @@ class Answers:
         """In a thread. All prompts are encoded first, so that an error of one begins none."""
         model, sequences = self.desk.model, []
         for prompt, options in make():
+            self.refuse_late()
             if self.closed or self.gone.done():  # nobody waits for this thread any more
                 return
             sequences.append(model.sequence(prompt, options))
@@ -153,6 +154,11 @@ class Answers:
             self.handles.append(Handle(model.scheduler, sequence))
         if self.closed or self.gone.done():
             self.cancel()
+
+    def refuse_late(self, now: float | None = None) -> None:
+        """Raise RequestError after the time that a request may take."""
+        if (now or time.monotonic()) - self.arrived > self.desk.settings.request_timeout:
+            raise self.desk.too_late("ask for fewer tokens")
 
     def cancel(self) -> None:
         for handle in list(self.handles):
@@ -177,8 +183,7 @@ class Answers:
         async with aclosing(pieces_or_ticks(self.handles, tick, whole=every is None)) as found:
             async for item in found:
                 now = time.monotonic()
-                if now - self.arrived > settings.request_timeout:
-                    raise self.desk.too_late("ask for fewer tokens")
+                self.refuse_late(now)
                 if item is None:
                     if every is not None and now - last >= every:
                         last = now

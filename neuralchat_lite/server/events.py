@@ -28,12 +28,15 @@ HEADERS = {
 
 def event(data: BaseModel | dict[str, Any], name: str | None = None) -> bytes:
     """name: of the event, where the form has names"""
-    if isinstance(data, BaseModel):
-        text = data.model_dump_json(exclude_unset=True)
-    else:
-        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {text}\n\n".encode()
+    return f"{head}data: {as_json(data)}\n\n".encode()
+
+
+def as_json(data: BaseModel | dict[str, Any]) -> str:
+    """In one line."""
+    if isinstance(data, BaseModel):
+        return data.model_dump_json(exclude_unset=True)
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 class EventStream(Response):

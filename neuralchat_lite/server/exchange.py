@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import Sum
 from neuralchat_lite.server.desk import Answers, Asked, Desk
-from neuralchat_lite.server.events import EventStream
+from neuralchat_lite.server.events import EventStream, as_json
 from neuralchat_lite.server.streams import begun
 
 
@@ -43,8 +42,14 @@ class Exchange:
     def asked(self) -> list[Asked]:
         raise NotImplementedError
 
-    def answering(self) -> Any:
-        return self.desk.answering(self.request, self.asked, self.answers)
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[Answers]:
+        async with self.desk.answering(self.request, self.asked, self.answers) as answers:
+            await self.look_at_prompts(answers)
+            yield answers
+
+    async def look_at_prompts(self, answers: Answers) -> None:
+        """While the answers are on their way."""
 
     def cost(self) -> dict[str, Any]:
         """What all answers took, once they have ended; the log has it too."""
@@ -55,10 +60,12 @@ class Exchange:
         """The fields of the whole answer. choice: of which answer, from its pieces"""
         kept: list[list[Piece]] = [[] for _ in range(self.answers)]
         async with self.answering() as answers, aclosing(answers.pieces()) as pieces:
-            async for index, piece in pieces:
+            async for found in pieces:
+                assert found is not None, "there is no clock"
+                index, piece = found
                 kept[index].append(piece)
                 self.sum.add(index, piece)
-            choices = [choice(answers, index, found) for index, found in enumerate(kept)]
+            choices = [choice(answers, index, all_of_it) for index, all_of_it in enumerate(kept)]
         return {**self.head, "choices": choices, **self.cost()}
 
     async def respond(
@@ -67,5 +74,4 @@ class Exchange:
         """By `stream` if the request asks for events, else by `whole`; both get the exchange."""
         if self.body.stream:
             return EventStream(await begun(stream(self)), self.desk.settings.write_timeout)
-        answer: BaseModel = await whole(self)
-        return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+        return Response(as_json(await whole(self)), media_type="application/json")

@@ -51,6 +51,25 @@ def slow(decoder: Any, ids: list[int]) -> list[float]:
 TEXTS = [[1, 2, 3], [7], list(range(50)), [5, 4], [9] * 101, list(range(40, 0, -1))]
 
 
+@pytest.mark.parametrize("rows", [1, 256])
+def test_the_likeliest_tokens_are_those_of_the_same_logits(
+    tiny: Any, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS", rows)
+    tokenizer: Any = Words()
+    plain, found = score(tiny, tokenizer, TEXTS), score(tiny, tokenizer, TEXTS, top_logprobs=3)
+    for ids, one, other in zip(TEXTS, plain, found, strict=True):
+        assert one.top_logprobs == () and one.logprobs == other.logprobs
+        assert len(other.top_logprobs) == len(ids) and other.top_logprobs[0] is None
+        if len(ids) == 1:
+            continue
+        logits = tiny.forward(ids[:-1], tiny.new_cache(), all_logits=True)
+        for row, top in zip(logits, other.top_logprobs[1:], strict=True):
+            assert top is not None
+            assert [each.token_id for each in top] == row.topk(3).indices.tolist()
+            assert top[0].logprob == pytest.approx(float(row.log_softmax(-1).max()), abs=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 7, 256])
 def test_scores_are_those_of_a_softmax_over_all_logits(
     tiny: Any, rows: int, monkeypatch: pytest.MonkeyPatch

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import neuralchat_lite as ncl
+from types import SimpleNamespace
+from typing import Any
 
-from .calls import Client, error_of, events
+import neuralchat_lite as ncl
+from neuralchat_lite.server.answers import text_name
+
+from .calls import Client, events
 
 
 def test_texts_and_ids_are_continued_as_they_are(client: Client, nano: ncl.Model) -> None:
@@ -44,9 +48,44 @@ def test_echo_begins_with_the_prompt(client: Client) -> None:
     assert echoed["text"] == "calculate 1 + 1" + plain["text"]
 
 
-def test_log_probabilities_of_a_prompt_are_refused_by_name(client: Client) -> None:
-    refused = client.complete(echo=True, logprobs=1)
-    assert refused.status_code == 400 and error_of(refused)["param"] == "echo"
+def test_echo_with_logprobs_tells_those_of_the_prompt_too(client: Client, nano: ncl.Model) -> None:
+    """What lm-evaluation-harness asks servers for."""
+    prompts = ["calculate 1 + 1", "calculate 20 + 30"]
+    asked: dict[str, Any] = {"prompt": prompts, "echo": True, "logprobs": 2, "n": 2}
+    found = client.complete(**asked, max_tokens=3).json()["choices"]
+    for index, choice in enumerate(found):
+        score = nano.score(prompts[index // 2], top_logprobs=2)
+        told, size = choice["logprobs"], len(score.token_ids)
+        assert told["token_logprobs"][:size] == list(score.logprobs)
+        assert told["tokens"][:size] == list(score.tokens)
+        assert told["top_logprobs"][0] is None and told["token_logprobs"][0] is None
+        assert all(len(top) == 2 for top in told["top_logprobs"][1:])
+        assert len({len(values) for values in told.values()}) == 1
+        for token, offset in list(zip(told["tokens"], told["text_offset"], strict=True))[1:]:
+            assert choice["text"][offset:].startswith(token)
+    streams = events(client.complete(**asked, max_tokens=3, stream=True))
+    for index, choice in enumerate(found):
+        parts = [one["choices"][0] for one in streams if one["choices"][0]["index"] == index]
+        assert "".join(part["text"] for part in parts) == choice["text"]
+        for name, values in choice["logprobs"].items():
+            assert [value for part in parts for value in part["logprobs"][name]] == values
+
+
+def test_a_prompt_of_ids_has_the_log_probabilities_of_these(
+    client: Client, nano: ncl.Model
+) -> None:
+    ids = nano.tokenizer.encode("calculate 7 + 1", add_special_tokens=False)
+    told = client.complete(prompt=ids, echo=True, logprobs=1, max_tokens=1).json()["choices"][0]
+    score = nano.score(ids, top_logprobs=1)
+    assert told["logprobs"]["token_logprobs"][: len(ids)] == list(score.logprobs)
+
+
+def test_log_probabilities_of_parts_of_characters_have_their_bytes_for_names() -> None:
+    handle: Any = SimpleNamespace(
+        token_name=lambda token: {1: "a", 2: "\ufffd", 3: "\ufffd"}[token],
+        token_bytes=lambda token: {1: b"a", 2: b"\xf0\x9f", 3: None}[token],
+    )
+    assert [text_name(handle, token) for token in (1, 2, 3)] == ["a", r"bytes:\xf0\x9f", "\ufffd"]
 
 
 def test_empty_prompts_are_a_400(client: Client) -> None:

@@ -20,17 +20,11 @@ class CompletionRequest(Sampling, Formed):
     unsupported: ClassVar = {
         "suffix": (("",), "models here write on; leave it out"),
         "best_of": ((1,), "use n"),
-        "prompt_logprobs": ((), "log-probabilities are of new tokens alone"),
+        "prompt_logprobs": ((), "use echo with logprobs"),
     }
 
     def prompts(self) -> list[Any]:
         """Each a text or token ids."""
-        if self.echo and self.logprobs is not None:
-            raise bad_request(
-                "echo with logprobs asks for log-probabilities of the prompt, which are not "
-                "supported: leave one of them out",
-                "echo",
-            )
         given: Any = self.prompt
         several = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
         if not isinstance(given, str) and not given:

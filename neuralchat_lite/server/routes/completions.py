@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from openai.types import Completion
 
+from neuralchat_lite.generation.score import Score
 from neuralchat_lite.generation.sequence import Piece
 from neuralchat_lite.server.answers import finish_reason, text_logprobs
 from neuralchat_lite.server.desk import Answers, Asked, desks_of
@@ -26,6 +27,14 @@ class Texts(Exchange):
         self.prompts = body.prompts()
         desk = desks_of(request).of(body.model)
         super().__init__(request, body, desk, len(self.prompts), "cmpl", "text_completion")
+
+        self.scores: list[Score] = []  # of the prompts, if the texts begin with them
+
+    async def look_at_prompts(self, answers: Answers) -> None:
+        if self.body.echo and self.body.logprobs is not None:
+            model, most = self.desk.model, self.body.logprobs
+            ids = [list(handle.prompt_ids) for handle in answers.handles[:: self.n]]
+            self.scores = await self.desk.read(self.request, lambda: model.score(ids, most))
 
     def asked(self) -> list[Asked]:
         options = options_of(
@@ -46,14 +55,24 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return await Texts(request, body).respond(stream, whole)
 
 
-async def whole(exchange: Texts) -> Completion:
-    return Completion(**await exchange.whole(choice))
+async def whole(exchange: Texts) -> dict[str, Any]:
+    """Not by way of OpenAI's own types, which know neither that a part of a stream has no reason
+    yet nor that a prompt's first token has no log-probability."""
+    return with_plain_usage(await exchange.whole(partial(choice, exchange)))
 
 
-def choice(answers: Answers, index: int, pieces: list[Piece], offset: int = 0) -> dict[str, Any]:
+def choice(
+    exchange: Texts,
+    answers: Answers,
+    index: int,
+    pieces: list[Piece],
+    offset: int | None = None,
+) -> dict[str, Any]:
+    """offset: characters of the answer before these pieces; None: they are its first"""
     known = None
     if pieces[0].logprob is not None:
-        known = text_logprobs(answers, pieces, offset).model_dump()
+        score = exchange.scores[index // exchange.n] if exchange.scores and offset is None else None
+        known = text_logprobs(answers, pieces, offset or 0, score)
     return {
         "text": "".join(piece.text for piece in pieces),
         "index": index,
@@ -65,7 +84,7 @@ def choice(answers: Answers, index: int, pieces: list[Piece], offset: int = 0) -
 async def stream(exchange: Texts) -> AsyncGenerator[bytes]:
     """Empty once the prompts are taken; then the parts."""
     ping = exchange.desk.settings.ping_interval
-    offsets = [0] * exchange.answers
+    offsets: list[int | None] = [None] * exchange.answers
     async with exchange.answering() as answers:
         yield b""
         async with aclosing(answers.pieces(ping)) as pieces:
@@ -74,19 +93,22 @@ async def stream(exchange: Texts) -> AsyncGenerator[bytes]:
                     yield PING
                     continue
                 index, piece = found
+                offset = offsets[index]
                 exchange.sum.add(index, piece)
                 if piece.text or piece.logprob is not None or piece.finish_reason is not None:
-                    yield part(exchange, [choice(answers, index, [piece], offsets[index])])
-                offsets[index] += len(piece.text)
-    cost = exchange.cost()
+                    yield part(exchange, [choice(exchange, answers, index, [piece], offset)])
+                offsets[index] = (offset or 0) + len(piece.text)
+    cost = with_plain_usage(exchange.cost())
     if exchange.body.with_usage:
-        cost["usage"] = cost["usage"].model_dump(exclude_unset=True)
         yield part(exchange, [], **cost)
     yield DONE
 
 
+def with_plain_usage(found: dict[str, Any]) -> dict[str, Any]:
+    return {**found, "usage": found["usage"].model_dump(exclude_unset=True)}
+
+
 def part(exchange: Texts, choices: list[dict[str, Any]], **more: Any) -> bytes:
-    """Not by way of OpenAI's own type, which does not know that a part has no reason yet."""
     if exchange.body.with_usage and "usage" not in more:
         more["usage"] = None
     return event({**exchange.head, "choices": choices, **more})
