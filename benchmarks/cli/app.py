@@ -48,6 +48,10 @@ COMMANDS = {
         "benchmarks.cli.requests:requests_command",
         "Measure many requests, some at a time, engines taking turns.",
     ),
+    "server": (
+        "benchmarks.cli.server:server",
+        "Measure the server under the load of many clients, beside threads in Python.",
+    ),
     "calibration": (
         "benchmarks.cli.calibration:calibration",
         "Measure calibrated quantizing, kill it at random and compare the bytes.",
