@@ -20,7 +20,7 @@ from torch import Tensor
 from neuralchat_lite.checkpoints.tokenizer import Tokenizer
 from neuralchat_lite.errors import ConfigError
 from neuralchat_lite.generation.deep_stack import with_stack
-from neuralchat_lite.generation.multiples import MOST_STATES, states_of_multiples
+from neuralchat_lite.generation.grammar_cost import too_costly
 from neuralchat_lite.generation.options import GenerationOptions
 
 # Between the parts of JSON: a space, or a new line and its indentation. Any whitespace would let a
@@ -100,11 +100,8 @@ def form_of(
             f"{name} is a grammar of {len(grammar)} characters, and {LONGEST} are allowed: "
             "simplify it"
         )
-    if states_of_multiples(grammar) > MOST_STATES:
-        raise ConfigError(
-            f"{name} has multipleOf with more than {MOST_STATES} remainders in all, which would "
-            "take minutes: give smaller or rounder numbers, or leave multipleOf out"
-        )
+    if complaint := too_costly(grammar, options.grammar or ""):
+        raise ConfigError(f"{name} has {complaint}")
     stack = LEAST_STACK + STACK_OF_CHARACTER * len(grammar)
     complaints, matcher = with_stack(stack, lambda: compiled(grammar, words))
     if complaints:  # a warning is about a part that would be left out

@@ -1,8 +1,9 @@
-"""What `multipleOf` of a schema costs before an answer begins.
+"""Grammars that would keep llguidance busy for minutes before an answer begins, where it has no
+limit of its own. Nothing can stop it from outside.
 
-llguidance makes a state for each remainder, 9 us each, and has no limit of that: three values of
-five digits took minutes, which nothing can stop. Where several may count for one number, their
-states multiply.
+It makes a state for each remainder of a `multipleOf`, 9 us each; where several may count for one
+number, their states multiply. And it looks at each pair of regular expressions that are joined
+with `&`: twelve took six seconds, and thirty more than a minute.
 """
 
 from __future__ import annotations
@@ -12,10 +13,31 @@ import re
 from decimal import Decimal
 
 MOST_STATES = 100_000  # a second
+MOST_JOINED = 8
+# Of Lark: strings and regular expressions, in which & is a letter.
+LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 ESCAPED = re.compile(r"\\+u([0-9a-fA-F]{4})")
 NUMBER = r"\d{1,400}(?:\.\d{1,400})?(?:[eE][+-]?\d{1,3})?"
 MULTIPLE = re.compile(rf'"multipleOf"\s*:\s*({NUMBER})')
 COMBINED = re.compile(r'"(allOf|anyOf|oneOf|\$ref)"')
+
+
+def too_costly(grammar: str, lark: str) -> str | None:
+    """What is to be changed in a grammar, and how; None for one that may be followed.
+
+    grammar: of llguidance; lark: what it was made of, if that was Lark
+    """
+    if states_of_multiples(grammar) > MOST_STATES:
+        return (
+            f"multipleOf with more than {MOST_STATES} remainders in all, which would take minutes: "
+            "give smaller or rounder numbers, or leave multipleOf out"
+        )
+    if (joined := LITERAL.sub("", lark).count("&")) > MOST_JOINED:
+        return (
+            f"{joined} times &, which would take minutes, and {MOST_JOINED} are allowed: join "
+            "fewer expressions"
+        )
+    return None
 
 
 def states_of_multiples(grammar: str) -> int:

@@ -1,4 +1,4 @@
-"""Which `multipleOf` would keep llguidance busy for minutes."""
+"""Which grammars would keep llguidance busy for minutes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import pytest
 
 import neuralchat_lite as ncl
 from neuralchat_lite.errors import ConfigError
-from neuralchat_lite.generation.multiples import MOST_STATES, states_of_multiples
+from neuralchat_lite.generation.grammar_cost import (
+    MOST_JOINED,
+    MOST_STATES,
+    states_of_multiples,
+    too_costly,
+)
 
 pytest.importorskip("llguidance", reason="forms of answers need the extra `structured`")
 
@@ -46,18 +51,32 @@ def test_an_enum_of_that_name_is_no_multiple() -> None:
     assert states_of_multiples(json.dumps({"enum": ["multipleOf", 10**9]})) == 0
 
 
+def joined(count: int) -> str:
+    return "start: X\nX: " + " & ".join(f"/(.*a){{{n}}}.*/" for n in range(1, count + 2))
+
+
+def test_expressions_that_are_joined_are_counted() -> None:
+    assert too_costly("", joined(MOST_JOINED)) is None
+    assert f"{MOST_JOINED + 1} times &" in str(too_costly("", joined(MOST_JOINED + 1)))
+
+
+def test_a_letter_is_no_join() -> None:
+    assert too_costly("", r'start: "&&&&&\"&&&&&" /&lt;|\/&&&&&&&&&&/') is None
+
+
 COSTLY: list[dict[str, Any]] = [
     {"json_schema": {"type": "integer", "multipleOf": 999_983}},
     {"json_schema": {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}},
     {"grammar": 'start: %json {"type": "integer", "multipleOf": 999983}'},
+    {"grammar": joined(28)},
 ]
 
 
-@pytest.mark.parametrize("form", COSTLY, ids=["one", "combined", "in a grammar"])
+@pytest.mark.parametrize("form", COSTLY, ids=["one", "combined", "in a grammar", "joined"])
 def test_what_would_take_minutes_is_refused_at_once(form: dict[str, Any]) -> None:
     model = ncl.load(Path(__file__).parents[2] / "examples/nano/model", dtype="fp32")
     start = time.monotonic()
-    with pytest.raises(ConfigError, match="multipleOf"):
+    with pytest.raises(ConfigError, match="would take minutes"):
         model.generate("1", **form)
     assert time.monotonic() - start < 5
 
