@@ -71,6 +71,38 @@ def test_langchain_is_told_where_a_template_reads_no_tools(address: str) -> None
         chat.invoke("left")
 
 
+@pytest.mark.parametrize("responses", [False, True], ids=["chat", "responses"])
+def test_langchain_calls_a_tool_and_goes_on_after_its_result(
+    caller: ncl.Model, serving: Callable[..., str], responses: bool
+) -> None:
+    tools = pytest.importorskip("langchain_core.tools", reason="langchain-core is not installed")
+    messages = pytest.importorskip("langchain_core.messages")
+    pytest.importorskip("llguidance", reason="forms of answers need llguidance")
+
+    def turn(way: Literal["left", "right"]) -> str:
+        """Turn."""
+        return f"turned {way}"
+
+    tool = tools.tool(turn)
+    # Much white space: as much room as the context has.
+    chat = langchain(serving(caller), room=280, use_responses_api=responses)
+    bound = chat.bind_tools([tool], tool_choice="turn", strict=True)
+    asked = messages.HumanMessage("which way?")
+    called = bound.invoke([asked])
+    [call] = called.tool_calls
+    assert call["name"] == "turn" and call["args"]["way"] in ("left", "right")
+    result = tool.invoke(call)
+    assert result.content == f"turned {call['args']['way']}"
+    after = chat.bind_tools([tool], tool_choice="none").invoke([asked, called, result])
+    assert after.text and not after.tool_calls
+    streamed = None
+    for part in bound.stream([asked]):
+        streamed = part if streamed is None else streamed + part
+    assert [(one["name"], one["args"]) for one in streamed.tool_calls] == [
+        (call["name"], call["args"])
+    ]
+
+
 def test_langchain_embeds(address: str) -> None:
     found = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
     embeddings = found.OpenAIEmbeddings(
