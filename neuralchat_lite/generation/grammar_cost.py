@@ -14,9 +14,10 @@ from decimal import Decimal
 
 MOST_STATES = 100_000  # a second
 MOST_JOINED = 8
-# Of Lark: strings and regular expressions, in which & is a letter.
-LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
-ESCAPED = re.compile(r"\\+u([0-9a-fA-F]{4})")
+# Of Lark: strings and regular expressions, in which & is a letter. One that does not end is taken
+# to the end of its line, or each quote in it would be looked at as a beginning.
+LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"?|/(?:\\.|[^/\\\n])*/?')
+ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 NUMBER = r"\d{1,400}(?:\.\d{1,400})?(?:[eE][+-]?\d{1,3})?"
 MULTIPLE = re.compile(rf'"multipleOf"\s*:\s*({NUMBER})')
 COMBINED = re.compile(r'"(allOf|anyOf|oneOf|\$ref)"')

@@ -71,8 +71,8 @@ class Handle:
         told."""
         return self._job.sequence.text_of.bytes_of(token_id)
 
-    def text(self) -> Detokenizer:
-        """What makes text of tokens, from the first."""
+    def detokenizer(self) -> Detokenizer:
+        """A new one: what makes text of tokens, from the first."""
         return Detokenizer(self._job.sequence.tokenizer)
 
     def cancel(self) -> None:

@@ -116,7 +116,7 @@ def text_logprobs(
 
     ahead = 0  # of the first piece: the prompt, which the echo has put before its text
     if score is not None:
-        pushed = one.text()
+        pushed = one.detokenizer()
         tops = score.top_logprobs or (None,) * len(score.token_ids)
         for token, value, top in zip(score.token_ids, score.logprobs, tops, strict=True):
             add(token, value, top, offset + ahead)

@@ -64,6 +64,14 @@ def test_a_letter_is_no_join() -> None:
     assert too_costly("", r'start: "&&&&&\"&&&&&" /&lt;|\/&&&&&&&&&&/') is None
 
 
+@pytest.mark.parametrize("text", ["\\", '\\"', '"multipleOf":', "/\\/", '"multipleOf" ', "&"])
+def test_a_long_grammar_is_counted_in_no_time(text: str) -> None:
+    start = time.monotonic()
+    long = text * ((1 << 20) // len(text))
+    too_costly(long, f'"{long}')
+    assert time.monotonic() - start < 2
+
+
 COSTLY: list[dict[str, Any]] = [
     {"json_schema": {"type": "integer", "multipleOf": 999_983}},
     {"json_schema": {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}},
