@@ -17,7 +17,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("report",),
-    ("accuracy", "latency"),
+    ("accuracy", "latency", "server"),
     ("engines",),
     ("models",),
     ("rows",),
