@@ -61,15 +61,14 @@ def kernels(
     if output is not None and output.exists():
         raise ConfigError(f"{output} exists: give another name")
     runtime.set_threads(check_threads(threads, "--threads"))
-    start, load_average = machine.CpuTime.now(), machine.load_average()
+    watch = machine.Watch()
     found = measure(settings, warn)
     out = console()
     for table in kernel_tables(found):
         out.print(table)
-    steal = machine.CpuTime.now().steal_share_since(start)
     # Each set reads memory in its own way, so probes of one set are compared.
     probes = next(row["bandwidths"] for row in found if row["isa"] == settings.isas[0])
-    for warning in machine.busy_warnings(probes, steal, load_average, threads):
+    for warning in watch.warnings(probes, threads):
         warn(f"Busy machine: {warning}")
     if output is not None:
         file = ResultsFile(output)

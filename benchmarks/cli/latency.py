@@ -89,8 +89,7 @@ def latency(
     else:
         variants = installed_variants(engine, [each.engine for each in file_variants()], file=True)
     measured = open_model(shape or (None if model else profile.shape), model)
-    start = machine.CpuTime.now()
-    load_average = machine.load_average()
+    watch = machine.Watch()
     seconds = math.inf if minutes is None else 60 * minutes
     bench = Bench(path, measured, variants, cases, threads, python_of, limit, seconds, warn)
     try:
@@ -102,8 +101,7 @@ def latency(
         rows = bench.file.rows
         show_latency(rows, measured.digest, threads)
         probes = [row["bandwidth_bytes_per_s"] for row in rows if row["kind"] == "probe"]
-        steal = machine.CpuTime.now().steal_share_since(start)
-        for warning in machine.busy_warnings(probes, steal, load_average, threads):
+        for warning in watch.warnings(probes, threads):
             warn(f"Busy machine: {warning}")
         warn(f"written to {path}")
 

@@ -39,14 +39,14 @@ def requests_command(
     variants = installed_variants(engine, SERVING)
     measured = open_model(shape or (None if model else "1b"), model)
     load = Load(requests, at_once, context, new_tokens)
-    start, found, probes = machine.CpuTime.now(), list[Served](), [machine.probe_bandwidth()]
+    watch, found = machine.Watch(), list[Served]()
+    probes = [machine.probe_bandwidth()]
     for one in serve(measured, variants, load, count, rounds, python_of, limit):
         warn(f"{one.variant.label}: {one.seconds:.1f} s, {one.share:.0%} of its steps")
         found.append(one)
         probes.append(machine.probe_bandwidth())
     console().print(table(load, found))
-    steal = machine.CpuTime.now().steal_share_since(start)
-    for warning in machine.busy_warnings(probes, steal, machine.load_average(), count):
+    for warning in watch.warnings(probes, count):
         warn(f"Busy machine: {warning}")
 
 

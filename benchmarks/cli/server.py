@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -46,10 +47,10 @@ def server(
     """Send completions by locust, whole and as streams, and the same load by threads in Python."""
     require_locust()
     load, chance, found = Load(requests, words, new_tokens), random.Random(seed), list[Ran]()
-    start, probes = machine.CpuTime.now(), [machine.probe_bandwidth()]
+    watch, probes = machine.Watch(), [machine.probe_bandwidth()]
 
-    def add(one: Ran, server: str = "") -> None:
-        warn(f"{server}{one.how}, {one.at_once} at once: {one.speed:.0f} tokens/s")
+    def add(one: Ran) -> None:
+        warn(f"{one.how}, {one.at_once} at once: {one.speed:.0f} tokens/s")
         found.append(one)
         probes.append(machine.probe_bandwidth())
 
@@ -65,25 +66,12 @@ def server(
                         add(by_clients(address, SERVED, prompts, load, clients, stream))
                         if url is not None:
                             other = by_clients(url, url_model, prompts, load, clients, stream)
-                            add(renamed(other), "the other, ")
+                            add(replace(other, how=f"other server, {other.how}"))
     finally:
         loaded.close()
     console().print(table(load, found))
-    count = int(native.threads().value)
-    steal = machine.CpuTime.now().steal_share_since(start)
-    for warning in machine.busy_warnings(probes, steal, machine.load_average(), count):
+    for warning in watch.warnings(probes, int(native.threads().value)):
         warn(f"Busy machine: {warning}")
-
-
-def renamed(one: Ran) -> Ran:
-    return Ran(
-        f"other server, {one.how}",
-        one.at_once,
-        one.seconds,
-        one.tokens,
-        one.statuses,
-        one.first_s,
-    )
 
 
 def table(load: Load, found: list[Ran]) -> Table:

@@ -88,6 +88,18 @@ def busy_warnings(
         )
 
 
+class Watch:
+    """What others take of this machine from here on; made before the first measurement."""
+
+    def __init__(self) -> None:
+        self.began, self.load_average = CpuTime.now(), load_average()
+
+    def warnings(self, probes: Sequence[float], cpus: int) -> Iterable[str]:
+        """`busy_warnings` of the run until now; probes: bytes/s"""
+        steal = CpuTime.now().steal_share_since(self.began)
+        return busy_warnings(probes, steal, self.load_average, cpus)
+
+
 def load_average() -> float:
     """The load average of the last minute."""
     return os.getloadavg()[0]

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks.latency.machine import CpuTime, busy_warnings
+from benchmarks.latency import machine
+from benchmarks.latency.machine import CpuTime, Watch, busy_warnings
 from benchmarks.rows.run import ROOT
 
 
@@ -54,3 +55,14 @@ def test_pinning_keeps_a_process_on_one_cpu_of_a_core() -> None:
         "assert os.sched_getaffinity(0) == set(chosen) <= before and len(chosen) == 1"
     )
     subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)
+
+
+def test_the_load_is_that_before_the_run_which_is_busy_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "load_average", lambda: 0.0)
+    watch = Watch()
+    monkeypatch.setattr(machine, "load_average", lambda: 9.0)
+    assert not any("load average" in warning for warning in watch.warnings([1.0, 1.0], 2))
+    late = Watch()
+    assert any("load average was 9.0" in warning for warning in late.warnings([1.0, 1.0], 2))
